@@ -1,0 +1,31 @@
+"""MiCoTA distillation (arXiv 2507.01887) with LLaMA-Factory, mergekit, vLLM and lm-evaluation-harness.
+
+from micota_lf import load_recipe, train_config, compile_plan
+
+recipe = load_recipe("recipes/tiny.yaml")
+train_config(recipe, "student-s", "micota")     # a plain dict in LLaMA-Factory's key names
+"""
+
+__version__ = "0.1.0"
+
+from .errors import MicotaError, RecipeError, StepFailed, UserError
+from .evaluate import evaluate_command
+from .load import load_recipe
+from .merge import merge_config
+from .plan import compile_plan
+from .recipe import Recipe
+from .train import dataset_info, train_config
+
+__all__ = [
+    "MicotaError",
+    "Recipe",
+    "RecipeError",
+    "StepFailed",
+    "UserError",
+    "compile_plan",
+    "dataset_info",
+    "evaluate_command",
+    "load_recipe",
+    "merge_config",
+    "train_config",
+]

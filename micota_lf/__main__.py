@@ -1,0 +1,7 @@
+"""`python -m micota_lf` is the `micota` command."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,137 @@
+"""What a recipe's values must mean together: names that exist, ratios that add up, files that are there.
+
+In: a typed recipe. Out: one line a problem, each starting with the key path. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from .errors import UserError
+from .files import read_jsonl
+from .lineage import accumulation, training
+from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, Recipe
+from .refs import local_path, model_problem
+
+RATIO_TOLERANCE = 1e-6
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A hint naming the nearest known key, or the known keys if none is near."""
+    known = [str(k) for k in known]
+    close = get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def semantic_problems(recipe: Recipe) -> list[str]:
+    """Every problem of a recipe that no single value shows, without the file's name."""
+    names = list(_name_problems(recipe))
+    # Settings of a training can only be worked out once every name in its lineage exists.
+    return names or [*_prompt_problems(recipe), *_model_problems(recipe), *_training_problems(recipe)]
+
+
+def _name_problems(recipe: Recipe) -> Iterator[str]:
+    sources = [*recipe.teachers, *ASSISTANT_ROLES, *recipe.students]
+    for key, names in (("teachers", recipe.teachers), ("students", recipe.students)):
+        for name in set(names) & set(ASSISTANT_ROLES):
+            yield f"{key}.{name}: this name is reserved for the teacher assistant"
+    for name in set(recipe.teachers) & set(recipe.students):
+        yield f"students.{name}: a teacher has this name too"
+    yield from _unknown("assistant.corpus", [recipe.assistant.corpus], recipe.corpora)
+    for name, corpus in recipe.corpora.items():
+        at = f"corpora.{name}"
+        if bool(corpus.from_) == bool(corpus.mix):
+            yield f"{at}: needs either `from` (a model) or `mix` (corpora and their ratios)"
+        if corpus.from_:
+            yield from _unknown(f"{at}.from", [corpus.from_], sources)
+        if corpus.mix:
+            yield from _unknown(f"{at}.mix", corpus.mix, recipe.corpora)
+            for part, ratio in corpus.mix.items():
+                if not 0 < ratio <= 1:
+                    yield f"{at}.mix.{part}: {ratio} must lie in (0, 1]"
+                if part in recipe.corpora and recipe.corpora[part].mix:
+                    yield f"{at}.mix.{part}: a mix of a mix; name the corpora themselves"
+            total = sum(corpus.mix.values())
+            if abs(total - 1) > RATIO_TOLERANCE:
+                yield f"{at}.mix: ratios add up to {total:g}, not 1"
+    if recipe.assistant.corpus in recipe.corpora and not _roots_are_untrained(recipe):
+        yield f"assistant.corpus: {recipe.assistant.corpus!r} comes from the assistant that it is to train"
+    for method, name in recipe.methods.items():
+        yield from _unknown(f"methods.{method}", [name] if name else [], recipe.corpora)
+    for student, spec in recipe.students.items():
+        at = f"students.{student}.train_for"
+        yield from _unknown(at, spec.train_for, [*recipe.corpora, *recipe.teachers])
+    yield from _unknown("bpc.models", recipe.bpc.models, [*recipe.teachers, "assistant", *recipe.students])
+    yield from _unknown("bpc.corpora", recipe.bpc.corpora, recipe.corpora)
+
+
+def _unknown(at: str, names: Iterable[str], known: Sequence[str] | dict[str, object]) -> Iterator[str]:
+    for name in names:
+        if name not in known:
+            yield f"{at}: unknown name {name!r}; {nearest(name, known)}"
+
+
+def _roots_are_untrained(recipe: Recipe) -> bool:
+    """Whether the assistant's corpus needs no model that is itself trained on it."""
+    spec = recipe.corpora[recipe.assistant.corpus]
+    parts = [recipe.corpora[p] for p in spec.mix if p in recipe.corpora] or [spec]
+    return not any(part.from_ in ASSISTANT_ROLES[1:] for part in parts)
+
+
+def _prompt_problems(recipe: Recipe) -> Iterator[str]:
+    prompts = recipe.prompts
+    if "{problem}" not in prompts.template:
+        yield f"prompts.template: {prompts.template!r} does not contain {{problem}}"
+    path = local_path(prompts.path, "data")
+    if path is None:
+        return
+    if not path.is_file():
+        yield f"prompts.path: no such file: {prompts.path}"
+        return
+    try:
+        rows = read_jsonl(path)
+    except UserError as error:
+        yield f"prompts.path: {error}"
+        return
+    if not rows:
+        yield f"prompts.path: {prompts.path} holds no prompts"
+    for field in (prompts.problem_field, prompts.answer_field):
+        bare = next((n for n, row in enumerate(rows, start=1) if row.get(field) in (None, "")), None)
+        if bare:
+            yield f"prompts.path: {prompts.path}: row {bare} has no {field!r}; {nearest(field, rows[bare - 1])}"
+
+
+def _model_problems(recipe: Recipe) -> Iterator[str]:
+    refs = {f"teachers.{name}.model": spec.model for name, spec in recipe.teachers.items()}
+    refs["assistant.model"] = recipe.assistant.model
+    refs |= {f"students.{name}.model": spec.model for name, spec in recipe.students.items()}
+    merge = recipe.assistant.merge
+    if merge.preset == "pretrained":
+        if not merge.pretrained_model:
+            yield "assistant.merge.pretrained_model: the preset 'pretrained' needs one"
+        else:
+            refs["assistant.merge.pretrained_model"] = merge.pretrained_model
+    for at, ref in refs.items():
+        problem = model_problem(ref, chat=not at.endswith("pretrained_model"))
+        if problem:
+            yield f"{at}: {problem}"
+    include = recipe.evaluation.include_path
+    if include and not Path(include).is_dir():
+        yield f"evaluation.include_path: no such directory: {include}"
+
+
+def _training_problems(recipe: Recipe) -> Iterator[str]:
+    trainings = [("assistant.train", ASSISTANT_SFT, recipe.assistant.corpus)]
+    for student in recipe.students:
+        for corpus in recipe.methods.values():
+            if corpus:
+                trainings.append((f"students.{student}.train", student, corpus))
+    found: dict[str, None] = {}
+    for at, model, corpus in trainings:
+        try:
+            accumulation(recipe, training(recipe, model, corpus))
+        except UserError as error:
+            found[f"{at}.{error}"] = None
+    yield from found

@@ -1,0 +1,209 @@
+"""The `micota` command.
+
+    micota plan recipes/tiny.yaml       what would run, and in which state it is
+    micota run recipes/tiny.yaml        run it, then write the report
+    micota explain recipes/tiny.yaml train/student-s/micota
+    micota report recipes/tiny.yaml     the tables from what is there
+    micota generate|filter|mix|train|merge|evaluate|bpc --help
+
+Exit codes: 0 done, 1 an engine failed, 2 the user's input is wrong (nothing was written), 3 another process
+is at work there, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+from .commands import add_stage_commands, command
+from .errors import MicotaError, StepFailed, UserError
+from .files import read_json
+from .load import load_recipe
+from .plan import Plan, compile_plan, step_directory
+from .recipe import Recipe
+from .runs import pending_steps, run_plan, select
+from .steps import DONE, execute, states, step_context, step_record
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; print errors as one line each on stderr; return the exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except MicotaError as error:
+        for line in str(error).splitlines():
+            print(f"micota: {line}" if error.exit_code == 2 else line, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("micota: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="micota",
+        description="MiCoTA distillation with LLaMA-Factory, mergekit and lm-evaluation-harness.",
+        epilog="example:\n  micota run recipes/tiny.yaml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"micota_lf {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    plan = command(
+        commands, "plan", "Show a recipe's steps, their state and what they need; nothing runs.",
+        "micota plan recipes/tiny.yaml", _plan,
+    )  # fmt: skip
+    _recipe_arguments(plan)
+    run = command(
+        commands, "run", "Run a recipe's unfinished steps and write its report.",
+        "micota run recipes/tiny.yaml --target train/student-s students.student-s.train.learning_rate=1e-3", _run,
+    )  # fmt: skip
+    run.add_argument(
+        "--target", action="append", default=[], help="only this slot, kind or id and what it needs"
+    )
+    run.add_argument("--jobs", type=int, help="steps side by side on the CPU (default: hardware.cores)")
+    _recipe_arguments(run)
+    explain = command(
+        commands, "explain", "Say why a step is fresh, stale or missing: which value changed.",
+        "micota explain recipes/tiny.yaml train/student-s/micota", _explain,
+    )  # fmt: skip
+    _recipe_arguments(explain, step=True)
+    report = command(
+        commands, "report", "Write the tables from the steps that are done.",
+        "micota report recipes/tiny.yaml", _report,
+    )  # fmt: skip
+    _recipe_arguments(report)
+    add_stage_commands(commands)
+    tasks = command(
+        commands, "tasks", "Print the folder of lm-eval task files, for --include_path.",
+        'lm_eval run --include_path "$(micota tasks)" --tasks micota_tiny ...', _tasks,
+    )  # fmt: skip
+    del tasks
+    step = command(
+        commands, "step", "Do one step of a frozen plan (what `micota run` has Snakemake call).",
+        "micota step runs/.micota/tiny-0123456789ab.json 0123456789ab", _step,
+    )  # fmt: skip
+    step.add_argument("plan", help="frozen plan, as `micota run` writes it to WORKSPACE/.micota/")
+    step.add_argument("id", help="the step's id")
+    return parser
+
+
+def _recipe_arguments(parser: argparse.ArgumentParser, step: bool = False) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="recipe YAML")
+    if step:
+        parser.add_argument(
+            "step", metavar="STEP", help="a slot as `micota plan` shows it, a label, or an id"
+        )
+    parser.add_argument("--workspace", default="runs", help="where steps and reports live (default: runs)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values laid over the recipe's")
+
+
+def _load(args: argparse.Namespace) -> tuple[Recipe, Plan, Path]:
+    recipe = load_recipe(args.recipe, args.overrides)
+    return recipe, compile_plan(recipe), Path(args.workspace).absolute()
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    _, plan, workspace = _load(args)
+    now = states(plan, workspace)
+    table = Table("id", "kind", "step", "state", "GPUs", "threads", box=None, pad_edge=False)
+    slots: dict[str, str] = {}
+    for slot, made in plan["slots"].items():
+        slots.setdefault(made, slot)
+    for step_id, step in plan["steps"].items():
+        needs = (str(step["how"]["gpus"]), str(step["how"]["threads"]))
+        table.add_row(step_id, step["kind"], slots[step_id], now[step_id], *needs)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    done = sum(word == DONE for word in now.values())
+    console.print(
+        f"{len(now)} steps, {done} done, {len(now) - done} to do; workspace {workspace}", soft_wrap=True
+    )
+
+
+def _run(args: argparse.Namespace) -> None:
+    from .report import write_report
+
+    started = time.monotonic()
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs: {args.jobs} must be above 0")
+    recipe, plan, workspace = _load(args)
+    pending = pending_steps(plan, workspace, args.target)
+    report = workspace / "reports" / recipe.name / "report.md"
+    if not pending:
+        what = "the targets are" if args.target else f"all {len(plan['steps'])} steps are"
+        path = report if report.is_file() else write_report(recipe, plan, workspace)
+        print(f"{recipe.name}: {what} done already, nothing to do; report: {path}")
+        return
+    print(f"{recipe.name}: {len(pending)} of {len(plan['steps'])} steps to do in {workspace}", flush=True)
+    try:
+        run_plan(plan, workspace, pending, jobs=args.jobs, say=_say)
+    finally:
+        path = write_report(recipe, plan, workspace)
+    _print_table(recipe, plan, workspace)
+    print(f"report: {path} ({len(pending)} steps in {time.monotonic() - started:.0f} s)")
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from .explain import explain
+
+    _, plan, workspace = _load(args)
+    for step_id in select(plan, [args.step]):
+        step = plan["steps"][step_id]
+        print(f"{step['kind']} {step['label']} ({step_id})")
+        for line in explain(plan, step_id, workspace):
+            print(f"  {line}")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from .report import write_report
+
+    recipe, plan, workspace = _load(args)
+    path = write_report(recipe, plan, workspace)
+    _print_table(recipe, plan, workspace)
+    print(f"report: {path}")
+
+
+def _tasks(args: argparse.Namespace) -> None:
+    from .evaluate import TASKS_DIR
+
+    print(TASKS_DIR)
+
+
+def _step(args: argparse.Namespace) -> None:
+    plan: Plan = read_json(args.plan)
+    if args.id not in plan["steps"]:
+        raise UserError(f"{args.plan}: no step {args.id!r}")
+    workspace = Path(args.plan).absolute().parent.parent
+    step = plan["steps"][args.id]
+    try:
+        execute(step["kind"], step_context(plan, args.id, workspace), step_record(plan, args.id))
+    except MicotaError as error:
+        raise StepFailed(f"{step_directory(step)}: {error}") from error
+
+
+def _print_table(recipe: Recipe, plan: Plan, workspace: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .report import AVERAGE, table2
+
+    titles = [*recipe.evaluation.tasks.values(), AVERAGE]
+    table = Table("Models", "Method", *titles, title=f"{recipe.name}: accuracy in percent [95% interval]")
+    for row in table2(recipe, plan, workspace):
+        table.add_row(row.model, row.method, *("\n".join(row.cells[t].lines()) for t in titles))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,120 @@
+"""Engines as commands: find them, name their versions, run one with a log, end it when we end.
+
+job = Job(engine_argv("llamafactory-cli") + ["train", "/abs/train.yaml"], {"OMP_NUM_THREADS": "1"})
+code = run_logged(job, Path("/abs/step"), Path("/abs/step/log.txt"))
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from .errors import UserError
+
+ENGINE_PACKAGES = ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch", "math-verify")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command as an argument list, with the environment variables that it adds."""
+
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+
+    def by_hand(self, cwd: Path) -> str:
+        """The same as one shell line, to copy and run."""
+        env = " ".join(f"{key}={shlex.quote(value)}" for key, value in self.env.items())
+        return f"cd {shlex.quote(str(cwd))} && {env} {shlex.join(self.argv)}".replace("  ", " ")
+
+
+def engine_argv(command: str) -> list[str]:
+    """An engine's command as an argument list, its program found beside our Python or on PATH."""
+    words = shlex.split(command)
+    if not words:
+        raise UserError("engines: an empty command")
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    program = shutil.which(words[0], path=search)
+    if program is None:
+        raise UserError(f"engines: {words[0]!r} was not found; install it or name its command in `engines:`")
+    return [program, *words[1:]]
+
+
+def own_argv(*words: str) -> list[str]:
+    """A command of this package, run by the same Python."""
+    return [sys.executable, "-m", "micota_lf", *words]
+
+
+def cpu_env(threads: int, gpus: int) -> dict[str, str]:
+    """Environment of a step: on the CPU, as many math threads as the step was given.
+
+    Without the limit every engine starts one thread a core, and two steps side by side fight for them.
+    """
+    return {} if gpus else {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the engines, by package name; absent ones are left out."""
+    found = {}
+    for package in ENGINE_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def run_logged(job: Job, cwd: Path, log: Path, on_tick: Callable[[], None] | None = None) -> int:
+    """Run a job to its end with both outputs appended to `log`; return its exit code.
+
+    The child gets SIGKILL if we die, and we stop it if our own parent dies: a step must not go on
+    writing after the run that owns it is gone.
+    """
+    parent = os.getppid()
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **job.env}
+    with log.open("ab") as handle:
+        child = subprocess.Popen(
+            job.argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle,
+            preexec_fn=_die_with_parent, start_new_session=True,
+        )  # fmt: skip
+        try:
+            while child.poll() is None:
+                if os.getppid() != parent:
+                    raise KeyboardInterrupt
+                if on_tick:
+                    on_tick()
+                time.sleep(0.1)
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGTERM)
+                try:
+                    child.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
+    return child.returncode
+
+
+def log_tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log, without progress bars' carriage returns."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as handle:
+        handle.seek(max(0, log.stat().st_size - 20_000))
+        text = handle.read().decode("utf-8", errors="replace")
+    return "\n".join(line.split("\r")[-1].rstrip() for line in text.rstrip().split("\n")[-lines:])
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,42 @@
+"""The errors this library raises, and the exit code each one gives.
+
+MicotaError            1   anything below
+|- UserError           2   something the user wrote or pointed to is wrong; nothing was written
+|  `- RecipeError      2   every problem of one recipe, a line each
+|- StepFailed          1   an engine ran and did not deliver
+`- StepLocked          3   another process is at work in the step's directory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MicotaError(Exception):
+    """Base of all errors of this library; its text is meant for the user."""
+
+    exit_code = 1
+
+
+class UserError(MicotaError):
+    """Bad input: one line naming the file, the key and the value."""
+
+    exit_code = 2
+
+
+class RecipeError(UserError):
+    """All problems found in one recipe, together."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class StepFailed(MicotaError):
+    """An engine exited, but its outputs are not what the step promises."""
+
+
+class StepLocked(MicotaError):
+    """The step's lock is held by a live process."""
+
+    exit_code = 3

@@ -1,0 +1,139 @@
+"""Responses of one model to a file of problems, appended as they finish and resumed by id.
+
+In: a model, problems, sampling. Out: `OUT.jsonl`, one row a problem:
+
+    {"id", "prompt", "response", "finish_reason", "prompt_tokens", "response_tokens", "status", "error", "answer"}
+
+with status `ok` or `error`, and `OUT.meta.json` with what was asked. A killed run is continued by running
+it again: finished rows are kept, a torn last line is dropped, failed rows are tried once more.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .backends import Request, Sampling, open_backend
+from .errors import StepFailed, UserError
+from .files import Row, digest, read_json, read_jsonl, write_json, write_jsonl
+from .prompts import DEFAULT_TEMPLATE, chat, load_problems, user_text
+
+REPORT_SECONDS = 5.0
+
+
+def generate(
+    model: str,
+    prompts: str,
+    output: str | Path,
+    sampling: Sampling,
+    *,
+    backend: str = "transformers",
+    template: str = DEFAULT_TEMPLATE,
+    system: str | None = None,
+    dtype: str = "float32",
+    batch_size: int = 64,
+    revision: str | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write one row a problem to `output` and return the counts and token statistics.
+
+    `source` holds further arguments of `load_problems` (limit, fields, split, ...).
+    Raises UserError if `output` holds responses to another question, StepFailed if rows failed.
+    """
+    problems = load_problems(prompts, **dict(source or {}))
+    output = Path(output)
+    asked = {
+        "model": model, "revision": revision, "backend": backend, "dtype": dtype, **vars(sampling),
+        "template": template, "system": system, "prompts": len(problems), "problems": digest(problems),
+    }  # fmt: skip
+    done = _kept_rows(output, asked)
+    todo = [row for row in problems if row["id"] not in done]
+    by_id = {row["id"]: row for row in problems}
+    requests = [Request(row["id"], chat(row["problem"], template, system)) for row in todo]
+    if requests:
+        _say(
+            f"{len(done)} of {len(problems)} responses are there; {len(requests)} to generate with {backend}"
+        )
+        with (
+            open_backend(
+                backend, model, sampling, dtype=dtype, batch_size=batch_size, revision=revision
+            ) as opened,
+            output.open("a", encoding="utf-8") as handle,
+        ):
+            started = last = time.monotonic()
+            for n, completion in enumerate(opened.complete(requests), start=1):
+                problem = by_id[completion.id]
+                row: Row = {
+                    "id": completion.id, "prompt": user_text(problem["problem"], template),
+                    "response": completion.text, "finish_reason": completion.finish_reason,
+                    "prompt_tokens": completion.prompt_tokens, "response_tokens": completion.response_tokens,
+                    "status": "error" if completion.error else "ok", "error": completion.error,
+                    "answer": problem["answer"],
+                }  # fmt: skip
+                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+                handle.flush()
+                if time.monotonic() - last > REPORT_SECONDS:
+                    last = time.monotonic()
+                    left = (last - started) / n * (len(requests) - n)
+                    _say(f"{len(done) + n}/{len(problems)} responses, about {left:.0f} s left")
+    return response_summary(output)
+
+
+def response_summary(output: str | Path) -> dict[str, Any]:
+    """Counts, mean tokens and the share that hit the limit. Raises StepFailed if rows failed."""
+    rows = read_jsonl(output)
+    failed = [row for row in rows if row["status"] != "ok"]
+    if failed:
+        raise StepFailed(
+            f"{len(failed)} of {len(rows)} responses in {output} failed, the first ({failed[0]['id']}) with: "
+            f"{failed[0]['error']}. Run the same command again: it retries only those."
+        )
+    lengths = [row["response_tokens"] for row in rows]
+    return {
+        "responses": len(rows),
+        "mean_response_tokens": sum(lengths) / len(lengths),
+        "truncated": sum(row["finish_reason"] == "length" for row in rows),
+    }
+
+
+def generation_progress(directory: Path) -> str:
+    """`128/500 responses` from a step's directory, or an empty string before the first."""
+    try:
+        total = json.loads((directory / "responses.meta.json").read_text())["prompts"]
+        with (directory / "responses.jsonl").open("rb") as handle:
+            return f"{sum(1 for _ in handle)}/{total} responses"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _kept_rows(output: Path, asked: dict[str, Any]) -> set[str]:
+    """Ids that need no second answer; the file is left holding exactly those rows."""
+    meta = output.with_suffix(".meta.json")
+    if meta.is_file():
+        before = read_json(meta)
+        changed = [key for key in asked if before.get(key) != asked[key]]
+        if changed:
+            key = changed[0]
+            raise UserError(
+                f"{output}: holds responses to another request: {', '.join(changed)} differ "
+                f"({key}: {before.get(key)!r} then, {asked[key]!r} now); choose another -o or remove it"
+            )
+    elif output.exists() and output.stat().st_size:
+        raise UserError(
+            f"{output}: exists, but {meta.name} that says what was asked does not; choose another -o"
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(meta, asked)
+    if not output.exists():
+        return set()
+    rows = {row["id"]: row for row in read_jsonl(output, repair=True) if row["status"] == "ok"}
+    write_jsonl(output, rows.values())
+    return set(rows)
+
+
+def _say(text: str) -> None:
+    print(f"generate: {text}", file=sys.stderr, flush=True)

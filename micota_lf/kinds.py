@@ -1,0 +1,153 @@
+"""The kinds of steps, as data: how each is prepared, checked and watched.
+
+`prepare` writes what the engine reads into the step's directory and returns the command to run (None if the
+outputs are already complete); `finish` checks the outputs and returns the step's results, or raises
+StepFailed; `progress` says in a few words how far a running step is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import bpc, evaluate, generate, merge, train
+from .engines import Job, cpu_env, engine_argv, own_argv
+from .files import read_json
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step works with: its directory, its settings, and its inputs as absolute paths or hub ids."""
+
+    directory: Path
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    how: dict[str, Any]
+    revisions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def lm_eval_how(self) -> dict[str, Any]:
+        """`how` with the model's revision for lm-eval."""
+        return {**self.how, "revision": self.revisions.get("model")}
+
+    def job(self, argv: list[str]) -> Job:
+        """A command of this step, with the environment that its hardware and inputs call for."""
+        env = cpu_env(self.how["threads"], self.how["gpus"])
+        if all(Path(given).is_absolute() for given in self.inputs.values()):
+            env["HF_HUB_OFFLINE"] = "1"  # nothing to look up: do not wait for a hub
+        return Job(argv, env)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How steps of one kind are done."""
+
+    prepare: Callable[[Context], Job | None]
+    finish: Callable[[Context], Results]
+    progress: Callable[[Path], str] = field(default=lambda directory: "")
+
+
+def _prepare_generate(step: Context) -> Job:
+    config, how = step.config, step.how
+    argv = own_argv(
+        "generate", "--model", step.inputs["model"], "--prompts", step.inputs["prompts"],
+        "--output", str(step.directory / "responses.jsonl"), "--backend", config["backend"],
+        "--max-tokens", str(config["max_tokens"]), "--temperature", str(config["temperature"]),
+        "--top-p", str(config["top_p"]), "--seed", str(config["seed"]), "--dtype", config["dtype"],
+        "--batch-size", str(how["batch_size"]), "--template", config["template"],
+        "--split", config["split"],
+    )  # fmt: skip
+    for flag, name in zip(("--id-field", "--problem-field", "--answer-field"), config["fields"], strict=True):
+        argv += [flag, name]
+    argv += ["--revision", step.revisions["model"]] if "model" in step.revisions else []
+    for flag in ("system", "limit", "subset"):
+        argv += [f"--{flag}", str(config[flag])] if config[flag] else []
+    return step.job(argv)
+
+
+def _prepare_filter(step: Context) -> Job:
+    argv = own_argv("filter", step.inputs["responses"], "--output", str(step.directory / "corpus.jsonl"))
+    argv += ["--verdict", step.config["verdict"], "--max-tokens", str(step.config["max_tokens"])]
+    return step.job(argv)
+
+
+def _prepare_mix(step: Context) -> Job:
+    argv = own_argv(
+        "mix", "--output", str(step.directory / "corpus.jsonl"), "--seed", str(step.config["seed"])
+    )
+    for path, ratio in zip(step.inputs.values(), step.config["ratios"], strict=True):
+        argv += ["--part", f"{ratio}={path}"]
+    return step.job(argv + (["--size", str(step.config["size"])] if step.config["size"] else []))
+
+
+def _prepare_train(step: Context) -> Job | None:
+    model = step.directory / "model"
+    if train.training_is_complete(model):
+        return None  # LLaMA-Factory changes the outputs of a finished run that is launched again
+    train.clear_unfinished_training(model)
+    how = dict(step.how["train"])
+    if "model" in step.revisions:
+        how["model_revision"] = step.revisions["model"]
+    train.write_training(
+        step.directory, step.config["train"], how, step.inputs["model"], step.inputs["corpus"]
+    )
+    # Relative to the step's directory: the torchrun launcher splits its arguments at blanks.
+    return step.job([*engine_argv(step.how["engine"]), "train", "train.yaml"])
+
+
+def _prepare_merge(step: Context) -> Job:
+    settings = step.config["merge"]
+    given = {r: f"{m}@{step.revisions[r]}" if r in step.revisions else m for r, m in step.inputs.items()}
+    merge.write_merge(step.directory, settings, given["before"], given["after"], given.get("pretrained"))
+    argv = [*engine_argv(step.how["engine"]), "merge.yaml", "model", "--random-seed", str(settings["seed"])]
+    return step.job([*argv, "--quiet", "--num-threads", str(step.how["threads"])])
+
+
+def _prepare_evaluate(step: Context) -> Job:
+    evaluate.clear_unfinished_evaluation(step.directory)
+    output, tasks = str(step.directory / "lm_eval"), step.how["include_path"]
+    arguments = evaluate.render(step.config, step.lm_eval_how, step.inputs["model"], output, tasks)
+    return step.job([*engine_argv(step.how["engine"]), *arguments])
+
+
+def _prepare_bpc(step: Context) -> Job:
+    evaluate.clear_unfinished_evaluation(step.directory)
+    corpora = [path for role, path in step.inputs.items() if role != "model"]
+    tasks = bpc.write_bpc_tasks(step.directory, corpora, step.config["condition_on_prompt"])
+    arguments = bpc.render(step.config, step.lm_eval_how, step.inputs["model"], step.directory, tasks)
+    return step.job([*engine_argv(step.how["engine"]), *arguments])
+
+
+def _finish_evaluate(step: Context) -> Results:
+    limit, tasks = step.config["max_gen_toks"], step.config["tasks"]
+    return evaluate.finish_evaluation(step.directory, step.inputs["model"], limit, tasks)
+
+
+KINDS: dict[str, Kind] = {
+    "generate": Kind(
+        _prepare_generate,
+        lambda step: generate.response_summary(step.directory / "responses.jsonl"),
+        generate.generation_progress,
+    ),
+    "filter": Kind(_prepare_filter, lambda step: read_json(step.directory / "counts.json")),
+    "mix": Kind(_prepare_mix, lambda step: read_json(step.directory / "counts.json")),
+    "train": Kind(
+        _prepare_train,
+        lambda step: train.training_results(step.directory / "model"),
+        train.training_progress,
+    ),
+    "merge": Kind(
+        _prepare_merge, lambda step: merge.finish_merge(step.directory / "model", Path(step.inputs["after"]))
+    ),
+    "evaluate": Kind(_prepare_evaluate, _finish_evaluate),
+    "bpc": Kind(
+        _prepare_bpc,
+        lambda step: bpc.finish_bpc(
+            step.directory, step.config, [role for role in step.inputs if role != "model"]
+        ),
+    ),
+}

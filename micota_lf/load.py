@@ -1,0 +1,178 @@
+"""Reading a recipe: YAML layers in, one frozen `Recipe` out, or every error at once.
+
+    recipe = load_recipe("recipes/tiny.yaml", ["generation.max_tokens=128"])
+
+A layer is a file, each file that it `extends:`, and last the overrides (`key.path=value`). Each layer is
+checked on its own, so that an error names the file that holds it. A teacher, student or corpus set to
+null in a later layer is removed. What the values mean together is checked by `check.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import keyword
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from . import recipe as schema
+from .check import nearest, semantic_problems
+from .errors import RecipeError
+from .recipe import Recipe
+
+OVERRIDES = "command line"
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load, check and freeze a recipe. Raises RecipeError with one line for each problem."""
+    problems: list[str] = []
+    layers = _file_layers(Path(path), problems, ())
+    layers.append((OVERRIDES, _from_dots(overrides, problems)))
+    checked = [_checked_section(Recipe, raw, where, "", problems) for where, raw in layers]
+    if problems:
+        raise RecipeError(problems)
+    return _build(checked, str(path))
+
+
+def section_from(cls: type, items: Sequence[str], where: str = OVERRIDES) -> Any:
+    """One section (such as `Train`) from `key=value` words. Raises RecipeError as `load_recipe` does."""
+    problems: list[str] = []
+    raw = _from_dots(items, problems)
+    values = _checked_section(cls, raw, where, "", problems)
+    if problems:
+        raise RecipeError(problems)
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+
+
+def _from_dots(items: Sequence[str], problems: list[str]) -> Any:
+    """`key.path=value` words as a nested mapping."""
+    for item in items:
+        if "=" not in item:
+            problems.append(f"{OVERRIDES}: {item!r} is not of the form key.path=value")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([item for item in items if "=" in item]))
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        problems.append(f"{OVERRIDES}: {_first_line(error)}")
+        return {}
+
+
+def _file_layers(path: Path, problems: list[str], seen: tuple[Path, ...]) -> list[tuple[str, Any]]:
+    """The layers of a file: those that it extends first, then its own."""
+    if path.absolute() in seen:
+        problems.append(f"{path}: extends: the file extends itself")
+        return []
+    try:
+        raw = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: cannot be read: {_first_line(error)}")
+        return []
+    except (YAMLError, OmegaConfBaseException) as error:
+        problems.append(f"{path}: not valid YAML: {' '.join(str(error).split())}")
+        return []
+    if not isinstance(raw, dict):
+        problems.append(f"{path}: a recipe is a mapping of sections")
+        return []
+    parents = raw.pop("extends", None) or []
+    layers = []
+    for parent in [parents] if isinstance(parents, str) else parents:
+        layers += _file_layers(path.parent / str(parent), problems, (*seen, path.absolute()))
+    return [*layers, (str(path), raw)]
+
+
+def _checked_section(cls: type, raw: Any, where: str, at: str, problems: list[str]) -> dict[str, Any]:
+    """`raw` with every key known and every value of the right type and within its limit."""
+    if not isinstance(raw, dict):
+        problems.append(f"{where}: {at or 'recipe'}: {raw!r} is not a mapping")
+        return {}
+    fields, hints = _fields(cls)
+    out: dict[str, Any] = {}
+    for key, value in raw.items():
+        path = f"{at}.{key}" if at else str(key)
+        name = f"{key}_" if keyword.iskeyword(str(key)) else str(key)
+        if name not in fields:
+            problems.append(f"{where}: {path}: unknown key; {nearest(str(key), [_key(n) for n in fields])}")
+            continue
+        out[name] = _checked_value(fields[name], hints[name], value, (where, path, name), cls, problems)
+    return out
+
+
+def _checked_value(
+    spec: dataclasses.Field[Any],
+    hint: Any,
+    value: Any,
+    place: tuple[str, str, str],
+    cls: type,
+    problems: list[str],
+) -> Any:
+    """One value, checked by its field; nested sections are walked."""
+    where, path, name = place
+    section = getattr(schema, spec.metadata["partial"]) if "partial" in spec.metadata else hint
+    item = get_args(hint)[1] if get_origin(hint) is dict else None
+    many = dataclasses.is_dataclass(item) or get_origin(item) is dict
+    if many:
+        section = section if "partial" in spec.metadata else item
+    if dataclasses.is_dataclass(section) and isinstance(section, type):
+        if not many:
+            return _checked_section(section, value, where, path, problems)
+        if not isinstance(value, dict):
+            problems.append(f"{where}: {path}: {value!r} is not a mapping of names")
+            return {}
+        return {
+            str(k): None if v is None else _checked_section(section, v, where, f"{path}.{k}", problems)
+            for k, v in value.items()
+        }
+    if isinstance(value, str) and "${" in value:
+        return value  # an interpolation: typed when the layers are merged
+    try:
+        leaf = OmegaConf.merge(OmegaConf.structured(cls), {name: value})
+        typed = OmegaConf.to_container(leaf)[name]  # type: ignore[index, call-overload]
+    except OmegaConfBaseException as error:
+        problems.append(f"{where}: {path}: {value!r}: {_first_line(error)}")
+        return value
+    check = spec.metadata.get("check")
+    if check and typed is not None and not check(typed):
+        problems.append(f"{where}: {path}: {value!r} {spec.metadata['says']}")
+    return typed
+
+
+def _build(layers: list[dict[str, Any]], where: str) -> Recipe:
+    """Merge checked layers into the frozen recipe and check what its values mean together."""
+    plain = OmegaConf.to_container(OmegaConf.merge(*[OmegaConf.create(layer) for layer in layers]))
+    assert isinstance(plain, dict)
+    for section in ("teachers", "students", "corpora"):
+        plain[section] = {k: v for k, v in (plain.get(section) or {}).items() if v is not None}
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(Recipe), plain)
+        assert isinstance(config, DictConfig)
+        missing = [
+            f"{where}: {key}: missing, and it has no default" for key in OmegaConf.missing_keys(config)
+        ]
+        if missing:
+            raise RecipeError(sorted(missing))
+        built = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise RecipeError([f"{where}: {_first_line(error)}"]) from error
+    assert isinstance(built, Recipe)
+    problems = semantic_problems(built)
+    if problems:
+        raise RecipeError([f"{where}: {problem}" for problem in problems])
+    return built
+
+
+@cache
+def _fields(cls: type) -> tuple[dict[str, dataclasses.Field[Any]], dict[str, Any]]:
+    return {f.name: f for f in dataclasses.fields(cls)}, get_type_hints(cls)
+
+
+def _key(name: str) -> str:
+    """The YAML key of a field name (`from_` is written `from`)."""
+    return name.removesuffix("_")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

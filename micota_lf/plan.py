@@ -1,0 +1,221 @@
+"""A recipe compiled to a plan: content-addressed steps, as plain dicts.
+
+    plan = compile_plan(load_recipe("recipes/tiny.yaml"))
+    plan["slots"]["train/student-s/micota"]          -> a step's id
+    plan["steps"][id]["config"]                      -> what decides its outputs
+
+A step's id is the hash of its kind, its config and its inputs (other steps' ids, or the content or revision
+of a model). GPU counts, batch splits, paths and logging stay outside, in `how`. Slots give steps the names
+that the recipe uses for them; several slots can share a step, and steps of equal content are one step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypedDict
+
+from . import bpc, evaluate, merge, train
+from .files import digest, directory_digest
+from .lineage import filtering, model_of, strong_teachers, training
+from .recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_SFT, Model, Recipe
+from .refs import identity, resolve, slug
+
+# Raise it when a step's outputs change for the same config: old steps are then left alone and made anew.
+SCHEMA = 1
+LABEL_CHARACTERS = 80
+
+
+class Input(TypedDict, total=False):
+    """One input: a file of another step (`step`, `file`), or a reference (`ref`) with its identity."""
+
+    step: str
+    file: str
+    ref: str
+    identity: dict[str, Any]
+
+
+class Step(TypedDict):
+    """One unit of work in `runs/<kind>/<label>-<id>/`."""
+
+    id: str
+    kind: str
+    label: str
+    config: dict[str, Any]
+    inputs: dict[str, Input]
+    how: dict[str, Any]
+
+
+class Plan(TypedDict):
+    """All steps of a recipe, each after its inputs; `slots` maps the recipe's names to step ids."""
+
+    recipe: str
+    steps: dict[str, Step]
+    slots: dict[str, str]
+    cores: int
+    gpus: int
+
+
+def compile_plan(recipe: Recipe) -> Plan:
+    """Every step that the recipe's table, BPC table and corpora need. Reads local model files, writes nothing."""
+    compiler = _Compiler(recipe)
+    for teacher in strong_teachers(recipe, recipe.assistant.corpus):
+        compiler.evaluation(f"evaluate/{teacher}", compiler.model(teacher))
+    compiler.evaluation(f"evaluate/{ASSISTANT_MERGED}", compiler.model(ASSISTANT_MERGED))
+    for student in recipe.students:
+        for method, corpus in recipe.methods.items():
+            model = compiler.trained(student, corpus) if corpus else compiler.model(student)
+            compiler.evaluation(f"evaluate/{student}/{method}", model)
+    for name in recipe.bpc.models:
+        compiler.bpc(name)
+    return {
+        "recipe": recipe.name, "steps": compiler.steps, "slots": compiler.slots,
+        "cores": recipe.hardware.cores, "gpus": recipe.hardware.gpus,
+    }  # fmt: skip
+
+
+def step_directory(step: Step) -> str:
+    """Where a step lives below the workspace."""
+    return f"{step['kind']}/{step['label']}-{step['id']}"
+
+
+def dependencies(step: Step) -> list[str]:
+    """Ids of the steps that a step reads."""
+    return [given["step"] for given in step["inputs"].values() if "step" in given]
+
+
+def resolved_inputs(plan: Plan, step: Step, workspace: Path) -> dict[str, str]:
+    """Each input as an absolute path or a hub id."""
+    return {
+        role: str(workspace / step_directory(plan["steps"][given["step"]]) / given["file"])
+        if "step" in given
+        else resolve(given["ref"], "data" if role == "prompts" else "models")
+        for role, given in step["inputs"].items()
+    }
+
+
+class _Compiler:
+    """Adds steps on demand; a step asked for twice is the same step."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.steps: dict[str, Step] = {}
+        self.slots: dict[str, str] = {}
+        self.shared = {"threads": recipe.hardware.threads_per_step, "gpus": min(1, recipe.hardware.gpus)}
+
+    def model(self, name: str) -> Input:
+        """The model that a corpus, a table row or a BPC column names."""
+        if name == ASSISTANT_MERGED:
+            return self.merged()
+        if name == ASSISTANT_SFT:
+            return self.trained(ASSISTANT_SFT, self.recipe.assistant.corpus)
+        return self._reference(model_of(self.recipe, name))
+
+    def corpus(self, name: str) -> Input:
+        """The corpus of that name: filtered responses, or a mix."""
+        spec = self.recipe.corpora[name]
+        if spec.from_:
+            responses = self.responses(spec.from_)
+            rule = filtering(self.recipe, name)
+            config = {"verdict": rule.verdict, "max_tokens": rule.max_tokens}
+            label = self._label(responses)
+            made = self._add(f"filter/{name}", "filter", label, config, {"responses": responses}, {})
+        else:
+            parts = {f"part{n}": self.corpus(part) for n, part in enumerate(spec.mix)}
+            config = {"ratios": list(spec.mix.values()), "seed": spec.seed, "size": spec.size}
+            label = "-".join(["mix", *(self._label(part) for part in parts.values())])
+            made = self._add(f"mix/{name}", "mix", label, config, parts, {})
+        return {"step": made, "file": "corpus.jsonl"}
+
+    def responses(self, source: str) -> Input:
+        """Responses of a model to the recipe's prompts."""
+        recipe, model = self.recipe, self.model(source)
+        prompts, how = recipe.prompts, recipe.generation
+        asked: Input = {
+            "ref": prompts.path,
+            "identity": identity(prompts.path, prompts.revision, "data"),
+        }
+        config = {
+            "backend": how.backend, "max_tokens": how.max_tokens, "temperature": how.temperature,
+            "top_p": how.top_p, "seed": how.seed, "dtype": how.dtype, "template": prompts.template,
+            "system": prompts.system, "limit": prompts.limit, "subset": prompts.subset, "split": prompts.split,
+            "fields": [prompts.id_field, prompts.problem_field, prompts.answer_field],
+        }  # fmt: skip
+        inputs = {"model": model, "prompts": asked}
+        more = {"batch_size": how.batch_size}
+        made = self._add(f"generate/{source}", "generate", self._label(model), config, inputs, more)
+        return {"step": made, "file": "responses.jsonl"}
+
+    def trained(self, name: str, corpus: str) -> Input:
+        """A student, or the assistant, fine-tuned on a corpus."""
+        settings = training(self.recipe, name, corpus)
+        start = self._reference(model_of(self.recipe, name))
+        data = self.corpus(corpus)
+        config = {"train": train.what_settings(settings)}
+        how = {"train": train.how_settings(self.recipe, settings), "engine": self.recipe.engines.llamafactory}
+        how["gpus"] = train.train_gpus(self.recipe)
+        label = f"{self._label(start)}-on-{self._label(data)}"
+        inputs = {"model": start, "corpus": data}
+        made = self._add(f"train/{name}/{corpus}", "train", label, config, inputs, how)
+        return {"step": made, "file": "model"}
+
+    def merged(self) -> Input:
+        """The assistant merged with its earlier self."""
+        spec = self.recipe.assistant.merge
+        after = self.trained(ASSISTANT_SFT, self.recipe.assistant.corpus)
+        inputs = {"before": self._reference(model_of(self.recipe, ASSISTANT)), "after": after}
+        if spec.preset == "pretrained" and spec.pretrained_model:
+            inputs["pretrained"] = self._reference(Model(spec.pretrained_model))
+        config = {"merge": merge.merge_settings(spec)}
+        how = {"engine": self.recipe.engines.mergekit}
+        label = f"{self._label(after)}-merged"
+        made = self._add(f"merge/{ASSISTANT}", "merge", label, config, inputs, how)
+        return {"step": made, "file": "model"}
+
+    def evaluation(self, slot: str, model: Input) -> None:
+        """A model on all benchmarks: one load of the model for all of them."""
+        spec = self.recipe.evaluation
+        tasks = evaluate.include_path(self.recipe)
+        config = evaluate.evaluation_settings(spec, self.recipe.prompts.system)
+        config["task_files"] = directory_digest(tasks)
+        how = {"batch_size": spec.batch_size, "include_path": tasks, "engine": self.recipe.engines.lm_eval}
+        if spec.tasks:
+            self._add(slot, "evaluate", self._label(model), config, {"model": model}, how)
+
+    def bpc(self, name: str) -> None:
+        """All corpora of the BPC table under one model: one load of the model for all of them."""
+        recipe, model = self.recipe, self.model(name)
+        corpora = {f"corpus{n}": self.corpus(corpus) for n, corpus in enumerate(recipe.bpc.corpora)}
+        config = bpc.bpc_settings(recipe.bpc, recipe.evaluation.dtype)
+        how = {"batch_size": recipe.evaluation.batch_size, "engine": recipe.engines.lm_eval}
+        if corpora:
+            self._add(f"bpc/{name}", "bpc", self._label(model), config, {"model": model, **corpora}, how)
+
+    def _reference(self, model: Model) -> Input:
+        return {"ref": model.model, "identity": identity(model.model, model.revision)}
+
+    def _label(self, given: Input) -> str:
+        return self.steps[given["step"]]["label"] if "step" in given else slug(given["ref"])
+
+    def _add(
+        self,
+        slot: str,
+        kind: str,
+        label: str,
+        config: dict[str, Any],
+        inputs: dict[str, Input],
+        how: dict[str, Any],
+    ) -> str:
+        read = {
+            role: [given["step"], given["file"]] if "step" in given else given["identity"]
+            for role, given in inputs.items()
+        }
+        step_id = digest([SCHEMA, kind, config, read])
+        self.steps.setdefault(
+            step_id,
+            Step(
+                id=step_id, kind=kind, label=label[:LABEL_CHARACTERS], config=config, inputs=inputs,
+                how={**self.shared, **how},
+            ),
+        )  # fmt: skip
+        self.slots[slot] = step_id
+        return step_id

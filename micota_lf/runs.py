@@ -1,0 +1,199 @@
+"""Running a plan's pending steps through Snakemake, with our own progress.
+
+In: a plan and a workspace. Out: each step's directory, and the list of steps that failed.
+
+The frozen plan lists only steps without `done.json`; a finished step is no input to Snakemake, so making one
+anew never makes its dependants look old. Snakemake's own lock is off: a killed run would leave it behind, and
+ours (`.micota/run.lock`) is freed by the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .check import nearest
+from .errors import StepFailed, StepLocked, UserError
+from .files import digest, write_json
+from .kinds import KINDS
+from .plan import Plan, dependencies, step_directory
+from .steps import DONE, FAILED, MISSING, RUNNING, failure_report, state, states
+
+SNAKEFILE = Path(__file__).with_name("Snakefile")
+POLL_SECONDS = 0.5
+STATUS_SECONDS = 15.0
+
+
+def select(plan: Plan, targets: Iterable[str]) -> list[str]:
+    """Ids of the steps that targets name: an id, a kind, or a slot or label or the start of one.
+
+    Raises UserError for a target that names nothing.
+    """
+    chosen: dict[str, None] = {}
+    for target in targets:
+        by_slot = [made for slot, made in plan["slots"].items() if _names(target, slot)]
+        by_step = [
+            step_id
+            for step_id, step in plan["steps"].items()
+            if target in (step_id, step["kind"], step["label"], step_directory(step))
+        ]
+        if not by_slot and not by_step:
+            raise UserError(f"--target: {target!r} names no step; {nearest(target, plan['slots'])}")
+        chosen |= dict.fromkeys([*by_slot, *by_step])
+    return list(chosen)
+
+
+def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> list[str]:
+    """The unfinished steps that the targets need (all steps if there are none), each after its inputs."""
+    now = states(plan, workspace)
+    wanted = set(select(plan, targets)) if targets else set(plan["steps"])
+    needed: set[str] = set()
+    for step_id in reversed(plan["steps"]):
+        if now[step_id] != DONE and (step_id in wanted or step_id in needed):
+            needed |= {step_id, *dependencies(plan["steps"][step_id])}
+    return [step_id for step_id in plan["steps"] if step_id in needed and now[step_id] != DONE]
+
+
+def run_plan(
+    plan: Plan,
+    workspace: Path,
+    pending: list[str],
+    *,
+    jobs: int | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Run the pending steps; independent branches go on after a failure.
+
+    Raises StepFailed naming every failed step with its log and command, StepLocked if another run is at
+    work in the workspace, UserError if a step asks for more GPUs than there are.
+    """
+    for step_id in pending:
+        wanted = plan["steps"][step_id]["how"]["gpus"]
+        if wanted > plan["gpus"]:  # Snakemake would silently lower the request to the limit
+            raise UserError(
+                f"hardware.gpus: {plan['gpus']}, but {plan['steps'][step_id]['label']} needs {wanted}"
+            )
+    frozen = freeze(plan, workspace, pending)
+    lock = FileLock(workspace / ".micota" / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StepLocked(f"another run is at work in {workspace}") from None
+    try:
+        with (workspace / ".micota" / "snakemake.log").open("ab") as log:
+            child = subprocess.Popen(
+                _snakemake(frozen, workspace, jobs or plan["cores"], plan["gpus"]),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=workspace, start_new_session=True,
+            )  # fmt: skip
+            try:
+                _watch(plan, workspace, pending, child, say)
+            finally:
+                if child.poll() is None:  # interrupted: Snakemake stops its jobs on SIGTERM
+                    os.killpg(child.pid, signal.SIGTERM)
+                    child.wait()
+    finally:
+        lock.release()
+    _raise_failures(plan, workspace, pending, child.returncode)
+
+
+def freeze(plan: Plan, workspace: Path, pending: list[str]) -> Path:
+    """Write the plan and what Snakemake must do to the workspace; return the file's path."""
+    todo: dict[str, Any] = {}
+    for step_id in pending:
+        step = plan["steps"][step_id]
+        after = [d for d in dict.fromkeys(dependencies(step)) if d in pending]
+        todo[step_id] = {
+            "kind": step["kind"],
+            "done": f"{step_directory(step)}/done.json",
+            "after": [f"{step_directory(plan['steps'][d])}/done.json" for d in after],
+            "threads": step["how"]["threads"],
+            "gpus": step["how"]["gpus"],
+        }
+    path = workspace / ".micota" / f"{plan['recipe']}-{digest([plan, pending])}.json"
+    write_json(path, {**plan, "pending": todo})
+    return path
+
+
+def _names(target: str, slot: str) -> bool:
+    return slot == target or slot.startswith(target.rstrip("/") + "/")
+
+
+def _snakemake(frozen: Path, workspace: Path, jobs: int, gpus: int) -> list[str]:
+    return [
+        sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(workspace),
+        "--config", f"plan={frozen}", "--cores", str(jobs), "--resources", f"gpu={gpus}",
+        "--keep-going", "--rerun-incomplete", "--rerun-triggers", "input", "mtime", "--nolock",
+        "--scheduler", "greedy", "--latency-wait", "10", "--nocolor",
+    ]  # fmt: skip
+
+
+def _watch(
+    plan: Plan,
+    workspace: Path,
+    pending: list[str],
+    child: subprocess.Popen[bytes],
+    say: Callable[[str], None],
+) -> None:
+    """Say what starts and ends, and now and then how far the running steps are, until Snakemake ends."""
+    begun = time.monotonic()
+    last_status = begun
+    seen = dict.fromkeys(pending, MISSING)
+    ended = 0
+    while True:
+        over = child.poll() is not None
+        running = []
+        for step_id in pending:
+            step, before = plan["steps"][step_id], seen[step_id]
+            if before == DONE:
+                continue
+            now = state(workspace / step_directory(step))
+            name = f"{step['kind']} {step['label']}"
+            if now == FAILED and before == MISSING and not over:
+                continue  # left by an earlier run
+            if now == RUNNING:
+                running.append(step_id)
+            if now != before and now in (DONE, FAILED, RUNNING):
+                ended += now in (DONE, FAILED)
+                word = "started" if now == RUNNING else now
+                say(f"[{_clock(begun)}] {ended}/{len(pending)} {word:7} {name}")
+                seen[step_id] = now
+        if over:
+            return
+        if running and time.monotonic() - last_status > STATUS_SECONDS:
+            last_status = time.monotonic()
+            for step_id in running:
+                step = plan["steps"][step_id]
+                words = KINDS[step["kind"]].progress(workspace / step_directory(step)) or "running"
+                say(f"[{_clock(begun)}]     ... {step['kind']} {step['label']}: {words}")
+        time.sleep(POLL_SECONDS)
+
+
+def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) -> None:
+    after = states(plan, workspace)
+    failed = [step_id for step_id in pending if after[step_id] == FAILED]
+    waiting = [step_id for step_id in pending if after[step_id] in (MISSING, RUNNING)]
+    if not failed and not waiting:
+        return
+    lines = []
+    for step_id in failed:
+        step = plan["steps"][step_id]
+        lines.append(f"step {step['kind']} {step['label']} failed: ")
+        lines[-1] += failure_report(workspace / step_directory(step))
+    if waiting:
+        lines.append(f"{len(waiting)} steps that need others could not run")
+    if not failed:
+        lines.append(f"snakemake ended with exit code {code}; see {workspace / '.micota' / 'snakemake.log'}")
+    raise StepFailed("\n".join(lines) + "\nRun the same command again to go on from here.")
+
+
+def _clock(begun: float) -> str:
+    seconds = int(time.monotonic() - begun)
+    return f"{seconds // 60:3d}:{seconds % 60:02d}"

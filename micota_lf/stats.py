@@ -1,0 +1,45 @@
+"""Intervals for the tables, all at 95%, from scipy and numpy.
+
+wilson(130, 200)          -> (0.581, 0.713)   accuracy of one cell
+average_interval([...])   -> interval of an unweighted mean over benchmarks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """Wilson score interval of a proportion (scipy.stats.binomtest); in [0, 1]."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's t interval of a mean; equal to the value itself for a single one."""
+    import numpy as np
+    from scipy.stats import t
+
+    data = np.asarray(values, dtype=float)
+    if len(data) < 2:
+        return float(data[0]), float(data[0])
+    half = t.ppf((1 + CONFIDENCE) / 2, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data))
+    return float(data.mean() - half), float(data.mean() + half)
+
+
+def average_interval(cells: Sequence[tuple[int, int]], seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap of the unweighted mean of several accuracies, given as (correct, n) pairs.
+
+    Problems are resampled within each benchmark; resampling n zeros and ones is a binomial draw.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    draws = np.mean([rng.binomial(n, correct / n, RESAMPLES) / n for correct, n in cells], axis=0)
+    tail = (1 - CONFIDENCE) / 2
+    return float(np.quantile(draws, tail)), float(np.quantile(draws, 1 - tail))

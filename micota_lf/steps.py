@@ -1,0 +1,165 @@
+"""One step of a plan, from lock to `done.json`.
+
+    execute(context, record)      runs it, or returns at once if it is done
+    state(directory)              "done", "running", "failed" or "missing"
+
+Files of a step's directory besides its outputs: `step.json` (what it is), `log.txt` (the engine's words),
+`.lock` and `holder.json` (who is at work), `failed.json` (why it failed), `done.json` (what was made: results,
+versions, times, sizes and hashes). `done.json` appears by rename after all outputs are checked; a step is
+done if and only if it exists.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .engines import Job, log_tail, run_logged, versions
+from .errors import MicotaError, StepFailed, StepLocked
+from .files import file_digest, read_json, write_json
+from .kinds import KINDS, Context
+from .plan import Plan, resolved_inputs, step_directory
+
+DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
+BOOKKEEPING = {"step.json", "done.json", "failed.json", "holder.json", "log.txt"}
+Record = dict[str, Any]
+
+
+def step_context(plan: Plan, step_id: str, workspace: Path) -> Context:
+    """The context of a plan's step in a workspace."""
+    step = plan["steps"][step_id]
+    revisions = {
+        role: given["identity"]["revision"]
+        for role, given in step["inputs"].items()
+        if given.get("identity", {}).get("revision")
+    }
+    inputs = resolved_inputs(plan, step, workspace)
+    return Context(workspace / step_directory(step), step["config"], inputs, step["how"], revisions)
+
+
+def step_record(plan: Plan, step_id: str) -> Record:
+    """What `step.json` says: the step and the names that the recipe gives it."""
+    slots = sorted(slot for slot, made in plan["slots"].items() if made == step_id)
+    return {**plan["steps"][step_id], "recipe": plan["recipe"], "slots": slots}
+
+
+def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
+    """Do one step and return its results; a finished one is left alone.
+
+    Raises StepLocked if another process is at it, StepFailed (and leaves `failed.json`) if the engine did
+    not deliver.
+    """
+    directory = context.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    with _locked(directory):
+        if (directory / "done.json").is_file():
+            return dict(read_json(directory / "done.json")["results"])
+        (directory / "failed.json").unlink(missing_ok=True)
+        write_json(directory / "step.json", record)
+        started = time.time()
+        job: Job | None = None
+        try:
+            job = KINDS[kind].prepare(context)
+            code = run_logged(job, directory, directory / "log.txt") if job else 0
+            if code:
+                raise StepFailed(f"{Path(job.argv[0]).name if job else kind} ended with exit code {code}")
+            results = KINDS[kind].finish(context)
+        except MicotaError as error:
+            command = job.by_hand(directory) if job else ""
+            write_json(directory / "failed.json", {"error": str(error), "command": command})
+            raise
+        done = {
+            **{key: record[key] for key in ("id", "kind", "label") if key in record},
+            "results": results,
+            "command": job.argv if job else [],
+            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - started, 2),
+            "versions": versions(),
+            "python": platform.python_version(),
+            "host": platform.node(),
+            "how": context.how,
+            "outputs": _outputs(directory),
+        }
+        write_json(directory / "done.json", done)
+        return results
+
+
+def state(directory: Path) -> str:
+    """What a step's directory says of it."""
+    if (directory / "done.json").is_file():
+        return DONE
+    if _held(directory):
+        return RUNNING
+    return FAILED if (directory / "failed.json").is_file() else MISSING
+
+
+def states(plan: Plan, workspace: Path) -> dict[str, str]:
+    """The state of each step of a plan."""
+    return {step_id: state(workspace / step_directory(step)) for step_id, step in plan["steps"].items()}
+
+
+def failure_report(directory: Path) -> str:
+    """Why a step failed: its error, the last lines of its log, and how to run its engine by hand."""
+    failed = read_json(directory / "failed.json")
+    lines = [failed["error"], f"last lines of {directory / 'log.txt'}:"]
+    lines += [f"    {line}" for line in log_tail(directory / "log.txt").splitlines()]
+    if failed["command"]:
+        lines += ["to run its engine by hand:", f"    {failed['command']}"]
+    return "\n".join(lines)
+
+
+def _outputs(directory: Path) -> dict[str, dict[str, Any]]:
+    """Size and digest of each output, two levels deep; checkpoints and raw lm-eval files are not outputs."""
+    files = [*directory.glob("*"), *directory.glob("model/*")]
+    return {
+        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        for path in sorted(files)
+        if path.is_file() and path.name not in BOOKKEEPING and not path.name.startswith(".")
+    }
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the step's lock; the kernel frees it if we are killed."""
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StepLocked(f"{directory} is being worked on by {_holder(directory)}") from None
+    try:
+        write_json(
+            directory / "holder.json",
+            {"host": platform.node(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")},
+        )  # fmt: skip
+        yield
+    finally:
+        (directory / "holder.json").unlink(missing_ok=True)
+        lock.release()
+
+
+def _held(directory: Path) -> bool:
+    if not (directory / "holder.json").is_file():
+        return False
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _holder(directory: Path) -> str:
+    try:
+        who = read_json(directory / "holder.json")
+        return f"process {who['pid']} on {who['host']} since {who['since']}"
+    except MicotaError:
+        return "another process"

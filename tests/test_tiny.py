@@ -1,0 +1,148 @@
+"""Claims about the tiny family: its problems, its tokenizer, its shipped files."""
+
+import json
+import random
+import re
+
+import pytest
+from transformers import AutoTokenizer
+
+from micota_lf.tiny import TINY_ROOT
+from micota_lf.tiny.problems import (
+    DATA_FILES,
+    INSTRUCTION,
+    LONG,
+    SHORT,
+    Style,
+    is_evaluation,
+    operations_of,
+    sample_problems,
+    write_cot,
+    write_data,
+)
+
+MIXED = Style(0.5, 0.5, 0.5, 0.5)
+MODELS = ("teacher", "assistant", "student-m", "student-s")
+SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+
+
+def read_rows(name):
+    return [json.loads(line) for line in (TINY_ROOT / f"data/{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY_ROOT / "models/teacher")
+
+
+def test_training_problems_never_meet_evaluation_problems():
+    stream = sample_problems(random.Random(5), (1, 2, 3), evaluation=False)
+    trained = {next(stream) for _ in range(5000)} | {row["problem"] for row in read_rows("train")}
+    evaluated = {row["problem"] for name in ("two", "three") for row in read_rows(name)}
+    assert not trained & evaluated
+    assert not any(map(is_evaluation, trained))
+    assert all(map(is_evaluation, evaluated))
+
+
+def test_the_generator_repeats_itself_for_a_seed():
+    def draw(seed):
+        rng = random.Random(seed)
+        problems = sample_problems(rng, (2, 3), evaluation=False)
+        return [write_cot(next(problems), MIXED, rng) for _ in range(50)]
+
+    assert draw(3) == draw(3)
+    assert draw(3) != draw(4)
+
+
+@pytest.mark.parametrize("style", [SHORT, LONG, MIXED], ids=["short", "long", "mixed"])
+def test_every_chain_of_thought_is_true_and_ends_in_the_boxed_answer(style):
+    rng = random.Random(6)
+    problems = sample_problems(rng, (1, 2, 3), evaluation=False)
+    for _ in range(500):
+        problem = next(problems)
+        expression = problem.removeprefix("What is ").removesuffix("?")
+        response = write_cot(problem, style, rng)
+        assert response.endswith(f"\\boxed{{{eval(expression)}}}.")
+        chains = re.findall(r"-?\d+(?:[-+=]+\d+)+", response)
+        assert len(chains) >= len(operations_of(problem))
+        for chain in chains:
+            assert len({eval(part) for part in chain.split("=")}) == 1, (chain, response)
+
+
+def test_no_problem_turns_negative_on_the_way():
+    problems = sample_problems(random.Random(7), (3,), evaluation=False)
+    assert all(step[3] >= 0 for _ in range(500) for step in operations_of(next(problems)))
+
+
+def test_shipped_data_is_what_the_generator_writes(tmp_path):
+    write_data(tmp_path)
+    for name, (count, _, _) in DATA_FILES.items():
+        shipped = (TINY_ROOT / f"data/{name}.jsonl").read_bytes()
+        assert shipped == (tmp_path / f"{name}.jsonl").read_bytes()
+        assert len({row["problem"] for row in read_rows(name)}) == count
+
+
+def test_the_family_ships_at_most_8_megabytes_and_only_what_loading_needs():
+    files = [path for path in TINY_ROOT.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) <= 8_000_000
+    needed = {"config.json", "generation_config.json", "model.safetensors"}
+    needed |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    for model in MODELS:
+        assert {path.name for path in (TINY_ROOT / "models" / model).iterdir()} == needed
+
+
+def test_all_models_share_one_tokenizer():
+    assert len({(TINY_ROOT / f"models/{model}/tokenizer.json").read_bytes() for model in MODELS}) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["78-22=56.\nSo", "  two  spaces\t\n\n", "naïve 数学 🙂 \\frac{1}{2} <think>", "e\u0301"]
+)
+def test_the_tokenizer_round_trips_any_text(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_the_tokenizer_gives_every_digit_a_token_and_common_words_one(tokenizer):
+    assert tokenizer.tokenize("1234") == list("1234")
+    assert len(tokenizer.tokenize(SYSTEM)) == len(SYSTEM.split()) + SYSTEM.count(".") + SYSTEM.count(",")
+    assert tokenizer.eos_token == "<|im_end|>" and tokenizer.pad_token == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."], ids=["default-system", "own-system"])
+def test_the_chat_template_renders_what_llamafactory_trains_on(tokenizer, system):
+    data = pytest.importorskip("llamafactory.data.template")
+    arguments = pytest.importorskip("llamafactory.hparams").DataArguments(template="qwen")
+    turns = [
+        {"role": "user", "content": "What is 1+2+3?" + INSTRUCTION},
+        {"role": "assistant", "content": "1+2=3.\n3+3=6.\nSo the answer is \\boxed{6}."},
+        {"role": "user", "content": "Thanks, 数学!"},
+        {"role": "assistant", "content": "Bye."},
+    ]
+    template = data.get_template_and_fix_tokenizer(
+        AutoTokenizer.from_pretrained(tokenizer.name_or_path), arguments
+    )
+    pairs = template.encode_multiturn(tokenizer, turns, system=system)
+    messages = ([{"role": "system", "content": system}] if system else []) + turns
+    whole = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert [token for pair in pairs for ids in pair for token in ids] == whole
+    prompt = tokenizer.apply_chat_template(
+        messages[:-1], tokenize=True, return_dict=False, add_generation_prompt=True
+    )
+    assert prompt == whole[: len(prompt)]
+    assert whole[len(prompt) :] == pairs[-1][1]
+
+
+def test_a_shipped_student_answers_problems_and_stops():
+    from transformers import Qwen2ForCausalLM
+
+    from micota_lf.tiny.train import answer
+
+    folder = TINY_ROOT / "models/student-s"
+    student = Qwen2ForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = read_rows("two")[:40]
+    replies = answer(student, tokenizer, [row["problem"] for row in rows])
+    texts = [tokenizer.decode(reply) for reply in replies]
+    right = sum(text.endswith(f"\\boxed{{{row['answer']}}}.") for text, row in zip(texts, rows, strict=True))
+    assert all(len(reply) < 60 for reply in replies)
+    assert right >= 8  # 20%: far above chance, far below what the README reports
