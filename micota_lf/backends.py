@@ -172,8 +172,8 @@ class TransformersBackend:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit and longest + self.sampling.max_tokens > limit:
             raise UserError(
-                f"--max-tokens: {self.sampling.max_tokens} and the longest prompt ({longest} tokens) exceed the "
-                f"model's {limit} positions"
+                f"--max-tokens: {self.sampling.max_tokens} and the longest prompt ({longest} tokens) "
+                f"exceed the model's {limit} positions"
             )
 
     def _complete_batch(self, batch: list[tuple[str, list[int]]], start: int) -> Iterator[Completion]:

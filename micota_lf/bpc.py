@@ -25,7 +25,7 @@ from .stats import mean_interval
 
 
 def bpc_settings(spec: Bpc, dtype: str) -> dict[str, Any]:
-    """The hashed settings of a BPC measurement; base and unit are applied afterwards but decide the result."""
+    """The hashed settings of a BPC measurement."""
     return {
         "log_base": spec.log_base, "unit": spec.unit, "condition_on_prompt": spec.condition_on_prompt,
         "limit": spec.limit, "dtype": dtype, "seed": 0,

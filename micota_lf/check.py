@@ -5,7 +5,7 @@ In: a typed recipe. Out: one line a problem, each starting with the key path. No
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -58,8 +58,8 @@ def _name_problems(recipe: Recipe) -> Iterator[str]:
                 yield f"{at}.mix: ratios add up to {total:g}, not 1"
     if recipe.assistant.corpus in recipe.corpora and not _roots_are_untrained(recipe):
         yield f"assistant.corpus: {recipe.assistant.corpus!r} comes from the assistant that it is to train"
-    for method, name in recipe.methods.items():
-        yield from _unknown(f"methods.{method}", [name] if name else [], recipe.corpora)
+    for method, learnt in recipe.methods.items():
+        yield from _unknown(f"methods.{method}", [learnt] if learnt else [], recipe.corpora)
     for student, spec in recipe.students.items():
         at = f"students.{student}.train_for"
         yield from _unknown(at, spec.train_for, [*recipe.corpora, *recipe.teachers])
@@ -67,7 +67,7 @@ def _name_problems(recipe: Recipe) -> Iterator[str]:
     yield from _unknown("bpc.corpora", recipe.bpc.corpora, recipe.corpora)
 
 
-def _unknown(at: str, names: Iterable[str], known: Sequence[str] | dict[str, object]) -> Iterator[str]:
+def _unknown(at: str, names: Iterable[str], known: Collection[str]) -> Iterator[str]:
     for name in names:
         if name not in known:
             yield f"{at}: unknown name {name!r}; {nearest(name, known)}"
@@ -100,7 +100,8 @@ def _prompt_problems(recipe: Recipe) -> Iterator[str]:
     for field in (prompts.problem_field, prompts.answer_field):
         bare = next((n for n, row in enumerate(rows, start=1) if row.get(field) in (None, "")), None)
         if bare:
-            yield f"prompts.path: {prompts.path}: row {bare} has no {field!r}; {nearest(field, rows[bare - 1])}"
+            hint = nearest(field, rows[bare - 1])
+            yield f"prompts.path: {prompts.path}: row {bare} has no {field!r}; {hint}"
 
 
 def _model_problems(recipe: Recipe) -> Iterator[str]:

@@ -13,6 +13,7 @@ is at work there, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -32,7 +33,13 @@ from .steps import DONE, execute, states, step_context, step_record
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; print errors as one line each on stderr; return the exit code."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    # argparse leaves `key=value` words that follow an option; they belong to the overrides.
+    if any(word.startswith("-") or "overrides" not in args for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop engines on SIGTERM as on Ctrl-C
     try:
         args.run(args)
     except MicotaError as error:
@@ -63,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _recipe_arguments(plan)
     run = command(
         commands, "run", "Run a recipe's unfinished steps and write its report.",
-        "micota run recipes/tiny.yaml --target train/student-s students.student-s.train.learning_rate=1e-3", _run,
+        "micota run recipes/tiny.yaml --target train/student-s train.learning_rate=1e-3", _run,
     )  # fmt: skip
     run.add_argument(
         "--target", action="append", default=[], help="only this slot, kind or id and what it needs"

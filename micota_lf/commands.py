@@ -1,7 +1,7 @@
 """The stages as commands of their own: generate, filter, mix, train, merge, evaluate, bpc.
 
-`generate`, `filter` and `mix` work on files. `train`, `merge`, `evaluate` and `bpc` take an output directory and
-do there exactly what a plan's step does: render, run the engine, check, write `done.json`.
+`generate`, `filter` and `mix` work on files. `train`, `merge`, `evaluate` and `bpc` take an output directory
+and do there exactly what a plan's step does: render, run the engine, check, write `done.json`.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ def _generate(args: argparse.Namespace) -> None:
         batch_size=args.batch_size, revision=args.revision, source=source,
     )  # fmt: skip
     print(
-        f"{args.output}: {summary['responses']} responses, mean {summary['mean_response_tokens']:.1f} tokens, "
-        f"{summary['truncated']} cut at {args.max_tokens}"
+        f"{args.output}: {summary['responses']} responses, "
+        f"mean {summary['mean_response_tokens']:.1f} tokens, {summary['truncated']} cut at {args.max_tokens}"
     )
 
 
 def _add_filter(commands: Subparsers) -> None:
     parser = command(
-        commands, "filter", "Keep the responses that are right, finished and not too long (paper equation 1).",
+        commands, "filter", "Keep responses that are right, finished and not too long (paper equation 1).",
         "micota filter out.jsonl --verdict symbolic --max-tokens 16384 -o corpus.jsonl", _filter,
     )  # fmt: skip
     parser.add_argument("responses", help="rows that `micota generate` wrote")
@@ -145,19 +145,19 @@ def _mix(args: argparse.Namespace) -> None:
 def _add_train(commands: Subparsers) -> None:
     parser = command(
         commands, "train", "Fine-tune a model on a corpus through llamafactory-cli.",
-        "micota train --model tiny:student-s --corpus corpus.jsonl -o out learning_rate=1e-3 bf16=false use_cpu=true",
+        "micota train --model tiny:student-s --corpus corpus.jsonl -o out bf16=false use_cpu=true",
         _train,
     )  # fmt: skip
     parser.add_argument("--model", required=True, help="model directory, tiny:NAME, or hub id")
     parser.add_argument("--corpus", required=True, help="JSONL with `prompt` and `response`")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs of this training (default: 0, the CPU)")
     parser.add_argument("--engine", default=Engines.llamafactory, help="LLaMA-Factory's command")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="LLaMA-Factory arguments")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="LLaMA-Factory arguments")
     parser.add_argument("-o", "--output", required=True, metavar="DIR")
 
 
 def _train(args: argparse.Namespace) -> None:
-    settings = section_from(Train, args.settings)
+    settings = section_from(Train, args.overrides)
     recipe = Recipe(name="train", assistant=Assistant(args.model), hardware=Hardware(gpus=args.gpus))
     config = {"train": train.what_settings(settings)}
     how = {
@@ -184,13 +184,13 @@ def _add_merge(commands: Subparsers) -> None:
     parser.add_argument("--after", required=True, help="the model after fine-tuning (a directory)")
     parser.add_argument("--engine", default=Engines.mergekit, help="mergekit-yaml's command")
     parser.add_argument(
-        "settings", nargs="*", metavar="KEY=VALUE", help="keys of the recipe's `merge` section"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="keys of the recipe's `merge` section"
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR")
 
 
 def _merge(args: argparse.Namespace) -> None:
-    spec = section_from(Merge, args.settings)
+    spec = section_from(Merge, args.overrides)
     inputs = {"before": args.before, "after": str(Path(resolve(args.after)).absolute())}
     if spec.preset == "pretrained":
         if not spec.pretrained_model:
@@ -250,9 +250,7 @@ def _bpc(args: argparse.Namespace) -> None:
     inputs = {"model": args.model, **corpora}
     values = _execute("bpc", args.output, bpc.bpc_settings(spec, args.dtype), inputs, _lm_eval_how(args))
     for path, row in zip(args.corpus, values.values(), strict=True):
-        print(
-            f"{path}: {row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}] {row['unit']}, n={row['n']} texts"
-        )
+        print(f"{path}: {row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}] {row['unit']}, n={row['n']}")
 
 
 def _add_lm_eval_options(parser: argparse.ArgumentParser) -> None:

@@ -87,10 +87,10 @@ def finish_evaluation(directory: Path, model: str, max_gen_toks: int, tasks: lis
         for sample in lm_eval_samples(directory / "lm_eval", task):
             response = sample["filtered_resps"][0]
             tokens = encode(response)
+            problem_id = sample["doc"].get("id", str(sample["doc_id"]))
             rows.append({
-                "task": task, "id": sample["doc"].get("id", str(sample["doc_id"])), "target": sample["target"],
-                "response": response, "response_tokens": tokens,
-                "truncated": tokens >= TRUNCATED_SHARE * max_gen_toks,
+                "task": task, "id": problem_id, "target": sample["target"], "response": response,
+                "response_tokens": tokens, "truncated": tokens >= TRUNCATED_SHARE * max_gen_toks,
                 **{verdict: bool(sample[verdict]) for verdict in VERDICTS},
             })  # fmt: skip
     scores = {task: task_scores([row for row in rows if row["task"] == task]) for task in tasks}

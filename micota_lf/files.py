@@ -63,11 +63,12 @@ def read_json(path: str | Path) -> Any:
 
 def write_jsonl(path: str | Path, rows: Iterable[Row]) -> int:
     """Write one JSON object a line, by rename; return the number of rows."""
-    n = 0
+    written = 0
     with atomic_writer(path) as handle:
-        for n, row in enumerate(rows, start=1):
+        for row in rows:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return n
+            written += 1
+    return written
 
 
 def read_jsonl(path: str | Path, repair: bool = False) -> list[Row]:

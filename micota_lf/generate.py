@@ -2,7 +2,8 @@
 
 In: a model, problems, sampling. Out: `OUT.jsonl`, one row a problem:
 
-    {"id", "prompt", "response", "finish_reason", "prompt_tokens", "response_tokens", "status", "error", "answer"}
+    {"id", "prompt", "response", "finish_reason", "prompt_tokens", "response_tokens",
+     "status", "error", "answer"}
 
 with status `ok` or `error`, and `OUT.meta.json` with what was asked. A killed run is continued by running
 it again: finished rows are kept, a torn last line is dropped, failed rows are tried once more.

@@ -1,6 +1,6 @@
 """Is a response's final answer right? Two verdicts, always side by side.
 
-    grade("... so \\\\boxed{0.5}", "1/2")   -> Grade(extracted="0.5", legacy=True, symbolic=True, reason="correct")
+    grade("... so \\\\boxed{0.5}", "1/2")   -> Grade("0.5", legacy=False, symbolic=True, reason="correct")
 
 `legacy` is the rule of the paper's lineage: the last `\\boxed` or `\\fbox`, compared as normalised strings
 (lm_eval tasks/hendrycks_math/utils.py). `symbolic` is math-verify on the whole response, which also knows
@@ -9,9 +9,13 @@ that 0.25 is 1/4. Both helpers are used as they are shipped.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
+
+from .errors import UserError
 
 Reason = str
 CORRECT, WRONG, NO_ANSWER, TRUNCATED = "correct", "wrong", "no answer", "truncated"
@@ -68,6 +72,13 @@ def _symbolic(response: str, answer: str) -> bool:
 
 @cache
 def _hendrycks() -> ModuleType:
-    from lm_eval.tasks.hendrycks_math import utils
-
-    return utils
+    package = importlib.util.find_spec("lm_eval")
+    if package is None or package.origin is None:
+        raise UserError("lm_eval is not installed; its Hendrycks helpers are needed for grading")
+    # By its path, as lm-eval itself loads task helpers: importing the package would take 3 s.
+    path = Path(package.origin).with_name("tasks") / "hendrycks_math" / "utils.py"
+    spec = importlib.util.spec_from_file_location("hendrycks_math_utils", path)
+    assert spec and spec.loader
+    helpers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(helpers)
+    return helpers

@@ -7,24 +7,29 @@ strong_teachers(recipe, "micota")        -> ("teacher",)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 
 from .errors import UserError
-from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, Filter, Model, Recipe, Train
+from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, Assistant, Filter, Model, Recipe, Student, Train
+
+Section = TypeVar("Section")
 
 
-def overlay(base: Any, partial: dict[str, Any]) -> Any:
+def overlay(base: Section, partial: dict[str, Any]) -> Section:
     """`base` (a frozen section such as `Train`) with the keys of `partial` laid over it."""
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), partial)) if partial else base
+    if not partial:
+        return base
+    laid: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), partial))
+    return cast(Section, laid)
 
 
 def model_of(recipe: Recipe, name: str) -> Model:
     """The untrained model that a teacher's, student's or the assistant's name stands for."""
     if name in recipe.teachers:
         return recipe.teachers[name]
-    owner = recipe.students[name] if name in recipe.students else recipe.assistant
+    owner: Student | Assistant = recipe.students.get(name) or recipe.assistant
     return Model(model=owner.model, revision=owner.revision)
 
 

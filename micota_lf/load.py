@@ -4,7 +4,7 @@
 
 A layer is a file, each file that it `extends:`, and last the overrides (`key.path=value`). Each layer is
 checked on its own, so that an error names the file that holds it. A teacher, student or corpus set to
-null in a later layer is removed. What the values mean together is checked by `check.py`.
+null in a later layer is removed; `methods` of a later file replaces that of an earlier one. What the values mean together is checked by `check.py`.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ def _checked_value(
         }
     if isinstance(value, str) and "${" in value:
         return value  # an interpolation: typed when the layers are merged
+    if value is False and "no" in get_args(hint):
+        value = "no"  # YAML reads an unquoted `no` as false
     try:
         leaf = OmegaConf.merge(OmegaConf.structured(cls), {name: value})
         typed = OmegaConf.to_container(leaf)[name]  # type: ignore[index, call-overload]
@@ -142,7 +144,11 @@ def _checked_value(
 
 def _build(layers: list[dict[str, Any]], where: str) -> Recipe:
     """Merge checked layers into the frozen recipe and check what its values mean together."""
-    plain = OmegaConf.to_container(OmegaConf.merge(*[OmegaConf.create(layer) for layer in layers]))
+    *files, overrides = layers
+    rows = next((layer["methods"] for layer in reversed(files) if "methods" in layer), schema.paper_methods())
+    for layer in files:
+        layer["methods"] = rows  # the table's rows are one list: a file that gives them replaces them
+    plain = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.create, [*files, overrides])))
     assert isinstance(plain, dict)
     for section in ("teachers", "students", "corpora"):
         plain[section] = {k: v for k, v in (plain.get(section) or {}).items() if v is not None}

@@ -56,7 +56,7 @@ class Plan(TypedDict):
 
 
 def compile_plan(recipe: Recipe) -> Plan:
-    """Every step that the recipe's table, BPC table and corpora need. Reads local model files, writes nothing."""
+    """Every step that the recipe's tables need. Reads local model files to identify them, writes nothing."""
     compiler = _Compiler(recipe)
     for teacher in strong_teachers(recipe, recipe.assistant.corpus):
         compiler.evaluation(f"evaluate/{teacher}", compiler.model(teacher))
@@ -116,7 +116,7 @@ class _Compiler:
         if spec.from_:
             responses = self.responses(spec.from_)
             rule = filtering(self.recipe, name)
-            config = {"verdict": rule.verdict, "max_tokens": rule.max_tokens}
+            config: dict[str, Any] = {"verdict": rule.verdict, "max_tokens": rule.max_tokens}
             label = self._label(responses)
             made = self._add(f"filter/{name}", "filter", label, config, {"responses": responses}, {})
         else:
@@ -137,8 +137,8 @@ class _Compiler:
         config = {
             "backend": how.backend, "max_tokens": how.max_tokens, "temperature": how.temperature,
             "top_p": how.top_p, "seed": how.seed, "dtype": how.dtype, "template": prompts.template,
-            "system": prompts.system, "limit": prompts.limit, "subset": prompts.subset, "split": prompts.split,
-            "fields": [prompts.id_field, prompts.problem_field, prompts.answer_field],
+            "system": prompts.system, "limit": prompts.limit, "subset": prompts.subset,
+            "split": prompts.split, "fields": [prompts.id_field, prompts.problem_field, prompts.answer_field],
         }  # fmt: skip
         inputs = {"model": model, "prompts": asked}
         more = {"batch_size": how.batch_size}
@@ -150,9 +150,11 @@ class _Compiler:
         settings = training(self.recipe, name, corpus)
         start = self._reference(model_of(self.recipe, name))
         data = self.corpus(corpus)
-        config = {"train": train.what_settings(settings)}
-        how = {"train": train.how_settings(self.recipe, settings), "engine": self.recipe.engines.llamafactory}
-        how["gpus"] = train.train_gpus(self.recipe)
+        config = {"train": train.what_settings(settings, self.recipe.prompts.system)}
+        how = {
+            "train": train.how_settings(self.recipe, settings), "gpus": train.train_gpus(self.recipe),
+            "engine": self.recipe.engines.llamafactory,
+        }  # fmt: skip
         label = f"{self._label(start)}-on-{self._label(data)}"
         inputs = {"model": start, "corpus": data}
         made = self._add(f"train/{name}/{corpus}", "train", label, config, inputs, how)

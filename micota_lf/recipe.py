@@ -258,7 +258,7 @@ class Recipe:
     assistant: Assistant = field(default_factory=Assistant)
     students: dict[str, Student] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict)
-    methods: dict[str, str | None] = field(default_factory=paper_methods)
+    methods: dict[str, str | None] = field(default_factory=dict)
     prompts: Prompts = field(default_factory=Prompts)
     generation: Generation = field(default_factory=Generation)
     filter: Filter = field(default_factory=Filter)

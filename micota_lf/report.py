@@ -1,11 +1,11 @@
 """The tables of a run, from what its steps left: Markdown and CSV, whole or in part.
 
-In: a recipe, its plan, a workspace. Out: `reports/<recipe>/report.md` with Table 2 (accuracies), the corpora and
-Table 4 (BPC), and one CSV file a table. A cell whose step is not done says so (missing, running, failed).
+In: a recipe, its plan, a workspace. Out: `reports/<recipe>/report.md` with Table 2 (accuracies), the corpora
+and Table 4 (BPC), and one CSV file a table. A cell whose step is not done says so (missing, running, failed).
 
-An accuracy reads `62.5 [55.6, 68.9] n=200, 31 tok, 0.0% cut`: percent right, its 95% Wilson interval, problems,
-mean response tokens, share of responses cut at max_gen_toks. The average is the paper's, unweighted over the
-benchmarks, with a bootstrap interval.
+An accuracy reads `62.5 [55.6, 68.9] n=200, 31 tok, 0.0% cut`: percent right, its 95% Wilson interval,
+problems, mean response tokens, share of responses cut at max_gen_toks. The average is the paper's, unweighted
+over the benchmarks, with a bootstrap interval.
 """
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ def write_report(recipe: Recipe, plan: Plan, workspace: Path) -> Path:
         f"# {recipe.name}: report",
         "## Table 2: accuracy",
         f"Percent right by the `{spec.verdict}` grader with a 95% Wilson interval (average: unweighted, "
-        f"bootstrap), greedy, zero-shot, at most {spec.max_gen_toks} tokens, {limits}. `tok` is the mean response "
-        "length in the model's own tokens, `cut` the share of responses that hit the limit. Intervals that "
-        "overlap much are no evidence of a difference.",
+        f"bootstrap), greedy, zero-shot, at most {spec.max_gen_toks} tokens, {limits}. `tok` is the mean "
+        "response length in the model's own tokens, `cut` the share of responses that hit the limit. "
+        "Intervals that overlap much are no evidence of a difference.",
         _markdown(
             ["Models", "Method", *titles],
             [[row.model, row.method, *("<br>".join(row.cells[t].lines()) for t in titles)] for row in rows],

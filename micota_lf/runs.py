@@ -107,6 +107,11 @@ def run_plan(
 def freeze(plan: Plan, workspace: Path, pending: list[str]) -> Path:
     """Write the plan and what Snakemake must do to the workspace; return the file's path."""
     todo: dict[str, Any] = {}
+    # Steps that most others wait for go first: the method's chain is long, its side branches are short.
+    waiting: dict[str, set[str]] = {step_id: set() for step_id in pending}
+    for step_id in reversed(pending):
+        for before in set(dependencies(plan["steps"][step_id])) & set(pending):
+            waiting[before] |= {step_id, *waiting[step_id]}
     for step_id in pending:
         step = plan["steps"][step_id]
         after = [d for d in dict.fromkeys(dependencies(step)) if d in pending]
@@ -116,6 +121,7 @@ def freeze(plan: Plan, workspace: Path, pending: list[str]) -> Path:
             "after": [f"{step_directory(plan['steps'][d])}/done.json" for d in after],
             "threads": step["how"]["threads"],
             "gpus": step["how"]["gpus"],
+            "priority": len(waiting[step_id]),
         }
     path = workspace / ".micota" / f"{plan['recipe']}-{digest([plan, pending])}.json"
     write_json(path, {**plan, "pending": todo})

@@ -4,9 +4,9 @@
     state(directory)              "done", "running", "failed" or "missing"
 
 Files of a step's directory besides its outputs: `step.json` (what it is), `log.txt` (the engine's words),
-`.lock` and `holder.json` (who is at work), `failed.json` (why it failed), `done.json` (what was made: results,
-versions, times, sizes and hashes). `done.json` appears by rename after all outputs are checked; a step is
-done if and only if it exists.
+`.lock` and `holder.json` (who is at work), `failed.json` (why it failed), `done.json` (what was made:
+results, versions, times, sizes and hashes). `done.json` appears by rename after all outputs are checked; a
+step is done if and only if it exists.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
             if code:
                 raise StepFailed(f"{Path(job.argv[0]).name if job else kind} ended with exit code {code}")
             results = KINDS[kind].finish(context)
-        except MicotaError as error:
+        except Exception as error:
             command = job.by_hand(directory) if job else ""
-            write_json(directory / "failed.json", {"error": str(error), "command": command})
+            write_json(directory / "failed.json", {"error": str(error) or repr(error), "command": command})
             raise
-        done = {
+        done: Record = {
             **{key: record[key] for key in ("id", "kind", "label") if key in record},
             "results": results,
             "command": job.argv if job else [],
@@ -109,8 +109,10 @@ def states(plan: Plan, workspace: Path) -> dict[str, str]:
 def failure_report(directory: Path) -> str:
     """Why a step failed: its error, the last lines of its log, and how to run its engine by hand."""
     failed = read_json(directory / "failed.json")
-    lines = [failed["error"], f"last lines of {directory / 'log.txt'}:"]
-    lines += [f"    {line}" for line in log_tail(directory / "log.txt").splitlines()]
+    lines = [failed["error"]]
+    tail = log_tail(directory / "log.txt").splitlines()
+    if tail:
+        lines += [f"last lines of {directory / 'log.txt'}:", *(f"    {line}" for line in tail)]
     if failed["command"]:
         lines += ["to run its engine by hand:", f"    {failed['command']}"]
     return "\n".join(lines)
@@ -135,10 +137,8 @@ def _locked(directory: Path) -> Iterator[None]:
     except Timeout:
         raise StepLocked(f"{directory} is being worked on by {_holder(directory)}") from None
     try:
-        write_json(
-            directory / "holder.json",
-            {"host": platform.node(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")},
-        )  # fmt: skip
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(directory / "holder.json", {"host": platform.node(), "pid": os.getpid(), "since": since})
         yield
     finally:
         (directory / "holder.json").unlink(missing_ok=True)

@@ -59,12 +59,17 @@ def train_config(
     settings = training(recipe, model, corpus)
     path = model_path or resolve(model_of(recipe, model).model)
     how = how_settings(recipe, settings)
-    return render(what_settings(settings), how, path, dataset_dir, output_dir)
+    what = what_settings(settings, recipe.prompts.system)
+    return render(what, how, path, dataset_dir, output_dir)
 
 
-def what_settings(train: Train) -> dict[str, Any]:
-    """The settings that decide the trained weights: these enter the step's identity."""
-    return {key: value for key, value in dataclasses.asdict(train).items() if key not in HOW_FIELDS}
+def what_settings(train: Train, system: str | None = None) -> dict[str, Any]:
+    """The settings that decide the trained weights: these enter the step's identity.
+
+    `system` is the recipe's system message; without one, LLaMA-Factory's template has its own.
+    """
+    what = {key: value for key, value in dataclasses.asdict(train).items() if key not in HOW_FIELDS}
+    return what | {"default_system": system} if system else what
 
 
 def how_settings(recipe: Recipe, train: Train) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+# Everything a person types. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Hugging Face is not asked for anything in tests: models and problems ship with the package.
+TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+
+.PHONY: help setup demo test check tiny-family lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make the environment in .venv (done by the others when needed)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@command -v uv >/dev/null || $(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv
+	@UV=$$(command -v uv || echo "$(PYTHON) -m uv"); set -e; \
+	  test -x $(BIN)/python || $$UV venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
+	  echo "installing the engines into $(VENV) (about 6 GB)"; \
+	  $$UV pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt; \
+	  $$UV pip install --quiet --no-deps --python $(BIN)/python -e .
+	@touch $@
+
+demo: $(READY)  ## run the whole method in miniature with the real engines (10 minutes on 2 cores)
+	@$(BIN)/micota run recipes/tiny.yaml
+
+test: $(READY)  ## run the tests
+	$(TEST_ENV) $(BIN)/python -m pytest
+
+check: $(READY)  ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+tiny-family: $(READY)  ## retrain the tiny models into build/tiny (about an hour on 2 cores)
+	$(BIN)/python -m micota_lf.tiny.train --out build/tiny
+
+lock: $(READY)  ## compile requirements.txt anew from pyproject.toml
+	UV=$$(command -v uv || echo "$(PYTHON) -m uv"); \
+	$$UV pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-index-url --output-file requirements.txt --quiet
+
+clean:  ## remove the environment, runs and caches
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,122 @@
+r"""Arithmetic problems and the chains of thought that solve them, generated from a seed.
+
+A problem is `What is 78-22+41?`: one to three additions and subtractions of whole numbers from 2 to 99,
+worked from left to right (the mathematical order, since + and - rank equally), never negative on the way.
+A chain of thought always states the result of every operation and ends in `\boxed{}`. Around that, four
+optional parts make it longer: an opening sentence, splitting each operation into tens and ones, checking
+each result by the inverse operation, and a second pass over all of it.
+
+Evaluation problems are those whose SHA-256 falls in a reserved bucket (one eighth of all problems).
+Everything that is trained on is rejected by that same test, so the two cannot overlap.
+"""
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+"""Suffix that turns a problem into the user's prompt, as in the paper's official repository."""
+
+DATA_FILES = {"train": (1200, (2, 3), 11), "two": (200, (2,), 12), "three": (200, (3,), 13)}
+"""Shipped files: name -> (number of problems, operations a problem may have, seed)."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How likely each optional part of a chain of thought is (0 = never, 1 = always).
+
+    `split` and `check` are drawn anew for every operation, `opening` and `second` once a response, all
+    independently. A rate between 0 and 1 is raised where an operation carries or borrows and lowered where
+    it does not (see `write_cot`): people elaborate where it is hard.
+    """
+
+    opening: float = 0.0
+    split: float = 0.0
+    check: float = 0.0
+    second: float = 0.0
+
+
+SHORT = Style()
+LONG = Style(opening=1.0, split=1.0, check=1.0, second=1.0)
+
+
+def is_evaluation(problem: str) -> bool:
+    """Tell whether a problem belongs to the evaluation side of the split (32 of 256 hash buckets)."""
+    return hashlib.sha256(problem.encode()).digest()[0] < 32
+
+
+def make_problem(rng: random.Random, operations: int) -> str:
+    """Draw one problem with the given number of operations, from either side of the split."""
+    total = rng.randint(2, 99)
+    text = str(total)
+    for _ in range(operations):
+        number = rng.randint(2, 99)
+        if total >= 2 and rng.random() < 0.5:
+            number = number if number <= total else rng.randint(2, total)
+            total, text = total - number, f"{text}-{number}"
+        else:
+            total, text = total + number, f"{text}+{number}"
+    return f"What is {text}?"
+
+
+def sample_problems(rng: random.Random, operations: tuple[int, ...], evaluation: bool) -> Iterator[str]:
+    """Yield problems of one side of the split for ever; the number of operations is drawn uniformly."""
+    while True:
+        problem = make_problem(rng, rng.choice(operations))
+        if is_evaluation(problem) == evaluation:
+            yield problem
+
+
+def operations_of(problem: str) -> list[tuple[int, str, int, int]]:
+    """List a problem's operations from left to right as (left, sign, right, result)."""
+    steps = []
+    left, *rest = re.findall(r"[+-]?\d+", problem)
+    total = int(left)
+    for term in rest:
+        result = total + int(term)
+        steps.append((total, term[0], int(term[1:]), result))
+        total = result
+    return steps
+
+
+def write_cot(problem: str, style: Style, rng: random.Random) -> str:
+    r"""Write a correct response to `problem` that ends in `\boxed{answer}.`, with the parts `style` draws."""
+    steps = operations_of(problem)
+    lines = ["Let me think step by step."] if rng.random() < style.opening else []
+    for left, sign, right, result in steps:
+        value = f"{result}"
+        (left_tens, left_ones), (right_tens, right_ones) = divmod(left, 10), divmod(right, 10)
+        part = -1 if sign == "-" else 1
+        tens, ones = 10 * (left_tens + part * right_tens), left_ones + part * right_ones
+        power = 3.0 if 0 <= ones <= 9 else 1 / 3  # a rate of 0.5 becomes 0.13 when easy, 0.79 when hard
+        if rng.random() < style.split**power:
+            tens_line = f"Tens {10 * left_tens}{sign}{10 * right_tens}={tens}"
+            lines.append(f"{tens_line}, ones {left_ones}{sign}{right_ones}={ones}.")
+            value = f"{tens}{ones:+d}={result}"
+        lines.append(f"{left}{sign}{right}={value}.")
+        if rng.random() < style.check**power:
+            lines.append(f"Check {result}{'+' if sign == '-' else '-'}{right}={left}.")
+    if rng.random() < style.second:
+        lines.append("Wait, let me verify.")
+        lines.extend(f"{left}{sign}{right}={result}." for left, sign, right, result in steps)
+    return "\n".join([*lines, f"So the answer is \\boxed{{{steps[-1][3]}}}."])
+
+
+def write_data(folder: Path) -> None:
+    """Write `train.jsonl`, `two.jsonl` and `three.jsonl` (fields id, problem, answer) into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (count, operations, seed) in DATA_FILES.items():
+        problems: dict[str, None] = {}
+        for problem in sample_problems(random.Random(seed), operations, evaluation=name != "train"):
+            problems[problem] = None
+            if len(problems) == count:
+                break
+        with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
+            for index, problem in enumerate(problems):
+                answer = str(operations_of(problem)[-1][3])
+                row = {"id": f"tiny-{name}-{index:04d}", "problem": problem, "answer": answer}
+                file.write(json.dumps(row) + "\n")

@@ -1,0 +1,297 @@
+"""Train the tiny family from nothing: tokenizer, four models, accuracy table.
+
+Every model is pretrained on responses of all styles (plain text first, then in the chat format) and then
+tuned to one style: the teacher to long chains of thought, the others to short ones, as an instruct model is.
+Two models train at a time, each on one thread, because matrices this small do not gain from more threads.
+
+Example:
+    python -m micota_lf.tiny.train --out /tmp/family
+    python -m micota_lf.tiny.train --out /tmp/trial --only student-s --scale 0.1
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from micota_lf.tiny.problems import (
+    INSTRUCTION,
+    LONG,
+    SHORT,
+    Style,
+    sample_problems,
+    write_cot,
+    write_data,
+)
+
+END, PAD = "<|im_end|>", "<|endoftext|>"
+SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+CHAT_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + SYSTEM + "<|im_end|>\n{% endif %}"
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# How Qwen2 cuts text before merging: words with their leading space, single digits, runs of punctuation.
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the family: its shape, the tokens it trains on, and the style it is tuned to."""
+
+    hidden: int
+    layers: int
+    feed_forward: int
+    pretrain_tokens: float  # padded tokens, in millions
+    pretrain_style: Style
+    tune_tokens: float
+    tune_style: Style
+    seed: int
+    batch_tokens: int = 3072
+    learning_rate: float = 3e-3
+
+
+HALF, FEW = Style(0.5, 0.5, 0.5, 0.5), Style(0.1, 0.1, 0.1, 0.1)
+FAMILY = {
+    "teacher": Member(112, 4, 304, 7.0, HALF, 1.5, LONG, 1),
+    "assistant": Member(96, 3, 256, 8.0, HALF, 0.2, SHORT, 2),
+    "student-m": Member(64, 3, 176, 4.5, FEW, 0.2, SHORT, 3),
+    "student-s": Member(48, 3, 128, 4.5, FEW, 0.2, SHORT, 4),
+}
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Train the byte-level BPE tokenizer on generated text; a digit is a token, any text round-trips."""
+    rng = random.Random(0)
+    problems = sample_problems(rng, (1, 2, 3), evaluation=False)
+    texts = [f"{next(problems)}{INSTRUCTION}{write_cot(next(problems), LONG, rng)}" for _ in range(500)]
+    texts += [SYSTEM, "system\nuser\nassistant\n"] * 100
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=448,
+        min_frequency=50,
+        special_tokens=[PAD, "<|im_start|>", END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerFast, problem: str) -> str:
+    """Render the prompt that a model answers: system, user with the instruction, start of the reply."""
+    message = {"role": "user", "content": problem + INSTRUCTION}
+    return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerFast, member: Member, rng: random.Random, chat: bool, style: Style
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield (ids, labels), both (sequences, length) int64, of similar lengths; labels -100 carry no loss."""
+    problems = sample_problems(rng, (1, 2, 2, 3, 3), evaluation=False)
+    while True:
+        rows = []
+        pool = [next(problems) for _ in range(2048)]
+        prompts = [chat_prompt(tokenizer, p) if chat else p + "\n" for p in pool]
+        replies = [write_cot(p, style, rng) + END + "\n" for p in pool]
+        for prompt, reply in zip(tokenizer(prompts).input_ids, tokenizer(replies).input_ids, strict=True):
+            rows.append((prompt + reply, [-100] * len(prompt) + reply))
+        rows.sort(key=lambda row: len(row[0]))
+        groups: list[list[tuple[list[int], list[int]]]] = [[]]
+        for row in rows:
+            if groups[-1] and (len(groups[-1]) + 1) * len(row[0]) > member.batch_tokens:
+                groups.append([])
+            groups[-1].append(row)
+        rng.shuffle(groups)
+        for group in groups:
+            width = len(group[-1][0])
+            yield (
+                torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in group]),
+                torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in group]),
+            )
+
+
+def train_member(name: str, out: Path, scale: float) -> dict:
+    """Train one model into `out/name`, append to `out/training_log.jsonl`, and return its table row."""
+    torch.set_num_threads(1)
+    member, tokenizer = FAMILY[name], AutoTokenizer.from_pretrained(out / "tokenizer")
+    torch.manual_seed(member.seed)
+    rng = random.Random(member.seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=member.hidden,
+        num_hidden_layers=member.layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=member.feed_forward,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen2ForCausalLM(config)
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    phases = [  # name, chat format, style, million tokens, share of the peak learning rate first and last
+        ("plain", False, member.pretrain_style, 0.6 * member.pretrain_tokens, 1.0, 0.7),
+        ("chat", True, member.pretrain_style, 0.4 * member.pretrain_tokens, 0.7, 0.05),
+        ("tune", True, member.tune_style, member.tune_tokens, 0.1, 0.01),
+    ]
+    start, step = time.process_time(), 0  # one thread, so what it would take on an idle core
+    for phase, chat, style, millions, rate_first, rate_last in phases:
+        stream = batches(tokenizer, member, rng, chat, style)
+        budget, done, losses = millions * 1e6 * scale, 0, []
+        while done < budget:
+            rate = rate_first + (rate_last - rate_first) * done / budget
+            for group in optimizer.param_groups:
+                group["lr"] = member.learning_rate * rate * min(1.0, (step + 1) / 100)
+            ids, labels = next(stream)
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+            loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            step, done = step + 1, done + ids.numel()
+            losses.append(loss.item())
+            if step % 100 == 0 or done >= budget:
+                entry = {
+                    "model": name,
+                    "phase": phase,
+                    "step": step,
+                    "loss": round(sum(losses) / len(losses), 4),
+                }
+                entry |= {"phase_tokens": done, "cpu_minutes": round((time.process_time() - start) / 60, 2)}
+                losses = []
+                print(json.dumps(entry), flush=True)
+                with open(out / "training_log.jsonl", "a", encoding="utf-8") as log:
+                    log.write(json.dumps(entry) + "\n")
+    model.save_pretrained(out / name)
+    GenerationConfig(
+        do_sample=False, eos_token_id=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id
+    ).save_pretrained(out / name)
+    tokenizer.save_pretrained(out / name)
+    row = {"model": name, "parameters": model.num_parameters(), "minutes": (time.process_time() - start) / 60}
+    row |= {"bytes": sum(file.stat().st_size for file in (out / name).iterdir())}
+    return row | {bench: evaluate(out / name, out / f"data/{bench}.jsonl") for bench in ("two", "three")}
+
+
+@torch.inference_mode()
+def answer(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[str]
+) -> list[list[int]]:
+    """Answer problems greedily, 100 at a time; each reply is its token ids without the end marker.
+
+    A reply still running after 320 tokens is returned cut, at that length.
+    """
+    tokenizer.padding_side = "left"
+    replies = []
+    for first in range(0, len(problems), 100):
+        prompts = [chat_prompt(tokenizer, problem) for problem in problems[first : first + 100]]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=320)[:, inputs.input_ids.shape[1] :]
+        for reply in tokens.tolist():
+            end = reply.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in reply else len(reply)
+            replies.append(reply[:end])
+    return replies
+
+
+def evaluate(folder: Path, data: Path) -> dict:
+    r"""Score a stored model on a data file: n, correct (by the last `\boxed{}`), mean tokens, truncated."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    replies = answer(model, tokenizer, [row["problem"] for row in rows])
+    boxed = [tokenizer.decode(reply).rpartition("\\boxed{")[2].partition("}")[0] for reply in replies]
+    return {
+        "n": len(rows),
+        "correct": sum(b == row["answer"] for b, row in zip(boxed, rows, strict=True)),
+        "tokens": sum(map(len, replies)) / len(rows),
+        "truncated": sum(len(reply) >= 320 for reply in replies),
+    }
+
+
+def wilson(correct: int, n: int) -> str:
+    """Format a share as percent with its 95% Wilson interval."""
+    z, p = 1.96, correct / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return f"{100 * p:.1f}% [{100 * (middle - half):.1f}, {100 * (middle + half):.1f}]"
+
+
+def main() -> None:
+    """Read the command line, train the family, and write its results table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="new folder for models, data, log and table")
+    parser.add_argument("--only", choices=FAMILY, action="append", help="train this model only (repeatable)")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the training tokens (default 1)")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_data(args.out / "data")
+    build_tokenizer().save_pretrained(args.out / "tokenizer")
+    heads = (
+        "model | parameters | KB | CPU minutes | benchmark | n | accuracy, 95% interval | tokens | truncated"
+    )
+    lines = [f"| {heads} |", "|---" * heads.count("|") + "|---|"]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(train_member, name, args.out, args.scale) for name in args.only or FAMILY]
+        for job in jobs:
+            row = job.result()
+            about = f"{row['model']} | {row['parameters']:,} | {row['bytes'] // 1000} | {row['minutes']:.1f}"
+            for bench in ("two", "three"):
+                score = row[bench]
+                share = wilson(score["correct"], score["n"])
+                cells = f"{score['n']} | {share} | {score['tokens']:.1f} | {score['truncated']}"
+                lines.append(f"| {about} | {bench} | {cells} |")
+            (args.out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            print("\n".join(lines[-2:]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Shared by all tests: the tiny recipe, and cheap variants of it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from micota_lf import Recipe, load_recipe
+
+ROOT = Path(__file__).parent.parent
+TINY = ROOT / "recipes" / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Recipe:
+    return load_recipe(TINY)
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path):
+    """A function that writes a recipe extending the tiny one and returns its path."""
+
+    def write(**sections) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({"extends": str(TINY), **sections}))
+        return path
+
+    return write

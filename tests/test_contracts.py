@@ -1,0 +1,91 @@
+"""The installed engines accept what we render, with their own parsers."""
+
+import pytest
+import yaml
+from conftest import TINY
+
+from micota_lf import compile_plan, load_recipe, merge_config, train_config
+from micota_lf.evaluate import TASKS_DIR
+from micota_lf.recipe import ASSISTANT_SFT
+
+
+def trainings(recipe):
+    yield ASSISTANT_SFT, recipe.assistant.corpus
+    for student in recipe.students:
+        for corpus in filter(None, recipe.methods.values()):
+            yield student, corpus
+
+
+def test_every_training_yaml_passes_llamafactorys_own_parser(tiny, tmp_path):
+    from llamafactory.hparams import get_train_args
+
+    for model, corpus in trainings(tiny):
+        config = train_config(tiny, model, corpus, output_dir=str(tmp_path / "new"))
+        text = yaml.safe_dump(config)
+        model_args, data_args, training_args, finetuning_args, _ = get_train_args(yaml.safe_load(text))
+        assert training_args.learning_rate == config["learning_rate"]
+        assert training_args.gradient_accumulation_steps == config["gradient_accumulation_steps"]
+        assert data_args.template == "qwen" and data_args.cutoff_len == 512
+        assert finetuning_args.finetuning_type == "full" and finetuning_args.stage == "sft"
+        assert model_args.trust_remote_code is False
+
+
+def test_a_key_that_llamafactory_does_not_know_is_refused_by_it(tiny, tmp_path):
+    from llamafactory.hparams import get_train_args
+
+    config = train_config(tiny, "student-s", "micota", output_dir=str(tmp_path / "new"))
+    with pytest.raises(ValueError, match="lerning_rate"):
+        get_train_args({**config, "lerning_rate": 1.0})
+
+
+@pytest.mark.parametrize("method", ["dare_ties", "dare_linear", "ties", "task_arithmetic", "linear"])
+@pytest.mark.parametrize("preset", ["instruct", "pretrained"])
+def test_every_merge_config_survives_mergekits_own_class_key_for_key(method, preset):
+    from mergekit.config import MergeConfiguration
+
+    words = [f"assistant.merge.merge_method={method}", f"assistant.merge.preset={preset}"]
+    words.append("assistant.merge.pretrained_model=tiny:assistant")
+    config = merge_config(load_recipe(TINY, words), before="/m/ta", after="/m/sft", pretrained="/m/pre")
+    parsed = MergeConfiguration.model_validate(config)
+    back = yaml.safe_load(parsed.to_yaml())
+    assert back == config
+
+
+def test_every_merge_parameter_is_one_that_the_method_reads():
+    from mergekit import merge_methods
+
+    for method in ("dare_ties", "dare_linear", "ties", "task_arithmetic", "linear"):
+        config = merge_config(load_recipe(TINY, [f"assistant.merge.merge_method={method}"]))
+        known = merge_methods.get(method).spec
+        assert set(config["parameters"]) <= {p.name for p in known.shared_parameters}
+        per_model = {key for model in config["models"] for key in model["parameters"]}
+        assert per_model <= {p.name for p in known.input_parameters}
+
+
+def test_every_task_builds_with_its_problems_and_prompt(tiny):
+    from lm_eval.tasks import TaskManager
+
+    loaded = TaskManager(include_path=str(TASKS_DIR)).load(list(tiny.evaluation.tasks))
+    assert set(loaded["tasks"]) == set(tiny.evaluation.tasks)
+    for task in loaded["tasks"].values():
+        doc = task.test_docs()[0]
+        assert task.doc_to_text(doc) == tiny.prompts.template.replace("{problem}", doc["problem"])
+        assert task.config.generation_kwargs["until"] == []
+        assert task.config.num_fewshot == 0
+        right = task.process_results(doc, [f"so \\boxed{{{doc['answer']}}}"])
+        wrong = task.process_results(doc, [f"so \\boxed{{{doc['answer']}1}}"])
+        assert right == {"legacy": 1, "symbolic": 1} and wrong == {"legacy": 0, "symbolic": 0}
+
+
+def test_the_plans_commands_parse_in_the_stage_commands(tiny, tmp_path):
+    """What a generate, filter or mix step runs is a `micota` command line that its parser takes whole."""
+    from micota_lf.cli import _parser
+    from micota_lf.kinds import KINDS
+    from micota_lf.steps import step_context
+
+    plan = compile_plan(tiny)
+    for step_id, step in plan["steps"].items():
+        if step["kind"] in ("generate", "filter", "mix"):
+            job = KINDS[step["kind"]].prepare(step_context(plan, step_id, tmp_path))
+            args = _parser().parse_args(job.argv[3:])
+            assert args.output.startswith(str(tmp_path))

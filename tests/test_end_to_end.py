@@ -1,0 +1,204 @@
+"""The whole method with the real engines, smaller than the demo: what its outputs must be.
+
+One run is shared by all tests here; the last ones go on from it, as a person would.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from safetensors.numpy import load_file
+
+from micota_lf import compile_plan, load_recipe
+from micota_lf.cli import main
+from micota_lf.evaluate import lm_eval_samples
+from micota_lf.files import read_jsonl
+from micota_lf.grade import grade
+from micota_lf.plan import step_directory
+from micota_lf.refs import local_path
+from micota_lf.runs import pending_steps
+
+SMALL = """
+extends: {tiny}
+name: small
+prompts: {{limit: 96}}
+evaluation: {{limit: 24}}
+methods: {{Instruct: null, Strong Teacher CoT: strong, MiCoTA: micota}}
+bpc: {{models: [student-s], corpora: [strong, micota], limit: 20}}
+"""
+
+
+class Run:
+    """The finished small run: its recipe, its workspace, and where its steps are."""
+
+    def __init__(self, home: Path) -> None:
+        self.recipe, self.workspace = home / "small.yaml", home / "runs"
+        self.recipe.write_text(SMALL.format(tiny=TINY))
+
+    def command(self, *overrides: str) -> int:
+        return main(["run", str(self.recipe), "--workspace", str(self.workspace), *overrides])
+
+    def plan(self, *overrides: str):
+        return compile_plan(load_recipe(self.recipe, overrides))
+
+    def pending(self, *overrides: str) -> set[str]:
+        plan = self.plan(*overrides)
+        todo = pending_steps(plan, self.workspace)
+        return {slot for slot, made in plan["slots"].items() if made in todo}
+
+    def directory(self, slot: str, *overrides: str) -> Path:
+        plan = self.plan(*overrides)
+        return self.workspace / step_directory(plan["steps"][plan["slots"][slot]])
+
+    def stamps(self) -> dict[str, int]:
+        """When each step was finished, by its directory."""
+        return {str(p.parent): p.stat().st_mtime_ns for p in self.workspace.glob("*/*/done.json")}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    made = Run(tmp_path_factory.mktemp("small"))
+    assert made.command() == 0
+    return made
+
+
+def weights(directory: Path) -> dict[str, np.ndarray]:
+    return {k: v for file in directory.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
+def delta(after: dict[str, np.ndarray], before: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([(after[k] - before[k]).ravel() for k in sorted(before)])
+
+
+def test_every_training_changes_its_parents_weights(run):
+    for slot, parent in [
+        ("train/assistant-sft/strong", "tiny:assistant"),
+        ("train/student-m/strong", "tiny:student-m"),
+        ("train/student-s/strong", "tiny:student-s"),
+        ("train/student-s/micota", "tiny:student-s"),
+    ]:
+        before, after = weights(local_path(parent)), weights(run.directory(slot) / "model")
+        assert set(after) == set(before)
+        assert np.abs(delta(after, before)).max() > 1e-4
+        assert np.isfinite(delta(after, before)).all()
+        results = json.loads((run.directory(slot) / "model" / "all_results.json").read_text())
+        assert results["train_loss"] > 0
+
+
+def test_the_merged_delta_is_the_fine_tuning_delta_times_the_weight(run):
+    """Preset `instruct`, normalize off: slope = weight = 0.5; DARE's mask adds noise but no bias."""
+    base = weights(local_path("tiny:assistant"))
+    tuned = delta(weights(run.directory("train/assistant-sft/strong") / "model"), base)
+    merged = delta(weights(run.directory("merge/assistant") / "model"), base)
+    slope = float(tuned @ merged / (tuned @ tuned))
+    assert slope == pytest.approx(0.5, abs=0.03)
+    kept = np.count_nonzero(np.abs(merged) > 1e-9) / np.count_nonzero(np.abs(tuned) > 1e-9)
+    assert kept == pytest.approx(0.5, abs=0.05)  # the density
+
+
+def test_the_merged_model_has_the_assistants_tokenizer_and_chat_template(run):
+    merged, source = run.directory("merge/assistant") / "model", local_path("tiny:assistant")
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        if (source / name).is_file():
+            assert (merged / name).is_file()
+    ends = [json.loads((p / "generation_config.json").read_text())["eos_token_id"] for p in (merged, source)]
+    assert ends[0] == ends[1]
+
+
+def test_corpora_hold_only_rows_that_the_filter_kept(run):
+    for corpus in ("strong", "micota"):
+        directory = run.directory(f"filter/{corpus}")
+        kept, rejected = read_jsonl(directory / "corpus.jsonl"), read_jsonl(directory / "rejected.jsonl")
+        assert len(kept) + len(rejected) == 96 and len(kept) > 48
+        for row in kept:
+            assert row["finish_reason"] == "stop" and row["response_tokens"] <= 320
+            assert grade(row["response"], row["answer"]).symbolic
+        assert all(row["reason"] != "kept" for row in rejected)
+
+
+def test_training_data_is_what_the_filter_kept(run):
+    info = json.loads((run.directory("train/student-s/micota") / "dataset_info.json").read_text())
+    assert info["corpus"]["file_name"] == str(run.directory("filter/micota") / "corpus.jsonl")
+
+
+def test_the_tables_accuracies_equal_a_recount_from_lm_evals_samples(run):
+    import csv
+
+    rows = list(csv.DictReader((run.workspace / "reports" / "small" / "table2.csv").open()))
+    assert len(rows) == (2 + 2 * 3) * 3
+    places = {"Strong Teacher": "evaluate/teacher", "(Merged) Teacher Assistant": "evaluate/assistant-merged"}
+    titles = {"Two-step": "micota_tiny_two", "Three-step": "micota_tiny_three"}
+    for row in rows:
+        slot = places.get(row["method"], f"evaluate/{row['model']}/{row['method']}")
+        accuracy = {}
+        for title, task in titles.items():
+            samples = lm_eval_samples(run.directory(slot) / "lm_eval", task)
+            right = [grade(s["filtered_resps"][0], s["doc"]["answer"]).symbolic for s in samples]
+            assert len(right) == 24
+            accuracy[title] = sum(right) / 24
+        accuracy["Average"] = sum(accuracy.values()) / 2
+        assert row["state"] == "done"
+        assert float(row["accuracy"]) == pytest.approx(accuracy[row["benchmark"]])
+        assert float(row["low"]) <= float(row["accuracy"]) <= float(row["high"])
+
+
+def test_bpc_equals_the_models_own_log_likelihood(run):
+    """Equation 3 recomputed with transformers: mean over texts, nats per character."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = str(local_path("tiny:student-s"))
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+    summary = json.loads((run.directory("bpc/student-s") / "bpc.json").read_text())
+    for number, corpus in enumerate(("strong", "micota")):
+        values = []
+        for row in read_jsonl(run.directory(f"filter/{corpus}") / "corpus.jsonl")[:20]:
+            ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+            first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+            with torch.inference_mode():
+                logits = model(torch.tensor([[first, *ids]])).logits[0, :-1].float()
+            nll = -logits.log_softmax(-1)[range(len(ids)), ids].sum().item()
+            values.append(nll / len(row["response"]))
+        assert summary[f"corpus{number}"]["n"] == 20
+        assert summary[f"corpus{number}"]["mean"] == pytest.approx(sum(values) / 20, abs=1e-3)
+
+
+def test_a_second_run_does_nothing_and_says_so(run, capsys):
+    before = run.stamps()
+    assert run.command() == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert run.stamps() == before
+
+
+def test_editing_one_students_learning_rate_reruns_only_its_steps_and_reverting_none(run):
+    before = run.stamps()
+    edit = "students.student-s.train.learning_rate=3e-4"
+    expected = {
+        "train/student-s/strong", "evaluate/student-s/Strong Teacher CoT",
+        "train/student-s/micota", "evaluate/student-s/MiCoTA",
+    }  # fmt: skip
+    assert run.pending(edit) == expected
+    assert run.command("--target", "evaluate/student-s/MiCoTA", edit) == 0
+    after = run.stamps()
+    made = {
+        str(run.directory(slot, edit)) for slot in ("train/student-s/micota", "evaluate/student-s/MiCoTA")
+    }
+    assert {path for path in after if after[path] != before.get(path)} == made
+    assert run.pending() == set()
+
+
+def test_deleting_a_steps_directory_reruns_only_that_step(run):
+    before = run.stamps()
+    merged = run.directory("merge/assistant")
+    old = weights(merged / "model")
+    shutil.rmtree(merged)
+    assert run.pending() == {"merge/assistant"}
+    assert run.command() == 0
+    after = run.stamps()
+    assert {path for path in after if after[path] != before.get(path)} == {str(merged)}
+    new = weights(merged / "model")
+    assert all(np.array_equal(new[k], old[k]) for k in old)  # seeded: byte for byte

@@ -1,0 +1,171 @@
+"""Recipes: what loads, what is refused, and that a refusal writes nothing."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import TINY
+
+from micota_lf import RecipeError, UserError, load_recipe
+from micota_lf.cli import main
+from micota_lf.lineage import accumulation, filtering, strong_teachers, training
+
+
+def problems(*overrides, path=TINY):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return caught.value.problems
+
+
+def test_all_errors_of_a_recipe_come_together_with_key_value_and_nearest_key():
+    found = problems(
+        "train.lerning_rate=1", "students.student-s.train.learning_rate=-1", "generation.max_tokens=many"
+    )
+    assert found == [
+        "command line: train.lerning_rate: unknown key; did you mean 'learning_rate'?",
+        "command line: students.student-s.train.learning_rate: -1 must be above 0",
+        "command line: generation.max_tokens: 'many': Value 'many' of type 'str' "
+        "could not be converted to Integer",
+    ]
+
+
+def test_an_error_names_the_file_that_holds_the_bad_key(recipe_file):
+    path = recipe_file(student={"a": {}})
+    (line,) = problems(path=path)
+    assert line == f"{path}: student: unknown key; did you mean 'students'?"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("corpora.mix-long.mix.short=0.7", "corpora.mix-long.mix: ratios add up to 0.9, not 1"),
+        ("methods.MiCoTA=mikota", "methods.MiCoTA: unknown name 'mikota'; did you mean 'micota'?"),
+        ("corpora.strong.from=techer", "corpora.strong.from: unknown name 'techer'; did you mean 'teacher'?"),
+        ("assistant.corpus=micota", "comes from the assistant that it is to train"),
+        (
+            "students.student-s.model=./nowhere",
+            "students.student-s.model: no such model directory: ./nowhere",
+        ),
+        ("prompts.path=./nowhere.jsonl", "prompts.path: no such file: ./nowhere.jsonl"),
+        ("prompts.answer_field=anser", "row 1 has no 'anser'; did you mean 'answer'?"),
+        ("train.global_batch_size=17", "17 does not split into per_device_train_batch_size 16 x 1 device(s)"),
+        ("assistant.merge.preset=pretrained", "assistant.merge.pretrained_model: the preset"),
+        ("prompts.template=hello", "prompts.template: 'hello' does not contain {problem}"),
+        ("students.teacher.model=tiny:student-s", "students.teacher: a teacher has this name too"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(override, expected):
+    assert any(expected in line for line in problems(override)), problems(override)
+
+
+def test_an_empty_prompt_file_is_refused(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    assert any("holds no prompts" in line for line in problems(f"prompts.path={tmp_path}/empty.jsonl"))
+
+
+def test_a_student_without_a_chat_template_is_refused(tmp_path, tiny):
+    from micota_lf.refs import local_path
+
+    source = local_path("tiny:student-s")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    found = problems(f"students.student-s.model={tmp_path}")
+    assert any("has no chat template" in line for line in found)
+
+
+def test_bad_recipes_end_with_code_2_one_line_each_and_write_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in ("plan", "run", "report"):
+        code = main([command, str(TINY), "train.learning_rate=-1", "methods.MiCoTA=mikota"])
+        assert code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == "micota: command line: train.learning_rate: -1 must be above 0"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "", "name: x\nname: y\n"])
+def test_a_file_that_is_no_recipe_is_one_error(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert all(line.startswith(f"{path}: ") for line in caught.value.problems)
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text("extends: loop.yaml\n")
+    assert any("extends itself" in line for line in problems(path=path))
+
+
+def test_a_later_layer_overrides_and_null_removes_an_entry(recipe_file):
+    path = recipe_file(name="other", students={"student-m": None}, bpc={"models": ["student-s"]})
+    recipe = load_recipe(path)
+    assert recipe.name == "other" and list(recipe.students) == ["student-s"]
+
+
+def test_methods_default_to_the_papers_rows_and_a_file_replaces_them(tiny, recipe_file):
+    assert list(tiny.methods) == ["Instruct", "Strong Teacher CoT", "Half-size CoT", "Mix-Long", "MiCoTA"]
+    path = recipe_file(methods={"MiCoTA": "micota"})
+    assert load_recipe(path).methods == {"MiCoTA": "micota"}
+    assert load_recipe(path, ["methods.Half=half"]).methods == {"MiCoTA": "micota", "Half": "half"}
+
+
+def test_a_loaded_recipe_is_frozen(tiny):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tiny.train.learning_rate = 1.0
+
+
+def test_an_unquoted_no_means_no(recipe_file):
+    path = recipe_file()
+    path.write_text(path.read_text() + "train: {save_strategy: no}\n")
+    assert load_recipe(path).train.save_strategy == "no"
+
+
+def test_hyperparameters_are_per_student_and_per_teacher_and_corpus_wins(recipe_file):
+    path = recipe_file(
+        students={
+            "student-s": {
+                "train": {"learning_rate": 0.1},
+                "train_for": {"teacher": {"learning_rate": 0.2}, "half": {"learning_rate": 0.3}},
+            }
+        }
+    )
+    recipe = load_recipe(path)
+    rates = {
+        c: training(recipe, "student-s", c).learning_rate for c in ("short", "micota", "mix-long", "half")
+    }
+    assert rates == {"short": 0.1, "micota": 0.2, "mix-long": 0.2, "half": 0.3}
+    assert training(recipe, "student-m", "micota").learning_rate == recipe.train.learning_rate
+
+
+def test_lineage_finds_the_strong_teacher_through_assistant_and_mix(tiny):
+    assert strong_teachers(tiny, "strong") == ("teacher",)
+    assert strong_teachers(tiny, "micota") == ("teacher",)
+    assert strong_teachers(tiny, "mix-long") == ("teacher", "short-teacher")
+    assert filtering(tiny, "strong").max_tokens == tiny.generation.max_tokens
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0, 32), (1, 32), (2, 16), (4, 8), (8, 4), (16, 2)])
+def test_accumulation_keeps_the_global_batch_on_any_number_of_gpus(gpus, expected):
+    words = ["train.global_batch_size=32", "train.per_device_train_batch_size=1", f"hardware.gpus={gpus}"]
+    recipe = load_recipe(TINY, words)
+    assert accumulation(recipe, recipe.train) == expected
+
+
+def test_an_unknown_student_or_corpus_is_a_user_error(tiny):
+    with pytest.raises(UserError, match="no student 'student-x'"):
+        training(tiny, "student-x", "micota")
+    with pytest.raises(UserError, match="no corpus 'x'"):
+        training(tiny, "student-s", "x")
+
+
+def test_importing_the_package_loads_no_engine():
+    code = "import sys, micota_lf; print(*sorted({'torch', 'transformers', 'lm_eval', 'datasets'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,144 @@
+"""The runner through real Snakemake, with quick steps: failures, resume, locks, explain."""
+
+import json
+import re
+
+import pytest
+from conftest import TINY
+from filelock import FileLock
+
+from micota_lf import StepFailed, UserError, compile_plan, load_recipe
+from micota_lf.cli import main
+from micota_lf.errors import StepLocked
+from micota_lf.explain import explain
+from micota_lf.plan import step_directory
+from micota_lf.runs import pending_steps, run_plan, select
+from micota_lf.steps import states
+
+QUICK = [
+    "generation.backend=fake", "filter.verdict=none", "prompts.limit=20",
+    "engines.llamafactory=/bin/false", "engines.lm_eval=/bin/false",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """A run whose trainings and evaluations all fail at once; returns plan, workspace, error, words said."""
+    workspace = tmp_path_factory.mktemp("work space")
+    plan = compile_plan(load_recipe(TINY, QUICK))
+    said = []
+    with pytest.raises(StepFailed) as caught:
+        run_plan(plan, workspace, pending_steps(plan, workspace), say=said.append)
+    return plan, workspace, str(caught.value), said
+
+
+def test_a_failed_step_leaves_the_other_branches_to_finish(broken):
+    plan, workspace, error, said = broken
+    now = states(plan, workspace)
+    by_slot = {slot: now[made] for slot, made in plan["slots"].items()}
+    assert by_slot["mix/mix-long"] == by_slot["filter/strong"] == by_slot["generate/teacher"] == "done"
+    assert by_slot["train/assistant-sft/strong"] == by_slot["train/student-s/strong"] == "failed"
+    assert by_slot["merge/assistant"] == by_slot["train/student-s/micota"] == "missing"
+    assert any("done    filter teacher" in line for line in said)
+    assert any("failed  train assistant-on-teacher" in line for line in said)
+
+
+def test_a_failure_names_the_step_its_log_and_the_command_to_run_by_hand(broken):
+    plan, workspace, error, _ = broken
+    directory = workspace / step_directory(plan["steps"][plan["slots"]["train/student-s/strong"]])
+    assert "step train student-s-on-teacher failed: false ended with exit code 1" in error
+    assert f"last lines of {directory / 'log.txt'}" not in error  # `false` says nothing
+    assert re.search(r"cd '.*student-s-on-teacher-.*' && .*false train train.yaml", error)
+    assert "steps that need others could not run" in error
+
+
+def test_the_report_of_a_half_run_says_the_state_of_each_cell(broken, capsys):
+    _, workspace, _, _ = broken
+    assert main(["report", str(TINY), "--workspace", str(workspace), *QUICK]) == 0
+    text = (workspace / "reports" / "tiny" / "report.md").read_text()
+    assert "| student-s | Instruct | failed<br> |" in text and "| student-s | MiCoTA | missing<br> |" in text
+    assert "report.md" in capsys.readouterr().out
+
+
+def test_a_rerun_does_only_what_is_not_done(broken):
+    plan, workspace, _, _ = broken
+    kinds = {plan["steps"][step_id]["kind"] for step_id in pending_steps(plan, workspace)}
+    assert kinds == {"train", "merge", "generate", "filter", "evaluate", "bpc"}
+    pending = pending_steps(plan, workspace, ["mix/mix-long"])
+    assert pending == []
+
+
+def test_deleting_a_finished_step_makes_only_that_step_pending(broken):
+    plan, workspace, _, _ = broken
+    before = pending_steps(plan, workspace)
+    step_id = plan["slots"]["generate/teacher"]
+    done = workspace / step_directory(plan["steps"][step_id]) / "done.json"
+    text = done.read_text()
+    done.unlink()
+    assert set(pending_steps(plan, workspace)) - set(before) == {step_id}
+    done.write_text(text)
+
+
+def test_done_json_has_versions_times_and_output_hashes(broken):
+    plan, workspace, _, _ = broken
+    directory = workspace / step_directory(plan["steps"][plan["slots"]["filter/strong"]])
+    done = json.loads((directory / "done.json").read_text())
+    assert done["results"]["reasons"] == {"kept": 20}
+    assert {"corpus.jsonl", "counts.json", "rejected.jsonl"} <= set(done["outputs"])
+    assert done["outputs"]["corpus.jsonl"]["bytes"] == (directory / "corpus.jsonl").stat().st_size
+    assert done["versions"]["llamafactory"] == "0.9.5" and done["seconds"] > 0
+
+
+def test_explain_says_which_value_changed_from_what_to_what(broken):
+    _, workspace, _, _ = broken
+
+    def words(*overrides, step="filter/strong"):
+        plan = compile_plan(load_recipe(TINY, [*QUICK, *overrides]))
+        return explain(plan, plan["slots"][step], workspace)
+
+    assert words()[0].startswith("fresh: ")
+    assert words("filter.max_tokens=99")[1] == "  max_tokens: 320 -> 99"
+    changed = words("generation.seed=7")
+    assert changed[0].startswith("stale: filter/teacher-")
+    assert changed[1] == "  responses <- generate teacher: seed: 0 -> 7"
+    assert words(step="merge/assistant")[0].startswith("missing: never made")
+    assert words(step="train/student-s/strong")[0].startswith("failed: ")
+
+
+def test_the_plan_command_shows_every_step_with_its_state(broken, capsys):
+    plan, workspace, _, _ = broken
+    assert main(["plan", str(TINY), "--workspace", str(workspace), *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert all(step_id in out for step_id in plan["steps"])
+    assert "failed" in out and "missing" in out and "done" in out
+
+
+def test_a_second_run_in_the_workspace_is_refused_while_one_is_at_work(broken):
+    plan, workspace, _, _ = broken
+    with FileLock(workspace / ".micota" / "run.lock"), pytest.raises(StepLocked, match="another run"):
+        run_plan(plan, workspace, pending_steps(plan, workspace), say=lambda _: None)
+
+
+def test_a_step_that_is_being_worked_on_is_not_started_twice(broken):
+    from micota_lf.steps import execute, step_context, step_record
+
+    plan, workspace, _, _ = broken
+    step_id = plan["slots"]["merge/assistant"]
+    directory = workspace / step_directory(plan["steps"][step_id])
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / ".lock"), pytest.raises(StepLocked, match="is being worked on"):
+        execute("merge", step_context(plan, step_id, workspace), step_record(plan, step_id))
+
+
+def test_more_gpus_than_there_are_is_an_error_before_any_step(tmp_path):
+    plan = compile_plan(load_recipe(TINY, ["hardware.train_gpus=8", "hardware.gpus=4",
+                                           "train.per_device_train_batch_size=2"]))  # fmt: skip
+    with pytest.raises(UserError, match="hardware.gpus: 4, but .* needs 8"):
+        run_plan(plan, tmp_path, pending_steps(plan, tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_target_names_the_nearest_slot(tmp_path):
+    plan = compile_plan(load_recipe(TINY))
+    with pytest.raises(UserError, match="did you mean 'merge/assistant'"):
+        select(plan, ["merge/asistant"])

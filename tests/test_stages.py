@@ -1,0 +1,240 @@
+"""The stages on files: generate and its resume, filter, mix, grade, statistics, BPC arithmetic."""
+
+import json
+import math
+
+import pytest
+
+from micota_lf import StepFailed, UserError
+from micota_lf.backends import Completion, FakeBackend, Request, Sampling, open_backend
+from micota_lf.bpc import bits_per_character
+from micota_lf.cli import main
+from micota_lf.files import read_jsonl, write_jsonl
+from micota_lf.filter import filter_responses
+from micota_lf.generate import generate
+from micota_lf.grade import grade
+from micota_lf.mix import mix_corpora, shares
+from micota_lf.prompts import load_problems
+from micota_lf.stats import average_interval, mean_interval, wilson
+
+
+def fake(output, n=20, **more):
+    return generate("any", "tiny:train", output, Sampling(64), backend="fake", source={"limit": n}, **more)
+
+
+def test_generate_writes_one_row_a_problem_with_its_counts_and_status(tmp_path):
+    summary = fake(tmp_path / "out.jsonl")
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    assert summary["responses"] == len(rows) == 20
+    assert [row["id"] for row in rows] == [p["id"] for p in load_problems("tiny:train", limit=20)]
+    keys = {"id", "prompt", "response", "finish_reason", "prompt_tokens", "response_tokens", "status"}
+    assert all(keys <= set(row) and row["status"] == "ok" for row in rows)
+
+
+def test_a_killed_generation_resumes_by_id_and_drops_a_torn_last_line(tmp_path):
+    out = tmp_path / "out.jsonl"
+    fake(out)
+    whole = out.read_text()
+    lines = whole.splitlines(keepends=True)
+    out.write_text("".join(lines[:7]) + lines[7][:30])
+    fake(out)
+    assert sorted(out.read_text().splitlines()) == sorted(whole.splitlines())
+
+
+def test_failed_rows_stay_visible_and_are_retried(tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+
+    def broken(self, requests):
+        for n, request in enumerate(requests):
+            yield Completion(request.id, error="no memory" if n % 2 else None, finish_reason="stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeBackend, "complete", broken)
+        with pytest.raises(StepFailed, match="10 of 20 responses .* failed"):
+            fake(out)
+    assert sum(row["status"] == "error" for row in read_jsonl(out)) == 10
+    assert fake(out)["responses"] == 20
+    assert len({row["id"] for row in read_jsonl(out)}) == len(read_jsonl(out)) == 20
+
+
+def test_responses_to_another_question_are_not_continued(tmp_path):
+    fake(tmp_path / "out.jsonl")
+    before = (tmp_path / "out.jsonl").read_text()
+    with pytest.raises(UserError, match="template"):
+        fake(tmp_path / "out.jsonl", template="{problem}?")
+    with pytest.raises(UserError, match="prompts"):
+        fake(tmp_path / "out.jsonl", n=21)
+    assert (tmp_path / "out.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no prompts"),
+        ("{\n", "line 1 is not JSON"),
+        ("[1]\n", "line 1 is a list"),
+        ('{"question": "x"}\n', "row 1 has no text in 'problem'"),
+        ('{"id": 1, "problem": "a"}\n{"id": 1, "problem": "b"}\n', "rows 1 and 2 have the same id '1'"),
+        (b'{"problem": "\xff"}\n', "cannot be read as UTF-8"),
+    ],
+)
+def test_a_bad_prompt_file_is_one_line_and_code_2(tmp_path, capsys, text, message):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    out = tmp_path / "out.jsonl"
+    command = ["generate", "--model", "tiny:student-s", "--prompts", str(path), "--backend", "fake"]
+    assert main([*command, "--max-tokens", "8", "-o", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and str(path) in line
+    assert not out.exists()
+
+
+def test_a_missing_model_is_one_line_and_code_2(tmp_path, capsys):
+    command = ["generate", "--model", "./nowhere", "--prompts", "tiny:train", "--max-tokens", "8"]
+    assert main([*command, "-o", str(tmp_path / "o.jsonl")]) == 2
+    assert capsys.readouterr().err == "micota: --model: no such model directory: ./nowhere\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_transformers_backend_is_greedy_and_does_not_depend_on_the_batch():
+    problems = load_problems("tiny:two", limit=6)
+    requests = [Request(p["id"], [{"role": "user", "content": p["problem"]}]) for p in problems]
+    texts = []
+    for batch_size in (1, 6):
+        with open_backend("transformers", "tiny:student-s", Sampling(48), batch_size=batch_size) as backend:
+            texts.append(
+                {c.id: (c.text, c.finish_reason, c.response_tokens) for c in backend.complete(requests)}
+            )
+    assert texts[0] == texts[1]
+    assert all(0 < tokens <= 48 for _, _, tokens in texts[0].values())
+
+
+def test_a_token_limit_beyond_the_models_positions_is_refused_before_any_work(tmp_path):
+    with pytest.raises(UserError, match="exceed the model's"):
+        generate("tiny:student-s", "tiny:two", tmp_path / "o.jsonl", Sampling(10**6), source={"limit": 2})
+
+
+def response(row_id, text, answer="12", reason="stop", tokens=5, status="ok"):
+    return {
+        "id": row_id, "prompt": "p", "response": text, "answer": answer, "finish_reason": reason,
+        "response_tokens": tokens, "status": status,
+    }  # fmt: skip
+
+
+def test_the_filter_keeps_equation_1_and_says_why_it_rejects_the_rest(tmp_path):
+    rows = [
+        response("right", "so \\boxed{12}"),
+        response("wrong", "so \\boxed{13}"),
+        response("cut", "so \\boxed{12", reason="length"),
+        response("right but cut", "so \\boxed{12} and", reason="length"),
+        response("long", "so \\boxed{12}", tokens=99),
+        response("unboxed", "I give up"),
+        response("failed", "", status="error"),
+        response("symbolic", "so \\boxed{12.0}"),
+    ]
+    write_jsonl(tmp_path / "r.jsonl", rows)
+    counts = filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", verdict="symbolic", max_tokens=50)
+    assert [row["id"] for row in read_jsonl(tmp_path / "c.jsonl")] == ["right", "symbolic"]
+    reasons = {row["id"]: row["reason"] for row in read_jsonl(tmp_path / "rejected.jsonl")}
+    assert reasons == {
+        "wrong": "wrong", "cut": "truncated", "right but cut": "truncated", "failed": "generation failed",
+        "long": "longer than max_tokens", "unboxed": "no answer",
+    }  # fmt: skip
+    assert counts["legacy_and_symbolic_differ"] == 1
+    legacy = filter_responses(tmp_path / "r.jsonl", tmp_path / "l.jsonl", verdict="legacy", max_tokens=50)
+    assert legacy["reasons"]["kept"] == 1
+    anyhow = filter_responses(tmp_path / "r.jsonl", tmp_path / "n.jsonl", verdict="none", max_tokens=50)
+    assert anyhow["reasons"]["kept"] == 4
+
+
+def test_a_filter_that_keeps_nothing_is_an_error_that_names_the_reasons(tmp_path):
+    write_jsonl(tmp_path / "r.jsonl", [response("a", "no idea")])
+    with pytest.raises(UserError, match="no response passes the filter: {'no answer': 1}"):
+        filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl")
+    assert not (tmp_path / "c.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "legacy", "symbolic"),
+    [
+        ("\\boxed{1} no, \\boxed{2}", "2", True, True),
+        ("\\boxed{0.25}", "\\frac14", False, True),
+        ("\\boxed{\\fbox{3}}", "3", False, True),
+        ("\\boxed{7", "7", False, False),
+        ("the answer is 3", "3", False, True),
+        ("", "3", False, False),
+        (None, "3", False, False),
+    ],
+)
+def test_both_verdicts_are_given_side_by_side(text, gold, legacy, symbolic):
+    result = grade(text, gold)
+    assert (result.legacy, result.symbolic) == (legacy, symbolic)
+
+
+def corpus(path, name, n):
+    write_jsonl(
+        path, [{"id": f"{name}{i}", "prompt": "p", "response": "r", "response_tokens": 4} for i in range(n)]
+    )
+
+
+def test_a_mix_keeps_its_ratios_and_is_the_same_for_a_seed(tmp_path):
+    corpus(tmp_path / "long.jsonl", "l", 30)
+    corpus(tmp_path / "short.jsonl", "s", 100)
+    parts = {str(tmp_path / "long.jsonl"): 0.2, str(tmp_path / "short.jsonl"): 0.8}
+    texts = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        counts = mix_corpora(parts, tmp_path / name / "corpus.jsonl", seed=seed)
+        texts.append((tmp_path / name / "corpus.jsonl").read_text())
+        assert counts["rows_by_part"] == [25, 100]
+    assert texts[0] == texts[1] != texts[2]
+    ids = [row["id"] for row in read_jsonl(tmp_path / "a" / "corpus.jsonl")]
+    assert len(set(ids)) == 125
+    with pytest.raises(UserError, match="needs? 40 of|need 40 of"):
+        mix_corpora(parts, tmp_path / "d.jsonl", size=200)
+    with pytest.raises(UserError, match="add up to 1"):
+        mix_corpora(dict.fromkeys(parts, 0.4), tmp_path / "d.jsonl")
+
+
+def test_shares_add_up_to_the_total():
+    assert shares([0.2, 0.8], 7) == [1, 6]
+    assert shares([1 / 3, 1 / 3, 1 / 3], 100) == [34, 33, 33]
+
+
+def test_bpc_of_a_hand_computed_text():
+    """Three tokens at probability 1/2 each over `añb`: 3 ln 2 nats, 3 characters, 4 bytes."""
+    nll = 3 * math.log(2)
+    assert bits_per_character(nll, "añb") == pytest.approx(math.log(2))
+    assert bits_per_character(nll, "añb", log_base="2") == pytest.approx(1.0)
+    assert bits_per_character(nll, "añb", log_base="2", unit="bytes") == pytest.approx(0.75)
+
+
+def test_intervals_match_known_values():
+    low, high = wilson(130, 200)
+    assert (round(low, 4), round(high, 4)) == (0.5816, 0.7127)
+    assert wilson(0, 30)[0] == 0 and wilson(30, 30)[1] == 1
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841377, 2 + 2.4841377))
+    low, high = average_interval([(130, 200), (50, 200)])
+    standard_error = math.sqrt(0.65 * 0.35 / 200 + 0.25 * 0.75 / 200) / 2
+    assert low < 0.45 < high and high - low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["plan", "run", "explain", "report", "generate", "filter", "mix", "train", "merge", "evaluate", "bpc"],
+)
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"example:\n  micota {command}" in capsys.readouterr().out
+
+
+def test_a_step_directory_of_other_settings_is_not_reused(tmp_path, capsys):
+    corpus(tmp_path / "c.jsonl", "c", 3)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "step.json").write_text(json.dumps({"id": "other"}))
+    words = ["--model", "tiny:student-s", "--corpus", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]
+    assert main(["train", *words, "use_cpu=true", "bf16=false"]) == 2
+    assert "holds the outputs of other settings" in capsys.readouterr().err
+    assert main(["train", *words, "use_cpus=true"]) == 2
+    assert "did you mean 'use_cpu'?" in capsys.readouterr().err
