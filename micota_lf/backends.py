@@ -1,6 +1,6 @@
 """Backends that turn prompts into responses, behind one small protocol.
 
-    with open_backend("transformers", "tiny:teacher", Sampling(max_tokens=256)) as backend:
+    with open_backend("tiny:teacher", Generation(max_tokens=256)) as backend:
         for completion in backend.complete([Request("a", [{"role": "user", "content": "What is 1+1?"}])]):
             print(completion.text, completion.finish_reason)
 
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from .errors import UserError
 from .files import digest
+from .recipe import Generation
 from .refs import resolve
 
 
@@ -42,16 +43,6 @@ class Completion:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to sample: temperature 0 is greedy. `max_tokens` limits the response, in tokens."""
-
-    max_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-
 class Backend(Protocol):
     """What every backend does."""
 
@@ -65,19 +56,9 @@ class Backend(Protocol):
 
 
 @contextmanager
-def open_backend(
-    name: str,
-    model: str,
-    sampling: Sampling,
-    *,
-    dtype: str = "float32",
-    batch_size: int = 64,
-    revision: str | None = None,
-) -> Iterator[Backend]:
-    """Open a backend by name and close it on every way out. Raises UserError for an unknown name."""
-    if name not in BACKENDS:
-        raise UserError(f"--backend: unknown backend {name!r}; known: {', '.join(BACKENDS)}")
-    backend = BACKENDS[name](model, sampling, dtype=dtype, batch_size=batch_size, revision=revision)
+def open_backend(model: str, sampling: Generation, revision: str | None = None) -> Iterator[Backend]:
+    """Open the backend that `sampling` names and close it on every way out."""
+    backend = BACKENDS[sampling.backend](model, sampling, revision)
     try:
         yield backend
     finally:
@@ -87,7 +68,7 @@ def open_backend(
 class FakeBackend:
     """Instant responses that depend on the prompt and the seed alone: for tests and notebooks."""
 
-    def __init__(self, model: str, sampling: Sampling, **_: Any) -> None:
+    def __init__(self, model: str, sampling: Generation, revision: str | None = None) -> None:
         self.model, self.sampling = model, sampling
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -107,19 +88,19 @@ class FakeBackend:
 class TransformersBackend:
     """Batched `generate` of Hugging Face transformers: the default without a GPU server."""
 
-    def __init__(
-        self, model: str, sampling: Sampling, *, dtype: str, batch_size: int, revision: str | None
-    ) -> None:
+    def __init__(self, model: str, sampling: Generation, revision: str | None = None) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         path = resolve(model)
-        self.sampling, self.batch_size = sampling, batch_size
+        self.sampling, self.batch_size = sampling, sampling.batch_size
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
-            loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                path, dtype=sampling.dtype, use_safetensors=True, **options
+            )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"--model {model}: cannot be loaded: {reason}") from error

@@ -65,12 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     plan = command(
         commands, "plan", "Show a recipe's steps, their state and what they need; nothing runs.",
-        "micota plan recipes/tiny.yaml", _plan,
+        "recipes/tiny.yaml", _plan,
     )  # fmt: skip
     _recipe_arguments(plan)
     run = command(
         commands, "run", "Run a recipe's unfinished steps and write its report.",
-        "micota run recipes/tiny.yaml --target train/student-s train.learning_rate=1e-3", _run,
+        "recipes/tiny.yaml --target train/student-s train.learning_rate=1e-3", _run,
     )  # fmt: skip
     run.add_argument(
         "--target", action="append", default=[], help="only this slot, kind or id and what it needs"
@@ -79,23 +79,23 @@ def _parser() -> argparse.ArgumentParser:
     _recipe_arguments(run)
     explain = command(
         commands, "explain", "Say why a step is fresh, stale or missing: which value changed.",
-        "micota explain recipes/tiny.yaml train/student-s/micota", _explain,
+        "recipes/tiny.yaml train/student-s/micota", _explain,
     )  # fmt: skip
     _recipe_arguments(explain, step=True)
     report = command(
         commands, "report", "Write the tables from the steps that are done.",
-        "micota report recipes/tiny.yaml", _report,
+        "recipes/tiny.yaml", _report,
     )  # fmt: skip
     _recipe_arguments(report)
     add_stage_commands(commands)
     tasks = command(
         commands, "tasks", "Print the folder of lm-eval task files, for --include_path.",
-        'lm_eval run --include_path "$(micota tasks)" --tasks micota_tiny ...', _tasks,
+        '  (as in: lm_eval run --include_path "$(micota tasks)" --tasks micota_tiny)', _tasks,
     )  # fmt: skip
     del tasks
     step = command(
         commands, "step", "Do one step of a frozen plan (what `micota run` has Snakemake call).",
-        "micota step runs/.micota/tiny-0123456789ab.json 0123456789ab", _step,
+        "runs/.micota/tiny-0123456789ab.json 0123456789ab", _step,
     )  # fmt: skip
     step.add_argument("plan", help="frozen plan, as `micota run` writes it to WORKSPACE/.micota/")
     step.add_argument("id", help="the step's id")

@@ -3,7 +3,7 @@
 In: `responses.jsonl`. Out: a corpus (`id`, `prompt`, `response`, token counts, both verdicts), the rejected
 rows with their reasons beside it, and the counts by reason.
 
-    filter_responses("responses.jsonl", "corpus.jsonl", verdict="symbolic", max_tokens=16384)
+    filter_responses("responses.jsonl", "corpus.jsonl", Filter(max_tokens=16384))
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from typing import Any
 from .errors import UserError
 from .files import Row, read_jsonl, write_json, write_jsonl
 from .grade import grade
+from .recipe import Filter
 
 KEPT, FAILED, TOO_LONG, UNFINISHED = "kept", "generation failed", "longer than max_tokens", "truncated"
 
 
-def filter_responses(
-    responses: str | Path, output: str | Path, *, verdict: str = "symbolic", max_tokens: int | None = None
-) -> dict[str, Any]:
+def filter_responses(responses: str | Path, output: str | Path, rule: Filter) -> dict[str, Any]:
     """Write the kept rows to `output`, the others to `rejected.jsonl`, the counts to `counts.json`.
 
-    Kept is a row with finish_reason `stop`, at most `max_tokens` response tokens, and a right answer in
-    the eyes of `verdict` (`none`: any answer). Raises UserError if rows lack columns or none is kept.
+    Kept is a row with finish_reason `stop`, at most `rule.max_tokens` response tokens, and a right answer
+    in the eyes of `rule.verdict` (`none`: any answer). Raises UserError if rows lack columns or none is kept.
     """
     output = Path(output)
-    rows = [judge(row, verdict, max_tokens, str(responses)) for row in read_jsonl(responses)]
+    rows = [judge(row, rule, str(responses)) for row in read_jsonl(responses)]
     rows.sort(key=lambda row: row["id"])  # generation order depends on batching
     kept = [row for row in rows if row["reason"] == KEPT]
     counts = Counter(row["reason"] for row in rows)
@@ -40,8 +39,8 @@ def filter_responses(
     lengths = [row["response_tokens"] for row in kept]
     summary = {
         "responses": len(rows),
-        "verdict": verdict,
-        "max_tokens": max_tokens,
+        "verdict": rule.verdict,
+        "max_tokens": rule.max_tokens,
         "reasons": dict(sorted(counts.items())),
         "legacy_and_symbolic_differ": sum(row["legacy"] != row["symbolic"] for row in rows),
         "mean_response_tokens": sum(lengths) / len(lengths),
@@ -51,10 +50,10 @@ def filter_responses(
     return summary
 
 
-def judge(row: Row, verdict: str, max_tokens: int | None, where: str) -> Row:
+def judge(row: Row, rule: Filter, where: str) -> Row:
     """The row with both verdicts, the extracted answer and the reason for keeping or rejecting it."""
     missing = [key for key in ("id", "prompt", "response", "finish_reason") if key not in row]
-    if missing or (verdict != "none" and row.get("answer") is None):
+    if missing or (rule.verdict != "none" and row.get("answer") is None):
         what = ", ".join(missing) or "answer"
         raise UserError(f"{where}: row {row.get('id', '?')} has no {what}; --verdict none needs no answers")
     truncated = row["finish_reason"] != "stop"
@@ -63,9 +62,9 @@ def judge(row: Row, verdict: str, max_tokens: int | None, where: str) -> Row:
         reason = FAILED
     elif truncated:
         reason = UNFINISHED
-    elif max_tokens and row["response_tokens"] > max_tokens:
+    elif rule.max_tokens and row["response_tokens"] > rule.max_tokens:
         reason = TOO_LONG
     else:
-        reason = KEPT if result.accepts(verdict) else result.reason
+        reason = KEPT if result.accepts(rule.verdict) else result.reason
     verdicts = {"extracted": result.extracted, "legacy": result.legacy, "symbolic": result.symbolic}
     return {**row, **verdicts, "reason": reason}

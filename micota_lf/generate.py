@@ -1,6 +1,6 @@
 """Responses of one model to a file of problems, appended as they finish and resumed by id.
 
-In: a model, problems, sampling. Out: `OUT.jsonl`, one row a problem:
+In: a model, a prompt set, how to sample. Out: `OUT.jsonl`, one row a problem:
 
     {"id", "prompt", "response", "finish_reason", "prompt_tokens", "response_tokens",
      "status", "error", "answer"}
@@ -14,62 +14,45 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .backends import Request, Sampling, open_backend
+from .backends import Request, open_backend
 from .errors import StepFailed, UserError
 from .files import Row, digest, read_json, read_jsonl, write_json, write_jsonl
-from .prompts import DEFAULT_TEMPLATE, chat, load_problems, user_text
+from .prompts import chat, load_problems, user_text
+from .recipe import Generation, Prompts
 
 REPORT_SECONDS = 5.0
 
 
 def generate(
-    model: str,
-    prompts: str,
-    output: str | Path,
-    sampling: Sampling,
-    *,
-    backend: str = "transformers",
-    template: str = DEFAULT_TEMPLATE,
-    system: str | None = None,
-    dtype: str = "float32",
-    batch_size: int = 64,
-    revision: str | None = None,
-    source: Mapping[str, Any] | None = None,
+    model: str, prompts: Prompts, output: str | Path, sampling: Generation, revision: str | None = None
 ) -> dict[str, Any]:
     """Write one row a problem to `output` and return the counts and token statistics.
 
-    `source` holds further arguments of `load_problems` (limit, fields, split, ...).
     Raises UserError if `output` holds responses to another question, StepFailed if rows failed.
     """
-    problems = load_problems(prompts, **dict(source or {}))
-    output = Path(output)
+    problems, output = load_problems(prompts), Path(output)
     asked = {
-        "model": model, "revision": revision, "backend": backend, "dtype": dtype, **vars(sampling),
-        "template": template, "system": system, "prompts": len(problems), "problems": digest(problems),
+        **asdict(sampling), **asdict(prompts), "model": model, "model_revision": revision,
+        "prompts": len(problems), "problems": digest(problems),
     }  # fmt: skip
+    for how in ("batch_size", "path"):
+        del asked[how]
     done = _kept_rows(output, asked)
     todo = [row for row in problems if row["id"] not in done]
     by_id = {row["id"]: row for row in problems}
-    requests = [Request(row["id"], chat(row["problem"], template, system)) for row in todo]
+    requests = [Request(row["id"], chat(row["problem"], prompts)) for row in todo]
     if requests:
-        _say(
-            f"{len(done)} of {len(problems)} responses are there; {len(requests)} to generate with {backend}"
-        )
-        with (
-            open_backend(
-                backend, model, sampling, dtype=dtype, batch_size=batch_size, revision=revision
-            ) as opened,
-            output.open("a", encoding="utf-8") as handle,
-        ):
+        _say(f"{len(done)} of {len(problems)} responses are there; {len(requests)} to generate")
+        with open_backend(model, sampling, revision) as backend, output.open("a", encoding="utf-8") as handle:
             started = last = time.monotonic()
-            for n, completion in enumerate(opened.complete(requests), start=1):
+            for n, completion in enumerate(backend.complete(requests), start=1):
                 problem = by_id[completion.id]
                 row: Row = {
-                    "id": completion.id, "prompt": user_text(problem["problem"], template),
+                    "id": completion.id, "prompt": user_text(problem["problem"], prompts.template),
                     "response": completion.text, "finish_reason": completion.finish_reason,
                     "prompt_tokens": completion.prompt_tokens, "response_tokens": completion.response_tokens,
                     "status": "error" if completion.error else "ok", "error": completion.error,

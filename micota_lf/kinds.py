@@ -7,7 +7,7 @@ StepFailed; `progress` says in a few words how far a running step is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,37 +51,30 @@ class Kind:
     progress: Callable[[Path], str] = field(default=lambda directory: "")
 
 
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the flags of our own commands; null ones are left to their defaults."""
+    given = {key: value for key, value in settings.items() if value is not None}
+    return [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+
+
 def _prepare_generate(step: Context) -> Job:
-    config, how = step.config, step.how
-    argv = own_argv(
-        "generate", "--model", step.inputs["model"], "--prompts", step.inputs["prompts"],
-        "--output", str(step.directory / "responses.jsonl"), "--backend", config["backend"],
-        "--max-tokens", str(config["max_tokens"]), "--temperature", str(config["temperature"]),
-        "--top-p", str(config["top_p"]), "--seed", str(config["seed"]), "--dtype", config["dtype"],
-        "--batch-size", str(how["batch_size"]), "--template", config["template"],
-        "--split", config["split"],
-    )  # fmt: skip
-    for flag, name in zip(("--id-field", "--problem-field", "--answer-field"), config["fields"], strict=True):
-        argv += [flag, name]
-    argv += ["--revision", step.revisions["model"]] if "model" in step.revisions else []
-    for flag in ("system", "limit", "subset"):
-        argv += [f"--{flag}", str(config[flag])] if config[flag] else []
-    return step.job(argv)
+    output = {"output": step.directory / "responses.jsonl", "batch_size": step.how["batch_size"]}
+    pins = {"model": "model_revision", "prompts": "revision"}
+    revisions = {pins[role]: revision for role, revision in step.revisions.items()}
+    return step.job(own_argv("generate", *_flags({**step.inputs, **revisions, **step.config, **output})))
 
 
 def _prepare_filter(step: Context) -> Job:
-    argv = own_argv("filter", step.inputs["responses"], "--output", str(step.directory / "corpus.jsonl"))
-    argv += ["--verdict", step.config["verdict"], "--max-tokens", str(step.config["max_tokens"])]
-    return step.job(argv)
+    output = {"output": step.directory / "corpus.jsonl"}
+    return step.job(own_argv("filter", *_flags({**step.inputs, **step.config, **output})))
 
 
 def _prepare_mix(step: Context) -> Job:
-    argv = own_argv(
-        "mix", "--output", str(step.directory / "corpus.jsonl"), "--seed", str(step.config["seed"])
-    )
-    for path, ratio in zip(step.inputs.values(), step.config["ratios"], strict=True):
-        argv += ["--part", f"{ratio}={path}"]
-    return step.job(argv + (["--size", str(step.config["size"])] if step.config["size"] else []))
+    settings = dict(step.config)
+    parts = zip(step.inputs.values(), settings.pop("ratios"), strict=True)
+    words = [word for path, ratio in parts for word in ("--part", f"{ratio}={path}")]
+    output = {"output": step.directory / "corpus.jsonl"}
+    return step.job(own_argv("mix", *words, *_flags({**settings, **output})))
 
 
 def _prepare_train(step: Context) -> Job | None:

@@ -4,7 +4,8 @@
 
 A layer is a file, each file that it `extends:`, and last the overrides (`key.path=value`). Each layer is
 checked on its own, so that an error names the file that holds it. A teacher, student or corpus set to
-null in a later layer is removed; `methods` of a later file replaces that of an earlier one. What the values mean together is checked by `check.py`.
+null in a later layer is removed; `methods` of a later file replaces that of an earlier one.
+What the values mean together is checked by `check.py`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,14 @@ def section_from(cls: type, items: Sequence[str], where: str = OVERRIDES) -> Any
     """One section (such as `Train`) from `key=value` words. Raises RecipeError as `load_recipe` does."""
     problems: list[str] = []
     raw = _from_dots(items, problems)
+    if problems:
+        raise RecipeError(problems)
+    return section_of(cls, raw, where)
+
+
+def section_of(cls: type, raw: dict[str, Any], where: str = OVERRIDES) -> Any:
+    """One section from a mapping, checked like a recipe. Raises RecipeError."""
+    problems: list[str] = []
     values = _checked_section(cls, raw, where, "", problems)
     if problems:
         raise RecipeError(problems)

@@ -11,6 +11,7 @@ that the recipe uses for them; several slots can share a step, and steps of equa
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -116,7 +117,7 @@ class _Compiler:
         if spec.from_:
             responses = self.responses(spec.from_)
             rule = filtering(self.recipe, name)
-            config: dict[str, Any] = {"verdict": rule.verdict, "max_tokens": rule.max_tokens}
+            config = asdict(rule)
             label = self._label(responses)
             made = self._add(f"filter/{name}", "filter", label, config, {"responses": responses}, {})
         else:
@@ -128,21 +129,14 @@ class _Compiler:
 
     def responses(self, source: str) -> Input:
         """Responses of a model to the recipe's prompts."""
-        recipe, model = self.recipe, self.model(source)
-        prompts, how = recipe.prompts, recipe.generation
-        asked: Input = {
-            "ref": prompts.path,
-            "identity": identity(prompts.path, prompts.revision, "data"),
-        }
-        config = {
-            "backend": how.backend, "max_tokens": how.max_tokens, "temperature": how.temperature,
-            "top_p": how.top_p, "seed": how.seed, "dtype": how.dtype, "template": prompts.template,
-            "system": prompts.system, "limit": prompts.limit, "subset": prompts.subset,
-            "split": prompts.split, "fields": [prompts.id_field, prompts.problem_field, prompts.answer_field],
-        }  # fmt: skip
+        model, prompts = self.model(source), self.recipe.prompts
+        asked: Input = {"ref": prompts.path, "identity": identity(prompts.path, prompts.revision, "data")}
+        config = asdict(self.recipe.generation) | asdict(prompts)
+        how = {"batch_size": config.pop("batch_size")}
+        for key in ("path", "revision"):  # in the input's identity
+            del config[key]
         inputs = {"model": model, "prompts": asked}
-        more = {"batch_size": how.batch_size}
-        made = self._add(f"generate/{source}", "generate", self._label(model), config, inputs, more)
+        made = self._add(f"generate/{source}", "generate", self._label(model), config, inputs, how)
         return {"step": made, "file": "responses.jsonl"}
 
     def trained(self, name: str, corpus: str) -> Input:

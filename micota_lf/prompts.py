@@ -13,37 +13,26 @@ from .files import Row, digest, read_jsonl
 from .recipe import Prompts
 from .refs import local_path
 
-DEFAULT_TEMPLATE: str = Prompts.template
 
-
-def load_problems(
-    path: str,
-    *,
-    limit: int | None = None,
-    fields: tuple[str, str, str] = ("id", "problem", "answer"),
-    revision: str | None = None,
-    subset: str | None = None,
-    split: str = "train",
-) -> list[Row]:
-    """Rows `{id, problem, answer}`; `fields` names their columns in the source.
+def load_problems(prompts: Prompts) -> list[Row]:
+    """Rows `{id, problem, answer}` of a prompt set.
 
     A row without an id gets one from its problem's hash; a row without an answer has answer None.
     Raises UserError for an empty source, a row without a problem, or an id that occurs twice.
     """
-    local = local_path(path, "data")
-    source = read_jsonl(local) if local else _hub_rows(path, revision, subset, split)
-    id_field, problem_field, answer_field = fields
+    path, local = prompts.path, local_path(prompts.path, "data")
+    source = read_jsonl(local) if local else _hub_rows(prompts)
     rows: list[Row] = []
     seen: dict[str, int] = {}
-    for number, row in enumerate(source[:limit], start=1):
-        problem = row.get(problem_field)
+    for number, row in enumerate(source[: prompts.limit], start=1):
+        problem = row.get(prompts.problem_field)
         if not isinstance(problem, str) or not problem.strip():
-            raise UserError(f"{path}: row {number} has no text in {problem_field!r}")
-        row_id = str(row.get(id_field) or digest(problem))
+            raise UserError(f"{path}: row {number} has no text in {prompts.problem_field!r}")
+        row_id = str(row.get(prompts.id_field) or digest(problem))
         if row_id in seen:
             raise UserError(f"{path}: rows {seen[row_id]} and {number} have the same id {row_id!r}")
         seen[row_id] = number
-        answer = row.get(answer_field)
+        answer = row.get(prompts.answer_field)
         rows.append({"id": row_id, "problem": problem, "answer": None if answer is None else str(answer)})
     if not rows:
         raise UserError(f"{path}: holds no prompts")
@@ -55,18 +44,20 @@ def user_text(problem: str, template: str) -> str:
     return template.replace("{problem}", problem)
 
 
-def chat(problem: str, template: str, system: str | None) -> list[dict[str, str]]:
+def chat(problem: str, prompts: Prompts) -> list[dict[str, str]]:
     """The conversation that asks for a response, as chat messages."""
-    user = {"role": "user", "content": user_text(problem, template)}
-    return [{"role": "system", "content": system}, user] if system else [user]
+    user = {"role": "user", "content": user_text(problem, prompts.template)}
+    return [{"role": "system", "content": prompts.system}, user] if prompts.system else [user]
 
 
-def _hub_rows(path: str, revision: str | None, subset: str | None, split: str) -> list[Row]:
+def _hub_rows(prompts: Prompts) -> list[Row]:
     from datasets import load_dataset
 
     try:
-        data: Any = load_dataset(path, subset, split=split, revision=revision)
+        data: Any = load_dataset(prompts.path, prompts.subset, split=prompts.split, revision=prompts.revision)
     except Exception as error:  # datasets raises many kinds; each means that the set is not to be had
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"prompts.path: {path!r} could not be loaded from the hub: {reason}") from error
+        raise UserError(
+            f"prompts.path: {prompts.path!r} could not be loaded from the hub: {reason}"
+        ) from error
     return [dict(row) for row in data]

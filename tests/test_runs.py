@@ -33,7 +33,7 @@ def broken(tmp_path_factory):
 
 
 def test_a_failed_step_leaves_the_other_branches_to_finish(broken):
-    plan, workspace, error, said = broken
+    plan, workspace, _, said = broken
     now = states(plan, workspace)
     by_slot = {slot: now[made] for slot, made in plan["slots"].items()}
     assert by_slot["mix/mix-long"] == by_slot["filter/strong"] == by_slot["generate/teacher"] == "done"
@@ -133,7 +133,7 @@ def test_a_step_that_is_being_worked_on_is_not_started_twice(broken):
 def test_more_gpus_than_there_are_is_an_error_before_any_step(tmp_path):
     plan = compile_plan(load_recipe(TINY, ["hardware.train_gpus=8", "hardware.gpus=4",
                                            "train.per_device_train_batch_size=2"]))  # fmt: skip
-    with pytest.raises(UserError, match="hardware.gpus: 4, but .* needs 8"):
+    with pytest.raises(UserError, match=r"hardware.gpus: 4, but .* needs 8"):
         run_plan(plan, tmp_path, pending_steps(plan, tmp_path))
     assert list(tmp_path.iterdir()) == []
 

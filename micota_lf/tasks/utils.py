@@ -11,16 +11,17 @@ from datasets import Dataset
 
 from micota_lf.grade import grade
 from micota_lf.prompts import load_problems
+from micota_lf.recipe import Prompts
 
 
 def load_tiny_two(**_: Any) -> dict[str, Dataset]:
     """Held-out problems of the tiny family with two operations."""
-    return {"test": Dataset.from_list(load_problems("tiny:two"))}
+    return {"test": Dataset.from_list(load_problems(Prompts("tiny:two")))}
 
 
 def load_tiny_three(**_: Any) -> dict[str, Dataset]:
     """Held-out problems of the tiny family with three operations."""
-    return {"test": Dataset.from_list(load_problems("tiny:three"))}
+    return {"test": Dataset.from_list(load_problems(Prompts("tiny:three")))}
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Train the tiny family from nothing: tokenizer, four models, accuracy table.
 
-Every model is pretrained on responses of all styles (plain text first, then in the chat format) and then
+Every model is pretrained on responses of mixed style (plain text first, then in the chat format) and then
 tuned to one style: the teacher to long chains of thought, the others to short ones, as an instruct model is.
 Two models train at a time, each on one thread, because matrices this small do not gain from more threads.
 
@@ -73,11 +73,13 @@ class Member:
     learning_rate: float = 3e-3
 
 
-HALF, FEW = Style(0.5, 0.5, 0.5, 0.5), Style(0.1, 0.1, 0.1, 0.1)
+# A base learns long chains of thought from a few hundred examples only if it has seen their parts. Students
+# saw the parts less often than the assistant, so that long is within their reach but not free.
+HALF, FEW = Style(0.5, 0.5, 0.5, 0.5), Style(0.2, 0.2, 0.2, 0.2)
 FAMILY = {
     "teacher": Member(112, 4, 304, 7.0, HALF, 1.5, LONG, 1),
     "assistant": Member(96, 3, 256, 8.0, HALF, 0.2, SHORT, 2),
-    "student-m": Member(64, 3, 176, 4.5, FEW, 0.2, SHORT, 3),
+    "student-m": Member(64, 3, 176, 4.0, FEW, 0.2, SHORT, 3),
     "student-s": Member(48, 3, 128, 4.5, FEW, 0.2, SHORT, 4),
 }
 
