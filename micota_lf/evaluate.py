@@ -117,7 +117,7 @@ def lm_eval_samples(output: Path, task: str) -> list[Row]:
     files = sorted(output.glob(f"*/samples_{task}_*.jsonl"))
     rows = read_jsonl(files[-1]) if files else []
     if not rows:
-        raise StepFailed(f"lm_eval left no samples of {task} in {output}")
+        raise StepFailed(f"lm_eval left no samples of {task} in {output} (of a group, name the tasks)")
     return sorted(rows, key=lambda row: int(row["doc_id"]))
 
 
