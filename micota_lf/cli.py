@@ -22,12 +22,14 @@ from pathlib import Path
 from . import __version__
 from .commands import add_stage_commands, command
 from .errors import MicotaError, StepFailed, UserError
-from .files import read_json
+from .files import read_json, write_json
 from .load import load_recipe
 from .plan import Plan, compile_plan, step_directory
 from .recipe import Recipe
 from .runs import pending_steps, run_plan, select
 from .steps import DONE, execute, states, step_context, step_record
+
+LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,18 +83,20 @@ def _parser() -> argparse.ArgumentParser:
         commands, "explain", "Say why a step is fresh, stale or missing: which value changed.",
         "recipes/tiny.yaml train/student-s/micota", _explain,
     )  # fmt: skip
-    _recipe_arguments(explain, step=True)
+    explain.add_argument(
+        "step", metavar="[RECIPE] STEP", help="a slot, label or id; without RECIPE, of the one that ran last"
+    )
+    _common_arguments(explain)
     report = command(
         commands, "report", "Write the tables from the steps that are done.",
         "recipes/tiny.yaml", _report,
     )  # fmt: skip
     _recipe_arguments(report)
     add_stage_commands(commands)
-    tasks = command(
+    command(
         commands, "tasks", "Print the folder of lm-eval task files, for --include_path.",
         '  (as in: lm_eval run --include_path "$(micota tasks)" --tasks micota_tiny)', _tasks,
     )  # fmt: skip
-    del tasks
     step = command(
         commands, "step", "Do one step of a frozen plan (what `micota run` has Snakemake call).",
         "runs/.micota/tiny-0123456789ab.json 0123456789ab", _step,
@@ -102,12 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _recipe_arguments(parser: argparse.ArgumentParser, step: bool = False) -> None:
+def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="recipe YAML")
-    if step:
-        parser.add_argument(
-            "step", metavar="STEP", help="a slot as `micota plan` shows it, a label, or an id"
-        )
+    _common_arguments(parser)
+
+
+def _common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workspace", default="runs", help="where steps and reports live (default: runs)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values laid over the recipe's")
 
@@ -153,6 +157,8 @@ def _run(args: argparse.Namespace) -> None:
         print(f"{recipe.name}: {what} done already, nothing to do; report: {path}")
         return
     print(f"{recipe.name}: {len(pending)} of {len(plan['steps'])} steps to do in {workspace}", flush=True)
+    last = {"recipe": str(Path(args.recipe).absolute()), "overrides": args.overrides}
+    write_json(workspace / LAST_RUN, last)
     try:
         run_plan(plan, workspace, pending, jobs=args.jobs, say=_say)
     finally:
@@ -164,6 +170,12 @@ def _run(args: argparse.Namespace) -> None:
 def _explain(args: argparse.Namespace) -> None:
     from .explain import explain
 
+    if args.step.endswith((".yaml", ".yml")):
+        args.recipe = args.step
+        args.step = args.overrides.pop(0) if args.overrides else ""
+    else:
+        last = read_json(Path(args.workspace) / LAST_RUN)
+        args.recipe, args.overrides = last["recipe"], [*last["overrides"], *args.overrides]
     _, plan, workspace = _load(args)
     for step_id in select(plan, [args.step]):
         step = plan["steps"][step_id]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from . import bpc, evaluate, merge, train
-from .errors import UserError
+from .errors import StepFailed, UserError
 from .files import digest, read_json, read_jsonl
 from .filter import filter_responses
 from .generate import generate
@@ -35,7 +35,7 @@ from .recipe import (
     Train,
 )  # fmt: skip
 from .refs import identity, model_problem, resolve
-from .steps import execute
+from .steps import execute, failure_report
 
 Run = Callable[[argparse.Namespace], None]
 OUT_FILE, OUT_DIR = "OUT.jsonl", "DIR"
@@ -249,4 +249,7 @@ def _execute(
     elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"-o: {directory} exists and is not an empty directory")
     record = {"id": step_id, "kind": kind, "label": directory.name, "config": config, "inputs": resolved}
-    return execute(kind, Context(directory, config, resolved, {"threads": 1, **how}), record)
+    try:
+        return execute(kind, Context(directory, config, resolved, {"threads": 1, **how}), record)
+    except StepFailed as error:
+        raise StepFailed(failure_report(directory)) from error

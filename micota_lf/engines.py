@@ -85,7 +85,7 @@ def run_logged(job: Job, cwd: Path, log: Path, on_tick: Callable[[], None] | Non
     with log.open("ab") as handle:
         child = subprocess.Popen(
             job.argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle,
-            preexec_fn=_die_with_parent, start_new_session=True,
+            preexec_fn=die_with_parent, start_new_session=True,
         )  # fmt: skip
         try:
             while child.poll() is None:
@@ -115,6 +115,7 @@ def log_tail(log: Path, lines: int = 15) -> str:
     return "\n".join(line.split("\r")[-1].rstrip() for line in text.rstrip().split("\n")[-lines:])
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

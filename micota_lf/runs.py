@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .check import nearest
+from .engines import die_with_parent
 from .errors import StepFailed, StepLocked, UserError
 from .files import digest, write_json
 from .kinds import KINDS
@@ -92,6 +93,7 @@ def run_plan(
             child = subprocess.Popen(
                 _snakemake(frozen, workspace, jobs or plan["cores"], plan["gpus"]),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=workspace, start_new_session=True,
+                preexec_fn=die_with_parent,
             )  # fmt: skip
             try:
                 _watch(plan, workspace, pending, child, say)

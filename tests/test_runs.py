@@ -2,7 +2,11 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 from conftest import TINY
 from filelock import FileLock
@@ -13,7 +17,7 @@ from micota_lf.errors import StepLocked
 from micota_lf.explain import explain
 from micota_lf.plan import step_directory
 from micota_lf.runs import pending_steps, run_plan, select
-from micota_lf.steps import states
+from micota_lf.steps import state, states
 
 QUICK = [
     "generation.backend=fake", "filter.verdict=none", "prompts.limit=20",
@@ -103,6 +107,45 @@ def test_explain_says_which_value_changed_from_what_to_what(broken):
     assert changed[1] == "  responses <- generate teacher: seed: 0 -> 7"
     assert words(step="merge/assistant")[0].startswith("missing: never made")
     assert words(step="train/student-s/strong")[0].startswith("failed: ")
+
+
+def test_explain_takes_a_recipe_or_the_one_that_ran_last(broken, capsys, tmp_path):
+    _, workspace, _, _ = broken
+    place = ["--workspace", str(workspace)]
+    assert main(["explain", str(TINY), "filter/strong", *place, *QUICK, "generation.seed=7"]) == 0
+    assert "responses <- generate teacher: seed: 0 -> 7" in capsys.readouterr().out
+    assert main(["run", str(TINY), *place, *QUICK, "--target", "merge/assistant"]) == 1
+    capsys.readouterr()
+    assert main(["explain", "filter/strong", *place]) == 0
+    assert "fresh: " in capsys.readouterr().out
+    assert main(["explain", "filter/strong", "--workspace", str(tmp_path)]) == 2
+
+
+def test_a_killed_run_leaves_no_process_and_no_lock(tmp_path):
+    """SIGKILL of the runner: Snakemake, the step and its engine end, and the step can be run again."""
+    tools = ["engines.llamafactory=/bin/sh -c 'exec sleep 601'", "engines.lm_eval=/bin/false"]
+    words = [*QUICK[:3], *tools, "--workspace", str(tmp_path), "--target", "train/student-s/strong"]
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "micota_lf", "run", str(TINY), *words], stdout=subprocess.DEVNULL
+    )
+
+    def engines():
+        return [p for p in psutil.process_iter(["cmdline"]) if "601" in (p.info["cmdline"] or [])]
+
+    def wait_for(condition):
+        deadline = time.monotonic() + 60
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return condition()
+
+    assert wait_for(engines)
+    plan = compile_plan(load_recipe(TINY, [*QUICK[:3], *tools]))
+    directory = tmp_path / step_directory(plan["steps"][plan["slots"]["train/student-s/strong"]])
+    assert state(directory) == "running"
+    runner.kill()
+    runner.wait()
+    assert wait_for(lambda: not engines())
+    assert wait_for(lambda: state(directory) == "missing")
 
 
 def test_the_plan_command_shows_every_step_with_its_state(broken, capsys):

@@ -79,7 +79,7 @@ HALF, FEW = Style(0.5, 0.5, 0.5, 0.5), Style(0.2, 0.2, 0.2, 0.2)
 FAMILY = {
     "teacher": Member(112, 4, 304, 7.0, HALF, 1.5, LONG, 1),
     "assistant": Member(96, 3, 256, 8.0, HALF, 0.2, SHORT, 2),
-    "student-m": Member(64, 3, 176, 4.0, FEW, 0.2, SHORT, 3),
+    "student-m": Member(64, 3, 176, 5.5, FEW, 0.2, SHORT, 3),
     "student-s": Member(48, 3, 128, 4.5, FEW, 0.2, SHORT, 4),
 }
 
