@@ -13,11 +13,13 @@ max_gen_toks counts as truncated.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .engines import log_tail
 from .errors import StepFailed
 from .files import Row, read_jsonl, write_json, write_jsonl
 from .recipe import Evaluation, Recipe
@@ -119,6 +121,12 @@ def lm_eval_samples(output: Path, task: str) -> list[Row]:
     if not rows:
         raise StepFailed(f"lm_eval left no samples of {task} in {output} (of a group, name the tasks)")
     return sorted(rows, key=lambda row: int(row["doc_id"]))
+
+
+def evaluation_progress(directory: Path) -> str:
+    """How far lm-eval's own progress bar in the log is, as `200/400 requests`."""
+    bars = re.findall(r"Running \w+ requests:.*?(\d+/\d+) \[", log_tail(directory / "log.txt", 3))
+    return f"{bars[-1]} requests" if bars else ""
 
 
 def clear_unfinished_evaluation(directory: Path) -> None:

@@ -136,7 +136,7 @@ KINDS: dict[str, Kind] = {
     "merge": Kind(
         _prepare_merge, lambda step: merge.finish_merge(step.directory / "model", Path(step.inputs["after"]))
     ),
-    "evaluate": Kind(_prepare_evaluate, _finish_evaluate),
+    "evaluate": Kind(_prepare_evaluate, _finish_evaluate, evaluate.evaluation_progress),
     "bpc": Kind(
         _prepare_bpc,
         lambda step: bpc.finish_bpc(
