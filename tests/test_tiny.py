@@ -135,7 +135,7 @@ def test_the_chat_template_renders_what_llamafactory_trains_on(tokenizer, system
 def test_a_shipped_student_answers_problems_and_stops():
     from transformers import Qwen2ForCausalLM
 
-    from micota_lf.tiny.train import answer
+    from micota_lf.tiny.score import answer
 
     folder = TINY_ROOT / "models/student-s"
     student = Qwen2ForCausalLM.from_pretrained(folder)

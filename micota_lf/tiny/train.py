@@ -11,17 +11,15 @@ Example:
 
 import argparse
 import json
-import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoTokenizer,
@@ -31,30 +29,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from micota_lf.tiny.problems import (
-    INSTRUCTION,
-    LONG,
-    SHORT,
-    Style,
-    sample_problems,
-    write_cot,
-    write_data,
-)
-
-END, PAD = "<|im_end|>", "<|endoftext|>"
-SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-CHAT_TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + SYSTEM + "<|im_end|>\n{% endif %}"
-    "{% for message in messages %}"
-    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-# How Qwen2 cuts text before merging: words with their leading space, single digits, runs of punctuation.
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
+from micota_lf.tiny.problems import LONG, SHORT, Style, sample_problems, write_cot, write_data
+from micota_lf.tiny.score import evaluate, wilson
+from micota_lf.tiny.tokenizer import END, build_tokenizer, chat_prompt
 
 
 @dataclass(frozen=True)
@@ -82,45 +59,6 @@ FAMILY = {
     "student-m": Member(64, 3, 176, 5.5, FEW, 0.2, SHORT, 3),
     "student-s": Member(48, 3, 128, 4.5, FEW, 0.2, SHORT, 4),
 }
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train the byte-level BPE tokenizer on generated text; a digit is a token, any text round-trips."""
-    rng = random.Random(0)
-    problems = sample_problems(rng, (1, 2, 3), evaluation=False)
-    texts = [f"{next(problems)}{INSTRUCTION}{write_cot(next(problems), LONG, rng)}" for _ in range(500)]
-    texts += [SYSTEM, "system\nuser\nassistant\n"] * 100
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=448,
-        min_frequency=50,
-        special_tokens=[PAD, "<|im_start|>", END],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=END,
-        pad_token=PAD,
-        additional_special_tokens=["<|im_start|>"],
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=1024,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def chat_prompt(tokenizer: PreTrainedTokenizerFast, problem: str) -> str:
-    """Render the prompt that a model answers: system, user with the instruction, start of the reply."""
-    message = {"role": "user", "content": problem + INSTRUCTION}
-    return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
 
 
 def batches(
@@ -201,14 +139,9 @@ def train_member(name: str, out: Path, scale: float) -> dict:
             step, done = step + 1, done + ids.numel()
             losses.append(loss.item())
             if step % 100 == 0 or done >= budget:
-                entry = {
-                    "model": name,
-                    "phase": phase,
-                    "step": step,
-                    "loss": round(sum(losses) / len(losses), 4),
-                }
-                entry |= {"phase_tokens": done, "cpu_minutes": round((time.process_time() - start) / 60, 2)}
-                losses = []
+                entry = {"model": name, "phase": phase, "step": step, "phase_tokens": done}
+                entry["loss"], losses = round(sum(losses) / len(losses), 4), []
+                entry["cpu_minutes"] = round((time.process_time() - start) / 60, 2)
                 print(json.dumps(entry), flush=True)
                 with open(out / "training_log.jsonl", "a", encoding="utf-8") as log:
                     log.write(json.dumps(entry) + "\n")
@@ -222,54 +155,10 @@ def train_member(name: str, out: Path, scale: float) -> dict:
     return row | {bench: evaluate(out / name, out / f"data/{bench}.jsonl") for bench in ("two", "three")}
 
 
-@torch.inference_mode()
-def answer(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[str]
-) -> list[list[int]]:
-    """Answer problems greedily, 100 at a time; each reply is its token ids without the end marker.
-
-    A reply still running after 320 tokens is returned cut, at that length.
-    """
-    tokenizer.padding_side = "left"
-    replies = []
-    for first in range(0, len(problems), 100):
-        prompts = [chat_prompt(tokenizer, problem) for problem in problems[first : first + 100]]
-        inputs = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
-        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=320)[:, inputs.input_ids.shape[1] :]
-        for reply in tokens.tolist():
-            end = reply.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in reply else len(reply)
-            replies.append(reply[:end])
-    return replies
-
-
-def evaluate(folder: Path, data: Path) -> dict:
-    r"""Score a stored model on a data file: n, correct (by the last `\boxed{}`), mean tokens, truncated."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
-    replies = answer(model, tokenizer, [row["problem"] for row in rows])
-    boxed = [tokenizer.decode(reply).rpartition("\\boxed{")[2].partition("}")[0] for reply in replies]
-    return {
-        "n": len(rows),
-        "correct": sum(b == row["answer"] for b, row in zip(boxed, rows, strict=True)),
-        "tokens": sum(map(len, replies)) / len(rows),
-        "truncated": sum(len(reply) >= 320 for reply in replies),
-    }
-
-
-def wilson(correct: int, n: int) -> str:
-    """Format a share as percent with its 95% Wilson interval."""
-    z, p = 1.96, correct / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return f"{100 * p:.1f}% [{100 * (middle - half):.1f}, {100 * (middle + half):.1f}]"
-
-
 def main() -> None:
     """Read the command line, train the family, and write its results table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--out", type=Path, required=True, help="new folder for models, data, log and table")
     parser.add_argument("--only", choices=FAMILY, action="append", help="train this model only (repeatable)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training tokens (default 1)")
@@ -277,9 +166,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     write_data(args.out / "data")
     build_tokenizer().save_pretrained(args.out / "tokenizer")
-    heads = (
-        "model | parameters | KB | CPU minutes | benchmark | n | accuracy, 95% interval | tokens | truncated"
-    )
+    heads = "model | parameters | kB | CPU minutes | benchmark | n | accuracy, 95% interval | tokens | cut"
     lines = [f"| {heads} |", "|---" * heads.count("|") + "|---|"]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(train_member, name, args.out, args.scale) for name in args.only or FAMILY]
