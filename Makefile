@@ -35,7 +35,7 @@ check: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-tiny-family: $(READY)  ## retrain the tiny models into build/tiny (about an hour on 2 cores)
+tiny-family: $(READY)  ## retrain the tiny models into build/tiny (about 12 minutes on 2 cores)
 	$(BIN)/python -m micota_lf.tiny.train --out build/tiny
 
 lock: $(READY)  ## compile requirements.txt anew from pyproject.toml
