@@ -1,7 +1,6 @@
 """Recipes: what loads, what is refused, and that a refusal writes nothing."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 
@@ -60,32 +59,36 @@ def test_values_that_do_not_fit_together_are_refused(override, expected):
     assert any(expected in line for line in problems(override)), problems(override)
 
 
-def test_an_empty_prompt_file_is_refused(tmp_path):
-    (tmp_path / "empty.jsonl").write_text("\n")
-    assert any("holds no prompts" in line for line in problems(f"prompts.path={tmp_path}/empty.jsonl"))
-
-
-def test_a_student_without_a_chat_template_is_refused(tmp_path, tiny):
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("studens.x.model=a", "unknown key; did you mean 'students'?"),
+        ("train.learning_rate=-1", "train.learning_rate: -1 must be above 0"),
+        ("corpora.mix-long.mix.strong=0.3", "ratios add up to 1.1, not 1"),
+        ("methods.MiCoTA=mikota", "unknown name 'mikota'; did you mean 'micota'?"),
+        ("students.student-m.model=./nowhere", "no such model directory: ./nowhere"),
+        ("prompts.path=./empty.jsonl", "./empty.jsonl holds no prompts"),
+        ("students.student-s.model=./bare", "model ./bare has no chat template"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_bad_recipe_ends_with_code_2_and_one_clear_line_and_writes_nothing(
+    tmp_path, capsys, monkeypatch, command, override, message
+):
     from micota_lf.refs import local_path
 
-    source = local_path("tiny:student-s")
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (tmp_path / name).write_bytes((source / name).read_bytes())
-    config = json.loads((source / "tokenizer_config.json").read_text())
-    config.pop("chat_template", None)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    found = problems(f"students.student-s.model={tmp_path}")
-    assert any("has no chat template" in line for line in found)
-
-
-def test_bad_recipes_end_with_code_2_one_line_each_and_write_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for command in ("plan", "run", "report"):
-        code = main([command, str(TINY), "train.learning_rate=-1", "methods.MiCoTA=mikota"])
-        assert code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line == "micota: command line: train.learning_rate: -1 must be above 0"
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty.jsonl").write_text("")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in local_path("tiny:student-s").iterdir():
+        if file.name != "chat_template.jinja":
+            (bare / file.name).write_bytes(file.read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    assert main([command, str(TINY), override]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("micota: ") and line.endswith(message), line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "", "name: x\nname: y\n"])

@@ -7,6 +7,9 @@ import re
 import pytest
 from transformers import AutoTokenizer
 
+from micota_lf.files import read_jsonl
+from micota_lf.generate import generate
+from micota_lf.recipe import Generation, Prompts
 from micota_lf.tiny import TINY_ROOT
 from micota_lf.tiny.problems import (
     DATA_FILES,
@@ -132,17 +135,10 @@ def test_the_chat_template_renders_what_llamafactory_trains_on(tokenizer, system
     assert whole[len(prompt) :] == pairs[-1][1]
 
 
-def test_a_shipped_student_answers_problems_and_stops():
-    from transformers import Qwen2ForCausalLM
-
-    from micota_lf.tiny.score import answer
-
-    folder = TINY_ROOT / "models/student-s"
-    student = Qwen2ForCausalLM.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = read_rows("two")[:40]
-    replies = answer(student, tokenizer, [row["problem"] for row in rows])
-    texts = [tokenizer.decode(reply) for reply in replies]
-    right = sum(text.endswith(f"\\boxed{{{row['answer']}}}.") for text, row in zip(texts, rows, strict=True))
-    assert all(len(reply) < 60 for reply in replies)
+def test_a_shipped_student_answers_problems_and_stops(tmp_path):
+    sampling = Generation(max_tokens=60, dtype="float32")
+    generate("tiny:student-s", Prompts("tiny:two", limit=40), tmp_path / "out.jsonl", sampling)
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    assert all(row["finish_reason"] == "stop" for row in rows)
+    right = sum(row["response"].endswith(f"\\boxed{{{row['answer']}}}.") for row in rows)
     assert right >= 8  # 20%: far above chance, far below what the README reports

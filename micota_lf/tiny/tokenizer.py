@@ -59,4 +59,5 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def chat_prompt(tokenizer: PreTrainedTokenizerFast, problem: str) -> str:
     """Render the prompt that a model answers: system, user with the instruction, start of the reply."""
     message = {"role": "user", "content": problem + INSTRUCTION}
-    return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    text: str = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    return text

@@ -5,8 +5,8 @@ tuned to one style: the teacher to long chains of thought, the others to short o
 Two models train at a time, each on one thread, because matrices this small do not gain from more threads.
 
 Example:
-    python -m micota_lf.tiny.train --out /tmp/family
-    python -m micota_lf.tiny.train --out /tmp/trial --only student-s --scale 0.1
+    python -m micota_lf.tiny.train --out build/tiny
+    python -m micota_lf.tiny.train --out build/trial --only student-s --scale 0.1
 """
 
 import argparse
@@ -18,6 +18,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -29,8 +31,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from micota_lf.files import read_jsonl
+from micota_lf.generate import generate
+from micota_lf.grade import grade
+from micota_lf.recipe import Generation, Prompts
+from micota_lf.stats import wilson
 from micota_lf.tiny.problems import LONG, SHORT, Style, sample_problems, write_cot, write_data
-from micota_lf.tiny.score import evaluate, wilson
 from micota_lf.tiny.tokenizer import END, build_tokenizer, chat_prompt
 
 
@@ -88,7 +94,21 @@ def batches(
             )
 
 
-def train_member(name: str, out: Path, scale: float) -> dict:
+def evaluate(folder: Path, data: Path) -> dict[str, Any]:
+    """Score a stored model on a data file, greedily: n, correct, mean tokens without the end marker, cut."""
+    sampling = Generation(max_tokens=320, dtype="float32", batch_size=100)
+    with TemporaryDirectory() as scratch:
+        generate(str(folder), Prompts(str(data)), Path(scratch, "responses.jsonl"), sampling)
+        rows = read_jsonl(Path(scratch, "responses.jsonl"))
+    return {
+        "n": len(rows),
+        "correct": sum(grade(row["response"], row["answer"]).symbolic for row in rows),
+        "tokens": sum(row["response_tokens"] - (row["finish_reason"] == "stop") for row in rows) / len(rows),
+        "truncated": sum(row["finish_reason"] == "length" for row in rows),
+    }
+
+
+def train_member(name: str, out: Path, scale: float) -> dict[str, Any]:
     """Train one model into `out/name`, append to `out/training_log.jsonl`, and return its table row."""
     torch.set_num_threads(1)
     member, tokenizer = FAMILY[name], AutoTokenizer.from_pretrained(out / "tokenizer")
@@ -175,7 +195,8 @@ def main() -> None:
             about = f"{row['model']} | {row['parameters']:,} | {row['bytes'] // 1000} | {row['minutes']:.1f}"
             for bench in ("two", "three"):
                 score = row[bench]
-                share = wilson(score["correct"], score["n"])
+                low, high = (100 * bound for bound in wilson(score["correct"], score["n"]))
+                share = f"{100 * score['correct'] / score['n']:.1f}% [{low:.1f}, {high:.1f}]"
                 cells = f"{score['n']} | {share} | {score['tokens']:.1f} | {score['truncated']}"
                 lines.append(f"| {about} | {bench} | {cells} |")
             (args.out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
