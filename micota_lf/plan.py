@@ -24,6 +24,8 @@ from .refs import identity, resolve, slug
 # Raise it when a step's outputs change for the same config: old steps are then left alone and made anew.
 SCHEMA = 1
 LABEL_CHARACTERS = 80
+# Kinds that take a GPU where there is one; a training says itself how many.
+GPU_KINDS = ("generate", "evaluate", "bpc")
 
 
 class Input(TypedDict, total=False):
@@ -101,7 +103,6 @@ class _Compiler:
         self.recipe = recipe
         self.steps: dict[str, Step] = {}
         self.slots: dict[str, str] = {}
-        self.shared = {"threads": recipe.hardware.threads_per_step, "gpus": min(1, recipe.hardware.gpus)}
 
     def model(self, name: str) -> Input:
         """The model that a corpus, a table row or a BPC column names."""
@@ -206,11 +207,12 @@ class _Compiler:
             for role, given in inputs.items()
         }
         step_id = digest([SCHEMA, kind, config, read])
+        gpus = min(1, self.recipe.hardware.gpus) if kind in GPU_KINDS else 0
         self.steps.setdefault(
             step_id,
             Step(
                 id=step_id, kind=kind, label=label[:LABEL_CHARACTERS], config=config, inputs=inputs,
-                how={**self.shared, **how},
+                how={"threads": self.recipe.hardware.threads_per_step, "gpus": gpus, **how},
             ),
         )  # fmt: skip
         self.slots[slot] = step_id

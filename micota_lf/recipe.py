@@ -11,6 +11,7 @@ mergekit's own. Limits stand beside the fields and are checked by `load.py`, whi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -253,7 +254,11 @@ def paper_methods() -> dict[str, str | None]:
 class Recipe:
     """One run of the method. The sections are described by their classes."""
 
-    name: str = MISSING
+    name: str = limited(
+        MISSING,
+        lambda v: re.fullmatch(r"\w[\w.-]*", v) is not None,
+        "must be letters, digits, dots, hyphens and underscores: it names directories",
+    )
     teachers: dict[str, Model] = field(default_factory=dict)
     assistant: Assistant = field(default_factory=Assistant)
     students: dict[str, Student] = field(default_factory=dict)

@@ -52,6 +52,7 @@ def test_an_error_names_the_file_that_holds_the_bad_key(recipe_file):
         ("train.global_batch_size=17", "17 does not split into per_device_train_batch_size 16 x 1 device(s)"),
         ("assistant.merge.preset=pretrained", "assistant.merge.pretrained_model: the preset"),
         ("prompts.template=hello", "prompts.template: 'hello' does not contain {problem}"),
+        ("name=../up", "name: '../up' must be letters, digits"),
         ("students.teacher.model=tiny:student-s", "students.teacher: a teacher has this name too"),
     ],
 )
