@@ -215,7 +215,7 @@ def _print_table(recipe: Recipe, plan: Plan, workspace: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .report import AVERAGE, table2
+    from .tables import AVERAGE, table2
 
     titles = [*recipe.evaluation.tasks.values(), AVERAGE]
     table = Table("Models", "Method", *titles, title=f"{recipe.name}: accuracy in percent [95% interval]")
