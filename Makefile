@@ -16,15 +16,18 @@ setup: $(READY)  ## make the environment in .venv (done by the others when neede
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11 ..." >&2; exit 2; }
-	@command -v uv >/dev/null || $(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv
-	@UV=$$(command -v uv || echo "$(PYTHON) -m uv"); set -e; \
-	  test -x $(BIN)/python || $$UV venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
-	  echo "installing the engines into $(VENV) (about 6 GB)"; \
-	  $$UV pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt; \
-	  $$UV pip install --quiet --no-deps --python $(BIN)/python -e .
+	@set -e; if uv --version >/dev/null 2>&1; then UV=uv; \
+	  test -x $(BIN)/python || uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
+	else UV=$(BIN)/uv; \
+	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	  test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; \
+	fi; \
+	echo "installing the engines into $(VENV) (about 6 GB)"; \
+	$$UV pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt; \
+	$$UV pip install --quiet --no-deps --python $(BIN)/python -e .
 	@touch $@
 
-demo: $(READY)  ## run the whole method in miniature with the real engines (10 minutes on 2 cores)
+demo: $(READY)  ## run the whole method in miniature with the real engines (about 5 minutes on 2 cores)
 	@$(BIN)/micota run recipes/tiny.yaml
 
 test: $(READY)  ## run the tests
@@ -39,8 +42,7 @@ tiny-family: $(READY)  ## retrain the tiny models into build/tiny (about 12 minu
 	$(BIN)/python -m micota_lf.tiny.train --out build/tiny
 
 lock: $(READY)  ## compile requirements.txt anew from pyproject.toml
-	UV=$$(command -v uv || echo "$(PYTHON) -m uv"); \
-	$$UV pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate \
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate \
 	  --no-emit-index-url --output-file requirements.txt --quiet
 
 clean:  ## remove the environment, runs and caches

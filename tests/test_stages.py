@@ -16,6 +16,7 @@ from micota_lf.grade import grade
 from micota_lf.mix import mix_corpora, shares
 from micota_lf.prompts import load_problems
 from micota_lf.recipe import Filter, Generation, Prompts
+from micota_lf.refs import local_path
 from micota_lf.stats import average_interval, mean_interval, wilson
 
 
@@ -110,6 +111,24 @@ def test_the_transformers_backend_is_greedy_and_does_not_depend_on_the_batch():
             )
     assert texts[0] == texts[1]
     assert all(0 < tokens <= 48 for _, _, tokens in texts[0].values())
+
+
+def test_generate_works_on_another_architecture_without_chat_template_and_any_problem_column(tmp_path):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(local_path("tiny:teacher"))
+    tokenizer.chat_template = None
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=1, pad_token_id=0, **size))
+    model.save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    write_jsonl(tmp_path / "p.jsonl", [{"problem": f"What is {n}+{n}?", "level": n} for n in range(5)])
+    out = tmp_path / "out.jsonl"
+    command = ["generate", "--model", str(tmp_path / "llama"), "--prompts", str(tmp_path / "p.jsonl")]
+    assert main([*command, "--backend", "transformers", "--max-tokens", "7", "-o", str(out)]) == 0
+    rows = read_jsonl(out)
+    assert len({row["id"] for row in rows}) == 5
+    assert all(0 < row["response_tokens"] <= 7 and row["answer"] is None for row in rows)
 
 
 def test_a_token_limit_beyond_the_models_positions_is_refused_before_any_work(tmp_path):
