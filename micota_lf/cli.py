@@ -26,7 +26,7 @@ from .files import read_json, write_json
 from .load import load_recipe
 from .plan import Plan, compile_plan, step_directory
 from .recipe import Recipe
-from .runs import pending_steps, run_plan, select
+from .runs import pending_steps, preflight, run_plan, select
 from .steps import DONE, execute, states, step_context, step_record
 
 LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
@@ -156,6 +156,7 @@ def _run(args: argparse.Namespace) -> None:
         path = report if report.is_file() else write_report(recipe, plan, workspace)
         print(f"{recipe.name}: {what} done already, nothing to do; report: {path}")
         return
+    preflight(plan, pending)
     print(f"{recipe.name}: {len(pending)} of {len(plan['steps'])} steps to do in {workspace}", flush=True)
     last = {"recipe": str(Path(args.recipe).absolute()), "overrides": args.overrides}
     write_json(workspace / LAST_RUN, last)

@@ -34,10 +34,13 @@ class Context:
         """`how` with the model's revision for lm-eval."""
         return {**self.how, "revision": self.revisions.get("model")}
 
-    def job(self, argv: list[str]) -> Job:
-        """A command of this step, with the environment that its hardware and inputs call for."""
+    def job(self, argv: list[str], hub: bool = False) -> Job:
+        """A command of this step, with the environment that its hardware and inputs call for.
+
+        `hub` says that it may load something from the hub besides its inputs.
+        """
         env = cpu_env(self.how["threads"], self.how["gpus"])
-        if all(Path(given).is_absolute() for given in self.inputs.values()):
+        if not hub and all(Path(given).is_absolute() for given in self.inputs.values()):
             env["HF_HUB_OFFLINE"] = "1"  # nothing to look up: do not wait for a hub
         return Job(argv, env)
 
@@ -104,7 +107,7 @@ def _prepare_evaluate(step: Context) -> Job:
     evaluate.clear_unfinished_evaluation(step.directory)
     output, tasks = str(step.directory / "lm_eval"), step.how["include_path"]
     arguments = evaluate.render(step.config, step.lm_eval_how, step.inputs["model"], output, tasks)
-    return step.job([*engine_argv(step.how["engine"]), *arguments])
+    return step.job([*engine_argv(step.how["engine"]), *arguments], hub=True)  # a task's data set
 
 
 def _prepare_bpc(step: Context) -> Job:

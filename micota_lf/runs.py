@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .check import nearest
-from .engines import die_with_parent
+from .engines import die_with_parent, engine_argv
 from .errors import StepFailed, StepLocked, UserError
 from .files import digest, write_json
 from .kinds import KINDS
@@ -63,6 +63,16 @@ def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> l
     return [step_id for step_id in plan["steps"] if step_id in needed and now[step_id] != DONE]
 
 
+def preflight(plan: Plan, pending: list[str]) -> None:
+    """Raise UserError if an engine is missing or a step asks for more GPUs than there are."""
+    for step in (plan["steps"][step_id] for step_id in pending):
+        if "engine" in step["how"]:
+            engine_argv(step["how"]["engine"])
+        wanted = step["how"]["gpus"]
+        if wanted > plan["gpus"]:  # Snakemake would silently lower the request to the limit
+            raise UserError(f"hardware.gpus: {plan['gpus']}, but {step['label']} needs {wanted}")
+
+
 def run_plan(
     plan: Plan,
     workspace: Path,
@@ -74,14 +84,9 @@ def run_plan(
     """Run the pending steps; independent branches go on after a failure.
 
     Raises StepFailed naming every failed step with its log and command, StepLocked if another run is at
-    work in the workspace, UserError if a step asks for more GPUs than there are.
+    work in the workspace, UserError as `preflight` does.
     """
-    for step_id in pending:
-        wanted = plan["steps"][step_id]["how"]["gpus"]
-        if wanted > plan["gpus"]:  # Snakemake would silently lower the request to the limit
-            raise UserError(
-                f"hardware.gpus: {plan['gpus']}, but {plan['steps'][step_id]['label']} needs {wanted}"
-            )
+    preflight(plan, pending)
     frozen = freeze(plan, workspace, pending)
     lock = FileLock(workspace / ".micota" / "run.lock")
     try:

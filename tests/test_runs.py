@@ -181,6 +181,14 @@ def test_more_gpus_than_there_are_is_an_error_before_any_step(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_engine_is_one_line_and_code_2_before_any_step(tmp_path, capsys):
+    place = ["--workspace", str(tmp_path / "runs")]
+    assert main(["run", str(TINY), *place, "engines.mergekit=mergekit-yml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("micota: engines: 'mergekit-yml' was not found")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_target_names_the_nearest_slot(tmp_path):
     plan = compile_plan(load_recipe(TINY))
     with pytest.raises(UserError, match="did you mean 'merge/assistant'"):
