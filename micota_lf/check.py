@@ -29,7 +29,8 @@ def semantic_problems(recipe: Recipe) -> list[str]:
     """Every problem of a recipe that no single value shows, without the file's name."""
     names = list(_name_problems(recipe))
     # Settings of a training can only be worked out once every name in its lineage exists.
-    return names or [*_prompt_problems(recipe), *_model_problems(recipe), *_training_problems(recipe)]
+    trainings = [] if names else _training_problems(recipe)
+    return [*names, *_prompt_problems(recipe), *_model_problems(recipe), *trainings]
 
 
 def _name_problems(recipe: Recipe) -> Iterator[str]:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -27,17 +27,24 @@ from .errors import RecipeError
 from .recipe import Recipe
 
 OVERRIDES = "command line"
+REFUSED = object()  # a value of the wrong type: left out, so that the rest can still be checked
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load, check and freeze a recipe. Raises RecipeError with one line for each problem."""
     problems: list[str] = []
     layers = _file_layers(Path(path), problems, ())
-    layers.append((OVERRIDES, _from_dots(overrides, problems)))
-    checked = [_checked_section(Recipe, raw, where, "", problems) for where, raw in layers]
-    if problems:
+    if problems:  # without its files, most of a recipe would look missing
         raise RecipeError(problems)
-    return _build(checked, str(path))
+    layers.append((OVERRIDES, _from_dots(overrides, problems)))
+    checked = [(where, _checked_section(Recipe, raw, where, "", problems)) for where, raw in layers]
+    recipe = _build([values for _, values in checked], str(path), problems)
+    if recipe is not None:
+        found = [problem.partition(": ") for problem in semantic_problems(recipe)]
+        problems += [f"{_origin(checked, key) or path}: {key}: {words}" for key, _, words in found]
+    if problems or recipe is None:
+        raise RecipeError(problems)
+    return recipe
 
 
 def section_from(cls: type, items: Sequence[str], where: str = OVERRIDES) -> Any:
@@ -106,7 +113,9 @@ def _checked_section(cls: type, raw: Any, where: str, at: str, problems: list[st
         if name not in fields:
             problems.append(f"{where}: {path}: unknown key; {nearest(str(key), [_key(n) for n in fields])}")
             continue
-        out[name] = _checked_value(fields[name], hints[name], value, (where, path, name), cls, problems)
+        checked = _checked_value(fields[name], hints[name], value, (where, path, name), cls, problems)
+        if checked is not REFUSED:
+            out[name] = checked
     return out
 
 
@@ -144,39 +153,50 @@ def _checked_value(
         typed = OmegaConf.to_container(leaf)[name]  # type: ignore[index, call-overload]
     except OmegaConfBaseException as error:
         problems.append(f"{where}: {path}: {value!r}: {_first_line(error)}")
-        return value
+        return REFUSED
     check = spec.metadata.get("check")
     if check and typed is not None and not check(typed):
         problems.append(f"{where}: {path}: {value!r} {spec.metadata['says']}")
     return typed
 
 
-def _build(layers: list[dict[str, Any]], where: str) -> Recipe:
-    """Merge checked layers into the frozen recipe and check what its values mean together."""
+def _build(layers: list[dict[str, Any]], where: str, problems: list[str]) -> Recipe | None:
+    """Merge checked layers into the frozen recipe; None, with the reasons added, if that cannot be done."""
     *files, overrides = layers
     rows = next((layer["methods"] for layer in reversed(files) if "methods" in layer), schema.paper_methods())
     for layer in files:
         layer["methods"] = rows  # the table's rows are one list: a file that gives them replaces them
-    plain = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.create, [*files, overrides])))
+    plain = OmegaConf.to_container(OmegaConf.merge({"methods": rows}, *files, overrides))
     assert isinstance(plain, dict)
     for section in ("teachers", "students", "corpora"):
         plain[section] = {k: v for k, v in (plain.get(section) or {}).items() if v is not None}
     try:
         config = OmegaConf.merge(OmegaConf.structured(Recipe), plain)
-        assert isinstance(config, DictConfig)
-        missing = [
-            f"{where}: {key}: missing, and it has no default" for key in OmegaConf.missing_keys(config)
+        missing = sorted(OmegaConf.missing_keys(config))
+        # A key whose value was refused is left out of the build: it has its line already.
+        problems += [
+            f"{where}: {key}: missing, and it has no default"
+            for key in missing
+            if not any(f": {key}:" in problem for problem in problems)
         ]
-        if missing:
-            raise RecipeError(sorted(missing))
-        built = OmegaConf.to_object(config)
+        built = None if missing else OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise RecipeError([f"{where}: {_first_line(error)}"]) from error
-    assert isinstance(built, Recipe)
-    problems = semantic_problems(built)
-    if problems:
-        raise RecipeError([f"{where}: {problem}" for problem in problems])
+        problems.append(f"{where}: {_first_line(error)}")
+        return None
+    assert built is None or isinstance(built, Recipe)
     return built
+
+
+def _origin(layers: Sequence[tuple[str, Any]], key: str) -> str | None:
+    """The last layer that sets a dotted key, or None."""
+    for where, values in reversed(layers):
+        node = values
+        for part in key.split("."):
+            name = f"{part}_" if keyword.iskeyword(part) else part
+            node = node.get(name, layers) if isinstance(node, dict) else layers
+        if node is not layers:
+            return str(where)
+    return None
 
 
 @cache

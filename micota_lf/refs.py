@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import directory_digest, file_digest
-
-TINY_ROOT = Path(__file__).parent / "tiny"
+from .tiny import TINY_ROOT
 
 
 def local_path(ref: str, kind: str = "models") -> Path | None:

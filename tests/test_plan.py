@@ -1,11 +1,13 @@
 """Plans: what decides a step's identity, what does not, and what is shared."""
 
 import json
+import re
 
 import pytest
 from conftest import TINY
 
 from micota_lf import compile_plan, load_recipe
+from micota_lf.lineage import training
 from micota_lf.plan import dependencies, step_directory
 from micota_lf.runs import pending_steps, select
 
@@ -117,6 +119,21 @@ def test_equal_steps_of_two_recipes_are_one_directory(base, recipe_file):
     assert {step_directory(other["steps"][s]) for s in shared} == {
         step_directory(base["steps"][s]) for s in shared
     }
+
+
+def test_the_readmes_swapped_student_shares_every_step_of_teacher_and_assistant(base, tmp_path):
+    readme = (TINY.parent.parent / "README.md").read_text()
+    block = next(b for b in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "mine:" in b)
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        block.replace("extends: tiny.yaml", f"extends: {TINY}").replace("./models/my-model", "tiny:student-s")
+    )
+    plan = compile_plan(load_recipe(path))
+    new = {slot for slot, made in plan["slots"].items() if made not in base["steps"]}
+    assert new == {
+        slot for slot in plan["slots"] if "/mine" in slot and "Instruct" not in slot and "bpc" not in slot
+    }
+    assert training(load_recipe(path), "mine", "strong").num_train_epochs == 3
 
 
 def test_renaming_a_corpus_changes_no_training(base, recipe_file):

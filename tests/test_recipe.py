@@ -30,6 +30,25 @@ def test_all_errors_of_a_recipe_come_together_with_key_value_and_nearest_key():
     ]
 
 
+def test_errors_of_every_sort_come_together_each_with_the_layer_that_holds_it(recipe_file):
+    path = recipe_file(
+        methods={"MiCoTA": "mikota"},
+        corpora={"mix-long": {"mix": {"short": 0.7}}},
+        train={"learning_rate": -1, "lerning_rate": 1},
+        prompts={"path": "./none.jsonl"},
+    )
+    assert problems("students.student-s.model=./nowhere", "generation.max_tokens=many", path=path) == [
+        f"{path}: train.learning_rate: -1 must be above 0",
+        f"{path}: train.lerning_rate: unknown key; did you mean 'learning_rate'?",
+        "command line: generation.max_tokens: 'many': Value 'many' of type 'str' "
+        "could not be converted to Integer",
+        f"{path}: corpora.mix-long.mix: ratios add up to 0.9, not 1",
+        f"{path}: methods.MiCoTA: unknown name 'mikota'; did you mean 'micota'?",
+        f"{path}: prompts.path: no such file: ./none.jsonl",
+        "command line: students.student-s.model: no such model directory: ./nowhere",
+    ]
+
+
 def test_an_error_names_the_file_that_holds_the_bad_key(recipe_file):
     path = recipe_file(student={"a": {}})
     (line,) = problems(path=path)
