@@ -108,15 +108,15 @@ class TransformersBackend:
         shipped = self.model.generation_config.eos_token_id
         ends = shipped if isinstance(shipped, list) else [shipped]
         self.eos = {e for e in [*ends, self.tokenizer.eos_token_id] if e is not None}
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+        ids = (self.tokenizer.pad_token_id, *sorted(self.eos), 0)
+        self.pad = next(token for token in ids if token is not None)
         greedy = sampling.temperature == 0
         chosen = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         # Replaces the model's own config: values that a call leaves out would be filled from it, and
         # Qwen2.5-Instruct ships a repetition penalty that changes even greedy output.
         self.model.generation_config = GenerationConfig(
             max_new_tokens=sampling.max_tokens, do_sample=not greedy, repetition_penalty=1.0,
-            eos_token_id=sorted(self.eos), pad_token_id=self.tokenizer.pad_token_id, **chosen,
+            eos_token_id=sorted(self.eos), pad_token_id=self.pad, **chosen,
         )  # fmt: skip
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -161,8 +161,7 @@ class TransformersBackend:
         import torch
 
         width = max(len(ids) for _, ids in batch)
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(row)) + row for _, row in batch], device=self.device)
+        ids = torch.tensor([[self.pad] * (width - len(row)) + row for _, row in batch], device=self.device)
         mask = torch.tensor(
             [[0] * (width - len(row)) + [1] * len(row) for _, row in batch], device=self.device
         )

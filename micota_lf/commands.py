@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from . import bpc, evaluate, merge, train
+from .engines import engine_argv
 from .errors import StepFailed, UserError
 from .files import digest, read_json, read_jsonl
 from .filter import filter_responses
@@ -234,6 +235,7 @@ def _execute(
     kind: str, output: str, config: dict[str, Any], inputs: dict[str, str], how: dict[str, Any]
 ) -> dict[str, Any]:
     """Do a step outside any plan. Raises UserError if the directory holds something else."""
+    engine_argv(how["engine"])
     for role, given in inputs.items():
         if not role.startswith("corpus"):
             _need_model(f"--{role}", given, chat=kind in ("train", "evaluate"))

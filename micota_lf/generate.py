@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .backends import Request, open_backend
 from .errors import StepFailed, UserError
@@ -41,15 +42,18 @@ def generate(
     }  # fmt: skip
     for how in ("batch_size", "path"):
         del asked[how]
-    done = _kept_rows(output, asked)
+    done = _finished_rows(output, asked)
     todo = [row for row in problems if row["id"] not in done]
     by_id = {row["id"]: row for row in problems}
     requests = [Request(row["id"], chat(row["problem"], prompts)) for row in todo]
     if requests:
         _say(f"{len(done)} of {len(problems)} responses are there; {len(requests)} to generate")
-        with open_backend(model, sampling, revision) as backend, output.open("a", encoding="utf-8") as handle:
+        with ExitStack() as stack:
+            backend = stack.enter_context(open_backend(model, sampling, revision))
             started = last = time.monotonic()
             for n, completion in enumerate(backend.complete(requests), start=1):
+                if n == 1:  # not before: a model or limit that is refused leaves no file behind
+                    handle = stack.enter_context(_appendable(output, asked, done))
                 problem = by_id[completion.id]
                 row: Row = {
                     "id": completion.id, "prompt": user_text(problem["problem"], prompts.template),
@@ -94,29 +98,29 @@ def generation_progress(directory: Path) -> str:
         return ""
 
 
-def _kept_rows(output: Path, asked: dict[str, Any]) -> set[str]:
-    """Ids that need no second answer; the file is left holding exactly those rows."""
+def _finished_rows(output: Path, asked: dict[str, Any]) -> dict[str, Row]:
+    """Rows by id that need no second answer. Raises UserError if they answer another request."""
+    if not output.exists() or not output.stat().st_size:
+        return {}
     meta = output.with_suffix(".meta.json")
-    if meta.is_file():
-        before = read_json(meta)
-        changed = [key for key in asked if before.get(key) != asked[key]]
-        if changed:
-            key = changed[0]
-            raise UserError(
-                f"{output}: holds responses to another request: {', '.join(changed)} differ "
-                f"({key}: {before.get(key)!r} then, {asked[key]!r} now); choose another -o or remove it"
-            )
-    elif output.exists() and output.stat().st_size:
+    if not meta.is_file():
+        raise UserError(f"{output}: exists without {meta.name}, which says what was asked; choose another -o")
+    before = read_json(meta)
+    changed = [key for key in asked if before.get(key) != asked[key]]
+    if changed:
+        key = changed[0]
         raise UserError(
-            f"{output}: exists, but {meta.name} that says what was asked does not; choose another -o"
+            f"{output}: holds responses to another request: {', '.join(changed)} differ "
+            f"({key}: {before.get(key)!r} then, {asked[key]!r} now); choose another -o or remove it"
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(meta, asked)
-    if not output.exists():
-        return set()
-    rows = {row["id"]: row for row in read_jsonl(output, repair=True) if row["status"] == "ok"}
-    write_jsonl(output, rows.values())
-    return set(rows)
+    return {row["id"]: row for row in read_jsonl(output, repair=True) if row["status"] == "ok"}
+
+
+def _appendable(output: Path, asked: dict[str, Any], finished: dict[str, Row]) -> IO[str]:
+    """The output opened for more rows, holding exactly the finished ones, with its meta file beside it."""
+    write_json(output.with_suffix(".meta.json"), asked)
+    write_jsonl(output, finished.values())
+    return output.open("a", encoding="utf-8")
 
 
 def _say(text: str) -> None:

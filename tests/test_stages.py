@@ -131,11 +131,12 @@ def test_generate_works_on_another_architecture_without_chat_template_and_any_pr
     assert all(0 < row["response_tokens"] <= 7 and row["answer"] is None for row in rows)
 
 
-def test_a_token_limit_beyond_the_models_positions_is_refused_before_any_work(tmp_path):
+def test_a_token_limit_beyond_the_models_positions_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(UserError, match="exceed the model's"):
         generate(
             "tiny:student-s", Prompts("tiny:two", limit=2), tmp_path / "o.jsonl", Generation(max_tokens=10**6)
         )
+    assert list(tmp_path.iterdir()) == []
 
 
 def response(row_id, text, answer="12", reason="stop", tokens=5, status="ok"):
