@@ -207,12 +207,14 @@ class _Compiler:
             for role, given in inputs.items()
         }
         step_id = digest([SCHEMA, kind, config, read])
-        gpus = min(1, self.recipe.hardware.gpus) if kind in GPU_KINDS else 0
+        hardware = self.recipe.hardware
+        shared = {"threads": hardware.threads_per_step, "gpus_of": hardware.gpus}
+        gpus = min(1, hardware.gpus) if kind in GPU_KINDS else 0
         self.steps.setdefault(
             step_id,
             Step(
                 id=step_id, kind=kind, label=label[:LABEL_CHARACTERS], config=config, inputs=inputs,
-                how={"threads": self.recipe.hardware.threads_per_step, "gpus": gpus, **how},
+                how={**shared, "gpus": gpus, **how},
             ),
         )  # fmt: skip
         self.slots[slot] = step_id

@@ -15,7 +15,8 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from filelock import FileLock, Timeout
 from .engines import Job, log_tail, run_logged, versions
 from .errors import MicotaError, StepFailed, StepLocked
 from .files import file_digest, read_json, write_json
+from .gpus import assigned_gpus
 from .kinds import KINDS, Context
 from .plan import Plan, resolved_inputs, step_directory
 
@@ -67,8 +69,10 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
         started = time.time()
         job: Job | None = None
         try:
-            job = KINDS[kind].prepare(context)
-            code = run_logged(job, directory, directory / "log.txt") if job else 0
+            with _gpus_of(context) as env:
+                job = KINDS[kind].prepare(context)
+                job = job and replace(job, env={**job.env, **env})
+                code = run_logged(job, directory, directory / "log.txt") if job else 0
             if code:
                 raise StepFailed(f"{Path(job.argv[0]).name if job else kind} ended with exit code {code}")
             results = KINDS[kind].finish(context)
@@ -116,6 +120,13 @@ def failure_report(directory: Path) -> str:
     if failed["command"]:
         lines += ["to run its engine by hand:", f"    {failed['command']}"]
     return "\n".join(lines)
+
+
+def _gpus_of(context: Context) -> AbstractContextManager[dict[str, str]]:
+    """GPUs for this step alone, out of those that the recipe counts."""
+    how = context.how
+    locks = context.directory.parent.parent / ".micota" / "gpus"
+    return assigned_gpus(how["gpus"], how.get("gpus_of", how["gpus"]), locks)
 
 
 def _outputs(directory: Path) -> dict[str, dict[str, Any]]:

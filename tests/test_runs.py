@@ -15,6 +15,7 @@ from micota_lf import StepFailed, UserError, compile_plan, load_recipe
 from micota_lf.cli import main
 from micota_lf.errors import StepLocked
 from micota_lf.explain import explain
+from micota_lf.gpus import assigned_gpus
 from micota_lf.plan import step_directory
 from micota_lf.runs import pending_steps, run_plan, select
 from micota_lf.steps import state, states
@@ -171,6 +172,24 @@ def test_a_step_that_is_being_worked_on_is_not_started_twice(broken):
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / ".lock"), pytest.raises(StepLocked, match="is being worked on"):
         execute("merge", step_context(plan, step_id, workspace), step_record(plan, step_id))
+
+
+def test_steps_side_by_side_use_different_gpus_and_a_training_sees_only_its_own(tmp_path, monkeypatch):
+    """LLaMA-Factory trains on every visible GPU: more than the recipe counted would grow the global batch."""
+    words = ["hardware.gpus=8", "hardware.train_gpus=4", "train.per_device_train_batch_size=2"]
+    plan = compile_plan(load_recipe(TINY, [*QUICK[:3], *words]))
+    step = plan["steps"][plan["slots"]["train/student-s/strong"]]
+    assert step["how"]["gpus"] == 4 and step["how"]["gpus_of"] == 8
+    assert step["how"]["train"]["gradient_accumulation_steps"] == 2
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with assigned_gpus(4, 8, tmp_path) as first, assigned_gpus(4, 8, tmp_path) as second:
+        assert first == {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+        assert second == {"CUDA_VISIBLE_DEVICES": "4,5,6,7"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    with assigned_gpus(1, 8, tmp_path) as one, assigned_gpus(1, 8, tmp_path) as other:
+        assert {one["CUDA_VISIBLE_DEVICES"], other["CUDA_VISIBLE_DEVICES"]} == {"2", "5"}
+    with assigned_gpus(0, 0, tmp_path / "none") as env:
+        assert env == {"CUDA_VISIBLE_DEVICES": ""} and not (tmp_path / "none").exists()
 
 
 def test_more_gpus_than_there_are_is_an_error_before_any_step(tmp_path):

@@ -1,0 +1,55 @@
+"""Which GPUs a step uses, when several steps run side by side on one machine.
+
+    with assigned_gpus(4, of=8, locks=Path("runs/.micota/gpus")) as env:
+        ...                                  # env == {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+
+Snakemake counts GPUs but does not say which; without a choice every engine would take the first, and
+LLaMA-Factory would train on all visible ones, which multiplies the global batch. There is one lock file a GPU
+and host, freed by the kernel if the step is killed. Under Slurm the job's own assignment is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+POLL_SECONDS = 1.0
+
+
+@contextmanager
+def assigned_gpus(count: int, of: int, locks: Path) -> Iterator[dict[str, str]]:
+    """Hold `count` free GPUs of the machine's `of`; yield the environment that names them to an engine.
+
+    Waits until enough are free. GPUs are those of CUDA_VISIBLE_DEVICES where it is set.
+    """
+    if not count:
+        yield {"CUDA_VISIBLE_DEVICES": ""}  # a step counted on the CPU stays there
+        return
+    if "SLURM_JOB_ID" in os.environ:
+        yield {}
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(of)]
+    locks.mkdir(parents=True, exist_ok=True)
+    while True:
+        with ExitStack() as held:
+            taken: list[str] = []
+            for name in names:
+                if len(taken) == count:
+                    break
+                lock = FileLock(locks / f"{platform.node()}-{name}.lock")
+                try:
+                    held.enter_context(lock.acquire(timeout=0))
+                except Timeout:
+                    continue
+                taken.append(name)
+            if len(taken) == count:
+                yield {"CUDA_VISIBLE_DEVICES": ",".join(taken)}
+                return
+        time.sleep(POLL_SECONDS)
