@@ -131,7 +131,8 @@ def test_a_killed_run_leaves_no_process_and_no_lock(tmp_path):
     )
 
     def engines():
-        return [p for p in psutil.process_iter(["cmdline"]) if "601" in (p.info["cmdline"] or [])]
+        family = psutil.Process(runner.pid).children(recursive=True)
+        return [process for process in family if process.name() == "sleep"]
 
     def wait_for(condition):
         deadline = time.monotonic() + 60
@@ -139,13 +140,13 @@ def test_a_killed_run_leaves_no_process_and_no_lock(tmp_path):
             time.sleep(0.1)
         return condition()
 
-    assert wait_for(engines)
+    (engine,) = wait_for(engines)
     plan = compile_plan(load_recipe(TINY, [*QUICK[:3], *tools]))
     directory = tmp_path / step_directory(plan["steps"][plan["slots"]["train/student-s/strong"]])
     assert state(directory) == "running"
     runner.kill()
     runner.wait()
-    assert wait_for(lambda: not engines())
+    assert wait_for(lambda: not engine.is_running())
     assert wait_for(lambda: state(directory) == "missing")
 
 
