@@ -39,6 +39,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     layers.append((OVERRIDES, _from_dots(overrides, problems)))
     checked = [(where, _checked_section(Recipe, raw, where, "", problems)) for where, raw in layers]
     recipe = _build([values for _, values in checked], str(path), problems)
+    if recipe is not None and not problems:  # limits of interpolated values, which are known only now
+        _checked_section(Recipe, dataclasses.asdict(recipe), str(path), "", problems)
     if recipe is not None:
         found = [problem.partition(": ") for problem in semantic_problems(recipe)]
         problems += [f"{_origin(checked, key) or path}: {key}: {words}" for key, _, words in found]

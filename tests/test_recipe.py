@@ -49,6 +49,12 @@ def test_errors_of_every_sort_come_together_each_with_the_layer_that_holds_it(re
     ]
 
 
+def test_an_interpolated_value_keeps_its_limit():
+    assert load_recipe(TINY, ["bpc.limit=${prompts.limit}"]).bpc.limit == 720
+    (line,) = problems("bpc.limit=${generation.seed}")
+    assert line.endswith("bpc.limit: 0 must be above 0")
+
+
 def test_an_error_names_the_file_that_holds_the_bad_key(recipe_file):
     path = recipe_file(student={"a": {}})
     (line,) = problems(path=path)
