@@ -12,10 +12,8 @@ from pathlib import Path
 from .errors import UserError
 from .files import read_jsonl
 from .lineage import accumulation, training
-from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, Recipe
+from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, RATIO_TOLERANCE, Recipe
 from .refs import local_path, model_problem
-
-RATIO_TOLERANCE = 1e-6
 
 
 def nearest(key: str, known: Iterable[str]) -> str:

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -74,7 +73,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run_logged(job: Job, cwd: Path, log: Path, on_tick: Callable[[], None] | None = None) -> int:
+def run_logged(job: Job, cwd: Path, log: Path) -> int:
     """Run a job to its end with both outputs appended to `log`; return its exit code.
 
     The child gets SIGKILL if we die, and we stop it if our own parent dies: a step must not go on
@@ -91,8 +90,6 @@ def run_logged(job: Job, cwd: Path, log: Path, on_tick: Callable[[], None] | Non
             while child.poll() is None:
                 if os.getppid() != parent:
                     raise KeyboardInterrupt
-                if on_tick:
-                    on_tick()
                 time.sleep(0.1)
         finally:
             if child.poll() is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +34,10 @@ def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[s
     """The lm_eval command line that evaluates a model on the recipe's benchmarks."""
     what = evaluation_settings(recipe.evaluation, recipe.prompts.system)
     how = {"batch_size": recipe.evaluation.batch_size, "gpus": recipe.hardware.gpus}
-    engine = recipe.engines.lm_eval.split()
-    return [*engine, *render(what, how, model_path, output_dir, include_path(recipe))]
+    return [
+        *shlex.split(recipe.engines.lm_eval),
+        *render(what, how, model_path, output_dir, include_path(recipe)),
+    ]
 
 
 def include_path(recipe: Recipe) -> str:

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from .errors import UserError
 
 Row = dict[str, Any]
@@ -95,6 +97,11 @@ def read_jsonl(path: str | Path, repair: bool = False) -> list[Row]:
             raise UserError(f"{path}: line {number} is a {type(row).__name__}, not a JSON object")
         rows.append(row)
     return rows
+
+
+def write_yaml(path: str | Path, data: Any) -> None:
+    """Write YAML by rename, keys in the order given."""
+    write_text(path, yaml.safe_dump(data, sort_keys=False))
 
 
 def digest(data: Any, length: int = 12) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from .locks import try_lock
 
 POLL_SECONDS = 1.0
 
@@ -43,12 +43,10 @@ def assigned_gpus(count: int, of: int, locks: Path) -> Iterator[dict[str, str]]:
             for name in names:
                 if len(taken) == count:
                     break
-                lock = FileLock(locks / f"{platform.node()}-{name}.lock")
-                try:
-                    held.enter_context(lock.acquire(timeout=0))
-                except Timeout:
-                    continue
-                taken.append(name)
+                lock = try_lock(locks / f"{platform.node()}-{name}.lock")
+                if lock:
+                    held.callback(lock.release)
+                    taken.append(name)
             if len(taken) == count:
                 yield {"CUDA_VISIBLE_DEVICES": ",".join(taken)}
                 return

@@ -110,10 +110,14 @@ def _prepare_evaluate(step: Context) -> Job:
     return step.job([*engine_argv(step.how["engine"]), *arguments], hub=True)  # a task's data set
 
 
+def _corpora(step: Context) -> dict[str, str]:
+    return {role: path for role, path in step.inputs.items() if role != "model"}
+
+
 def _prepare_bpc(step: Context) -> Job:
     evaluate.clear_unfinished_evaluation(step.directory)
-    corpora = [path for role, path in step.inputs.items() if role != "model"]
-    tasks = bpc.write_bpc_tasks(step.directory, corpora, step.config["condition_on_prompt"])
+    corpora = _corpora(step)
+    tasks = bpc.write_bpc_tasks(step.directory, list(corpora.values()), step.config["condition_on_prompt"])
     arguments = bpc.render(step.config, step.lm_eval_how, step.inputs["model"], step.directory, tasks)
     return step.job([*engine_argv(step.how["engine"]), *arguments])
 
@@ -142,8 +146,6 @@ KINDS: dict[str, Kind] = {
     "evaluate": Kind(_prepare_evaluate, _finish_evaluate, evaluate.evaluation_progress),
     "bpc": Kind(
         _prepare_bpc,
-        lambda step: bpc.finish_bpc(
-            step.directory, step.config, [role for role in step.inputs if role != "model"]
-        ),
+        lambda step: bpc.finish_bpc(step.directory, step.config, list(_corpora(step))),
     ),
 }

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StepFailed
-from .files import write_text
+from .files import write_yaml
 from .recipe import Merge, Recipe
 from .refs import resolve
 
@@ -77,14 +77,10 @@ def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str
 
 def write_merge(
     directory: Path, settings: Mapping[str, Any], before: str, after: str, pretrained: str | None
-) -> Path:
+) -> None:
     """Write `merge.yaml` and clear an unfinished `model/`: mergekit leaves stale shards in a used one."""
-    import yaml
-
     shutil.rmtree(directory / "model", ignore_errors=True)
-    text = yaml.safe_dump(render(settings, before, after, pretrained), sort_keys=False)
-    write_text(directory / "merge.yaml", text)
-    return directory / "merge.yaml"
+    write_yaml(directory / "merge.yaml", render(settings, before, after, pretrained))
 
 
 def finish_merge(model_dir: Path, assistant: Path) -> dict[str, Any]:

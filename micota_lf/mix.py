@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import UserError
 from .files import Row, read_jsonl, write_json, write_jsonl
+from .recipe import RATIO_TOLERANCE
 
 
 def mix_corpora(
@@ -24,7 +25,7 @@ def mix_corpora(
 
     Raises UserError if the ratios do not add up to 1 or a part has too few rows for `size`.
     """
-    if abs(sum(parts.values()) - 1) > 1e-6 or any(ratio <= 0 for ratio in parts.values()):
+    if abs(sum(parts.values()) - 1) > RATIO_TOLERANCE or any(ratio <= 0 for ratio in parts.values()):
         raise UserError(f"--part: ratios {list(parts.values())} must be above 0 and add up to 1")
     corpora = {path: read_jsonl(path) for path in parts}
     total = size or min(int(len(rows) / parts[path] + 1e-9) for path, rows in corpora.items())

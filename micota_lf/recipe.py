@@ -25,6 +25,8 @@ Partial = dict[str, Any]
 ASSISTANT, ASSISTANT_SFT, ASSISTANT_MERGED = "assistant", "assistant-sft", "assistant-merged"
 ASSISTANT_ROLES = (ASSISTANT, ASSISTANT_SFT, ASSISTANT_MERGED)
 
+RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
+
 
 def limited(default: Any, check: Callable[[Any], bool], says: str) -> Any:
     """A field with a limit: `check(value)` must hold, else the error says `says`."""

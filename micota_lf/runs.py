@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .check import nearest
 from .engines import die_with_parent, engine_argv
 from .errors import StepFailed, StepLocked, UserError
 from .files import digest, write_json
 from .kinds import KINDS
+from .locks import try_lock
 from .plan import Plan, dependencies, step_directory
 from .steps import DONE, FAILED, MISSING, RUNNING, failure_report, state, states
 
@@ -34,7 +33,7 @@ STATUS_SECONDS = 15.0
 
 
 def select(plan: Plan, targets: Iterable[str]) -> list[str]:
-    """Ids of the steps that targets name: an id, a kind, or a slot or label or the start of one.
+    """Ids of the steps that targets name: an id, a kind, a label, or a slot or the start of one.
 
     Raises UserError for a target that names nothing.
     """
@@ -88,11 +87,9 @@ def run_plan(
     """
     preflight(plan, pending)
     frozen = freeze(plan, workspace, pending)
-    lock = FileLock(workspace / ".micota" / "run.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StepLocked(f"another run is at work in {workspace}") from None
+    lock = try_lock(workspace / ".micota" / "run.lock")
+    if lock is None:
+        raise StepLocked(f"another run is at work in {workspace}")
     try:
         with (workspace / ".micota" / "snakemake.log").open("ab") as log:
             child = subprocess.Popen(

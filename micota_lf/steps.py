@@ -21,13 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .engines import Job, log_tail, run_logged, versions
 from .errors import MicotaError, StepFailed, StepLocked
 from .files import file_digest, read_json, write_json
 from .gpus import assigned_gpus
 from .kinds import KINDS, Context
+from .locks import try_lock
 from .plan import Plan, resolved_inputs, step_directory
 
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
@@ -142,11 +141,9 @@ def _outputs(directory: Path) -> dict[str, dict[str, Any]]:
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Hold the step's lock; the kernel frees it if we are killed."""
-    lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StepLocked(f"{directory} is being worked on by {_holder(directory)}") from None
+    lock = try_lock(directory / ".lock")
+    if lock is None:
+        raise StepLocked(f"{directory} is being worked on by {_holder(directory)}")
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(directory / "holder.json", {"host": platform.node(), "pid": os.getpid(), "since": since})
@@ -159,13 +156,10 @@ def _locked(directory: Path) -> Iterator[None]:
 def _held(directory: Path) -> bool:
     if not (directory / "holder.json").is_file():
         return False
-    lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    lock = try_lock(directory / ".lock")
+    if lock:
+        lock.release()
+    return lock is None
 
 
 def _holder(directory: Path) -> str:

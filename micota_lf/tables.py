@@ -29,7 +29,7 @@ AVERAGE = "Average"
 
 @dataclass(frozen=True)
 class Cell:
-    """One accuracy: counts over one benchmark, or with `parts` their unweighted average."""
+    """One accuracy: over one benchmark, or the unweighted average over all; shares lie in [0, 1]."""
 
     state: str
     n: int = 0
@@ -112,9 +112,9 @@ def bpc_table(recipe: Recipe, plan: Plan, workspace: Path) -> list[dict[str, Any
     for number, corpus in enumerate(recipe.bpc.corpora):
         for model in recipe.bpc.models:
             slot = f"bpc/{model}"
-            results = _results(plan, workspace, slot) if slot in plan["slots"] else None
-            row: dict[str, Any] = {"corpus": corpus, "model": model}
-            rows.append({**row, **results[f"corpus{number}"]} if results else {**row, "state": "missing"})
+            results = _results(plan, workspace, slot)
+            found = results[f"corpus{number}"] if results else {"state": _state(plan, workspace, slot)}
+            rows.append({"corpus": corpus, "model": model, **found})
     return rows
 
 
@@ -148,9 +148,13 @@ def _source(recipe: Recipe, corpus: str) -> str:
 
 
 def _results(plan: Plan, workspace: Path, slot: str) -> dict[str, Any] | None:
-    done = workspace / step_directory(plan["steps"][plan["slots"][slot]]) / "done.json"
+    done = _directory(plan, workspace, slot) / "done.json"
     return dict(read_json(done)["results"]) if done.is_file() else None
 
 
 def _state(plan: Plan, workspace: Path, slot: str) -> str:
-    return state(workspace / step_directory(plan["steps"][plan["slots"][slot]]))
+    return state(_directory(plan, workspace, slot))
+
+
+def _directory(plan: Plan, workspace: Path, slot: str) -> Path:
+    return workspace / step_directory(plan["steps"][plan["slots"][slot]])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StepFailed
-from .files import read_json, write_json, write_text
+from .files import read_json, write_json, write_yaml
 from .lineage import accumulation, model_of, train_devices, training
 from .recipe import Recipe, Train
 from .refs import resolve
@@ -107,14 +107,11 @@ def render(
 
 def write_training(
     directory: Path, what: Mapping[str, Any], how: Mapping[str, Any], model: str, corpus: str
-) -> Path:
-    """Write `dataset_info.json` and `train.yaml` into a step's directory; return the YAML's path."""
-    import yaml
-
+) -> None:
+    """Write `dataset_info.json` and `train.yaml` into a step's directory."""
     write_json(directory / "dataset_info.json", dataset_info({CORPUS: corpus}))
     config = render(what, how, model, str(directory), str(directory / "model"))
-    write_text(directory / "train.yaml", yaml.safe_dump(config, sort_keys=False))
-    return directory / "train.yaml"
+    write_yaml(directory / "train.yaml", config)
 
 
 def training_is_complete(model_dir: Path) -> bool:
