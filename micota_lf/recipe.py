@@ -54,8 +54,8 @@ def partial_of(section: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Training problems: a JSONL file, `tiny:NAME`, or a data set id on the hub."""
+class Problems:
+    """Problems with answers: a JSONL file, `tiny:NAME`, or a data set id on the hub."""
 
     path: str = MISSING
     revision: str | None = None
@@ -65,6 +65,12 @@ class Prompts:
     problem_field: str = "problem"
     answer_field: str = "answer"
     limit: int | None = positive(None)
+
+
+@dataclass(frozen=True)
+class Prompts(Problems):
+    """Training problems and how a model is asked for a response to one."""
+
     # The official repository's instruction (OPPO-PersonalAI/MiCoTA); the paper does not give one.
     template: str = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
     system: str | None = None
@@ -132,6 +138,7 @@ class Train:
     extra: dict[str, Any] = field(default_factory=dict)
     # Below: how, not what. These do not enter a step's identity.
     per_device_train_batch_size: int = positive(1)
+    deepspeed: Literal["none", "zero2", "zero3"] = "none"
     use_cpu: bool = False
     disable_gradient_checkpointing: bool = False
     save_steps: int = positive(500)
@@ -193,10 +200,31 @@ class Student:
 
 
 @dataclass(frozen=True)
+class Benchmark(Problems):
+    """Test problems of one benchmark, and how its answer column is read.
+
+    `answer_format`: `plain` text or number, `gsm8k` (what follows `####`), `list` (several answers).
+    `legacy_rule`: the string match of the paper's lineage, `hendrycks`, or `number`, which first drops leading
+    zeros and a trailing `.0`.
+    """
+
+    split: str = "test"
+    answer_format: Literal["plain", "gsm8k", "list"] = "plain"
+    legacy_rule: Literal["hendrycks", "number"] = "hendrycks"
+    licence: str = ""
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """lm-eval tasks (name to column title) and how they are run; `verdict` fills the table."""
+    """lm-eval tasks (name to column title) and how they are run; `verdict` fills the table.
+
+    `benchmarks` says where the tasks' problems are (a task file names its benchmark in its metadata);
+    with `data_dir`, they are read from `data_dir/NAME/test.jsonl` instead.
+    """
 
     tasks: dict[str, str] = field(default_factory=dict)
+    benchmarks: dict[str, Benchmark] = field(default_factory=dict)
+    data_dir: str | None = None
     include_path: str | None = None
     max_gen_toks: int = positive(16384)
     limit: int | None = positive(None)
@@ -224,12 +252,34 @@ class Bpc:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the run may use. None of it enters a step's identity."""
+    """What the run may use. None of it enters a step's identity.
+
+    `gpus` are those of one machine; a training uses `train_gpus` of them (null: all) on each of `nodes`
+    machines.
+    """
 
     gpus: int = not_negative(0)
+    gpu_memory_gib: float = positive(80.0)
     train_gpus: int | None = not_negative(None)
+    nodes: int = positive(1)
     cores: int = positive(2)
     threads_per_step: int = positive(1)
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Figures behind the GPU-hours of `micota plan`; replace them by what a pilot measured.
+
+    `tflops` (peak, bf16) and `mfu` (share of it reached in training) give training times,
+    `decode_tokens_per_second` (output tokens a second and GPU of a 1B model; inversely proportional to
+    parameters) generation times. `response_tokens` are mean lengths by the name of the model that responds.
+    """
+
+    tflops: float = positive(312.0)
+    mfu: float = positive(0.35)
+    decode_tokens_per_second: float = positive(15000.0)
+    response_tokens: dict[str, int] = field(default_factory=dict)
+    default_response_tokens: int = positive(1000)
 
 
 @dataclass(frozen=True)
@@ -266,6 +316,7 @@ class Recipe:
     students: dict[str, Student] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict)
     methods: dict[str, str | None] = field(default_factory=dict)
+    tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     prompts: Prompts = field(default_factory=Prompts)
     generation: Generation = field(default_factory=Generation)
     filter: Filter = field(default_factory=Filter)
@@ -273,4 +324,6 @@ class Recipe:
     evaluation: Evaluation = field(default_factory=Evaluation)
     bpc: Bpc = field(default_factory=Bpc)
     hardware: Hardware = field(default_factory=Hardware)
+    estimates: Estimates = field(default_factory=Estimates)
+    sources: dict[str, str] = field(default_factory=dict)
     engines: Engines = field(default_factory=Engines)

@@ -23,7 +23,7 @@ from .refs import resolve
 
 # Settings that say how a training runs and is watched, not what it learns.
 HOW_FIELDS = (
-    "per_device_train_batch_size", "use_cpu", "disable_gradient_checkpointing",
+    "per_device_train_batch_size", "deepspeed", "use_cpu", "disable_gradient_checkpointing",
     "save_steps", "save_strategy", "save_total_limit", "logging_steps",
 )  # fmt: skip
 CORPUS = "corpus"
@@ -75,6 +75,8 @@ def what_settings(train: Train, system: str | None = None) -> dict[str, Any]:
 def how_settings(recipe: Recipe, train: Train) -> dict[str, Any]:
     """The settings that the hardware decides, the derived gradient accumulation among them."""
     how = {key: value for key, value in dataclasses.asdict(train).items() if key in HOW_FIELDS}
+    if train.deepspeed == "none":
+        del how["deepspeed"]
     return how | {"gradient_accumulation_steps": accumulation(recipe, train)}
 
 
