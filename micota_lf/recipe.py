@@ -204,7 +204,7 @@ class Benchmark(Problems):
     """Test problems of one benchmark, and how its answer column is read.
 
     `answer_format`: `plain` text or number, `gsm8k` (what follows `####`), `list` (several answers).
-    `legacy_rule`: the string match of the paper's lineage, `hendrycks`, or `number`, which first drops leading
+    `legacy_rule`: string match of the paper's lineage: `hendrycks`, or `number`, which first drops leading
     zeros and a trailing `.0`.
     """
 
