@@ -4,7 +4,7 @@
 
 A layer is a file, each file that it `extends:`, and last the overrides (`key.path=value`). Each layer is
 checked on its own, so that an error names the file that holds it. A teacher, student or corpus set to
-null in a later layer is removed; `methods` of a later file replaces that of an earlier one.
+null in a later layer is removed; `methods` and `tables` of a later file replace those of an earlier one.
 What the values mean together is checked by `check.py`.
 """
 
@@ -165,13 +165,22 @@ def _checked_value(
 def _build(layers: list[dict[str, Any]], where: str, problems: list[str]) -> Recipe | None:
     """Merge checked layers into the frozen recipe; None, with the reasons added, if that cannot be done."""
     *files, overrides = layers
-    rows = next((layer["methods"] for layer in reversed(files) if "methods" in layer), schema.paper_methods())
+    # The rows of tables are one list: a file that gives them replaces those of the files that it extends, and
+    # with its own methods a file leaves theirs behind.
+    methods, tables = schema.paper_methods(), {}
     for layer in files:
-        layer["methods"] = rows  # the table's rows are one list: a file that gives them replaces them
-    plain = OmegaConf.to_container(OmegaConf.merge({"methods": rows}, *files, overrides))
+        methods, tables = layer.get("methods", methods), {} if "methods" in layer else tables
+        tables = layer.get("tables", tables)
+    for layer in files:
+        layer |= {"methods": methods, "tables": tables}
+    plain = OmegaConf.to_container(OmegaConf.merge(*files, overrides))
     assert isinstance(plain, dict)
+    gone = {name for name, spec in (plain.get("students") or {}).items() if spec is None}
     for section in ("teachers", "students", "corpora"):
         plain[section] = {k: v for k, v in (plain.get(section) or {}).items() if v is not None}
+    for rows in plain["tables"].values():
+        for student in gone & set(rows or {}):
+            del rows[student]
     try:
         config = OmegaConf.merge(OmegaConf.structured(Recipe), plain)
         missing = sorted(OmegaConf.missing_keys(config))

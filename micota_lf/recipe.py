@@ -304,7 +304,12 @@ def paper_methods() -> dict[str, str | None]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run of the method. The sections are described by their classes."""
+    """One run of the method. The sections are described by their classes.
+
+    `methods` maps the name of a table's row to a corpus (null: the student untrained). `tables` maps a table
+    to the methods of each student in it (`others`: of every student that it does not name); without it, the
+    paper's Tables 1 to 3 hold all students. `sources` says where values come from (`micota plan --sources`).
+    """
 
     name: str = limited(
         MISSING,

@@ -33,12 +33,15 @@ STATUS_SECONDS = 15.0
 
 
 def select(plan: Plan, targets: Iterable[str]) -> list[str]:
-    """Ids of the steps that targets name: an id, a kind, a label, or a slot or the start of one.
+    """Ids of the steps that targets name: a table, an id, a kind, a label, or a slot or the start of one.
 
     Raises UserError for a target that names nothing.
     """
     chosen: dict[str, None] = {}
     for target in targets:
+        if target in plan["tables"]:
+            chosen |= dict.fromkeys(plan["slots"][slot] for slot in plan["tables"][target])
+            continue
         by_slot = [made for slot, made in plan["slots"].items() if _names(target, slot)]
         by_step = [
             step_id
@@ -46,7 +49,9 @@ def select(plan: Plan, targets: Iterable[str]) -> list[str]:
             if target in (step_id, step["kind"], step["label"], step_directory(step))
         ]
         if not by_slot and not by_step:
-            raise UserError(f"--target: {target!r} names no step; {nearest(target, plan['slots'])}")
+            raise UserError(
+                f"--target: {target!r} names no step; {nearest(target, [*plan['tables'], *plan['slots']])}"
+            )
         chosen |= dict.fromkeys([*by_slot, *by_step])
     return list(chosen)
 
