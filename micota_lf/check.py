@@ -5,6 +5,7 @@ In: a typed recipe. Out: one line a problem, each starting with the key path. No
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
@@ -37,11 +38,13 @@ def semantic_problems(recipe: Recipe) -> list[str]:
 def _name_problems(recipe: Recipe) -> Iterator[str]:
     trained = [f"{student}/{corpus}" for student in recipe.students for corpus in recipe.corpora]
     sources = [*recipe.teachers, *ASSISTANT_ROLES, *recipe.students]
-    for key, names in (("teachers", recipe.teachers), ("students", recipe.students)):
+    named: list[tuple[str, Collection[str]]] = [("teachers", recipe.teachers), ("students", recipe.students)]
+    for key, names in named:
         for name in set(names) & set(ASSISTANT_ROLES):
             yield f"{key}.{name}: this name is reserved for the teacher assistant"
-        for name in (name for name in names if "/" in name):
-            yield f"{key}.{name}: a name holds no slash: STUDENT/CORPUS is a trained student"
+    for key, names in (*named, ("corpora", recipe.corpora)):
+        for name in (name for name in names if not re.fullmatch(r"[\w-]+", name)):
+            yield f"{key}.{name}: must be letters, digits, hyphens and underscores"
     for name in set(recipe.teachers) & set(recipe.students):
         yield f"students.{name}: a teacher has this name too"
     yield from _unknown("assistant.corpus", [recipe.assistant.corpus], recipe.corpora)

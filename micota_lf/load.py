@@ -32,6 +32,11 @@ REFUSED = object()  # a value of the wrong type: left out, so that the rest can 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load, check and freeze a recipe. Raises RecipeError with one line for each problem."""
+    return load_layers(path, overrides)[0]
+
+
+def load_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[tuple[str, Any]]]:
+    """The recipe as `load_recipe` gives it, and its layers, later ones last, as (file, checked values)."""
     problems: list[str] = []
     layers = _file_layers(Path(path), problems, ())
     if problems:  # without its files, most of a recipe would look missing
@@ -43,10 +48,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         _checked_section(Recipe, dataclasses.asdict(recipe), str(path), "", problems)
     if recipe is not None:
         found = [problem.partition(": ") for problem in semantic_problems(recipe)]
-        problems += [f"{_origin(checked, key) or path}: {key}: {words}" for key, _, words in found]
+        problems += [f"{origin(checked, key) or path}: {key}: {words}" for key, _, words in found]
     if problems or recipe is None:
         raise RecipeError(problems)
-    return recipe
+    return recipe, checked
 
 
 def section_from(cls: type, items: Sequence[str], where: str = OVERRIDES) -> Any:
@@ -198,8 +203,8 @@ def _build(layers: list[dict[str, Any]], where: str, problems: list[str]) -> Rec
     return built
 
 
-def _origin(layers: Sequence[tuple[str, Any]], key: str) -> str | None:
-    """The last layer that sets a dotted key, or None."""
+def origin(layers: Sequence[tuple[str, Any]], key: str) -> str | None:
+    """The last layer (as `load_layers` gives them) that sets a dotted key, or None."""
     for where, values in reversed(layers):
         node = values
         for part in key.split("."):

@@ -56,6 +56,15 @@ def select(plan: Plan, targets: Iterable[str]) -> list[str]:
     return list(chosen)
 
 
+def needed_steps(plan: Plan, targets: Iterable[str] = ()) -> list[str]:
+    """The steps that the targets name, and all that these need (every step without targets), inputs first."""
+    needed = set(select(plan, targets)) if targets else set(plan["steps"])
+    for step_id in reversed(plan["steps"]):
+        if step_id in needed:
+            needed |= set(dependencies(plan["steps"][step_id]))
+    return [step_id for step_id in plan["steps"] if step_id in needed]
+
+
 def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> list[str]:
     """The unfinished steps that the targets need (all steps if there are none), each after its inputs."""
     now = states(plan, workspace)
