@@ -15,6 +15,7 @@ need no computer algebra.
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from types import ModuleType
 from .errors import UserError
 
 Reason = str
+_BARE_DOLLAR = re.compile(r"(?<!\\)\$")  # one that marks mathematics, not an amount
 CORRECT, WRONG, NO_ANSWER, TRUNCATED = "correct", "wrong", "no answer", "truncated"
 
 
@@ -98,7 +100,7 @@ def _same_text(extracted: str | None, answer: str) -> bool:
     """Whether a box holds the gold answer after Hendrycks's normalisation, `$` and a final point aside."""
     if extracted is None:
         return False
-    bare = [text.replace("$", "").strip().rstrip(".") for text in (extracted, answer)]
+    bare = [_BARE_DOLLAR.sub("", text).strip().rstrip(".") for text in (extracted, answer)]
     return bool(bare[0]) and bool(_hendrycks().is_equiv(*bare))
 
 

@@ -50,7 +50,8 @@ def test_no_module_reaches_up():
     """Imports point one way: the command line, then stages and steps, then recipe and files."""
     order = [
         {"errors", "stats", "recipe", "locks"}, {"files", "lineage", "engines"}, {"refs", "grade", "gpus"},
-        {"check", "prompts", "mix", "filter", "evaluate"}, {"load", "backends", "bpc", "train", "merge"},
+        {"prompts", "mix", "filter", "metrics"}, {"benchmarks"}, {"evaluate"}, {"check"},
+        {"load", "backends", "bpc", "train", "merge"},
         {"generate", "plan"}, {"kinds"}, {"steps"}, {"runs", "explain", "tables", "commands"},
         {"report"}, {"cli"},
     ]  # fmt: skip
