@@ -11,7 +11,9 @@ from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from .benchmarks import load_benchmark
 from .errors import UserError
+from .evaluate import evaluated_benchmarks
 from .files import read_jsonl
 from .lineage import OTHERS, accumulation, parents, trained_student, training
 from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, RATIO_TOLERANCE, Recipe
@@ -32,7 +34,13 @@ def semantic_problems(recipe: Recipe) -> list[str]:
         names = list(_cycle_problems(recipe))
     # Settings of a training can only be worked out once every name in its lineage exists.
     trainings = [] if names else _training_problems(recipe)
-    return [*names, *_prompt_problems(recipe), *_model_problems(recipe), *trainings]
+    return [
+        *names,
+        *_prompt_problems(recipe),
+        *_model_problems(recipe),
+        *_benchmark_problems(recipe),
+        *trainings,
+    ]
 
 
 def _name_problems(recipe: Recipe) -> Iterator[str]:
@@ -136,9 +144,19 @@ def _model_problems(recipe: Recipe) -> Iterator[str]:
         problem = model_problem(ref, chat=not at.endswith("pretrained_model"))
         if problem:
             yield f"{at}: {problem}"
-    include = recipe.evaluation.include_path
-    if include and not Path(include).is_dir():
-        yield f"evaluation.include_path: no such directory: {include}"
+
+
+def _benchmark_problems(recipe: Recipe) -> Iterator[str]:
+    spec = recipe.evaluation
+    if spec.include_path and not Path(spec.include_path).is_dir():
+        yield f"evaluation.include_path: no such directory: {spec.include_path}"
+        return
+    try:
+        for found in evaluated_benchmarks(spec).values():
+            if local_path(found.path, "data"):
+                load_benchmark(found)
+    except UserError as error:
+        yield f"evaluation: {error}"
 
 
 def _training_problems(recipe: Recipe) -> Iterator[str]:

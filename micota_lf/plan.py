@@ -12,11 +12,12 @@ that the recipe uses for them; several slots can share a step, and steps of equa
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
 from . import bpc, evaluate, merge, train
-from .files import digest, directory_digest
+from .files import digest
 from .lineage import (
     baseline,
     filtering,
@@ -203,11 +204,7 @@ class _Compiler:
 
     def evaluation(self, slot: str, model: Input) -> str:
         """A model on all benchmarks: one load of the model for all of them. Returns the slot."""
-        spec = self.recipe.evaluation
-        tasks = evaluate.include_path(self.recipe)
-        config = evaluate.evaluation_settings(spec, self.recipe.prompts.system)
-        config["task_files"] = directory_digest(tasks)
-        how = {"batch_size": spec.batch_size, "include_path": tasks, "engine": self.recipe.engines.lm_eval}
+        config, how = self._evaluation
         self._add(slot, "evaluate", self._label(model), config, {"model": model}, how)
         return slot
 
@@ -219,6 +216,13 @@ class _Compiler:
         how = {"batch_size": recipe.evaluation.batch_size, "engine": recipe.engines.lm_eval}
         self._add(f"bpc/{name}", "bpc", self._label(model), config, {"model": model, **corpora}, how)
         return f"bpc/{name}"
+
+    @cached_property
+    def _evaluation(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Settings of every evaluation: they are read from task files and benchmarks once."""
+        spec = self.recipe.evaluation
+        how = evaluate.evaluation_how(spec) | {"engine": self.recipe.engines.lm_eval}
+        return evaluate.evaluation_settings(spec, self.recipe.prompts), how
 
     def _reference(self, model: Model) -> Input:
         return {"ref": model.model, "identity": identity(model.model, model.revision)}

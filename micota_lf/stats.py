@@ -13,12 +13,18 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 
 
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """Wilson score interval of a proportion (scipy.stats.binomtest); in [0, 1]."""
-    from scipy.stats import binomtest
+def wilson(correct: float, n: int) -> tuple[float, float]:
+    """Wilson score interval of a proportion, in [0, 1] (Wilson 1927).
 
-    interval = binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+    `correct` is a fraction where each problem has several responses; the interval is then too wide, because
+    means of several responses vary less than single ones.
+    """
+    from scipy.stats import norm
+
+    z, share = float(norm.ppf((1 + CONFIDENCE) / 2)), correct / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -33,7 +39,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(data.mean() - half), float(data.mean() + half)
 
 
-def average_interval(cells: Sequence[tuple[int, int]], seed: int = 0) -> tuple[float, float]:
+def average_interval(cells: Sequence[tuple[float, int]], seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap of the unweighted mean of several accuracies, given as (correct, n) pairs.
 
     Problems are resampled within each benchmark; resampling n zeros and ones is a binomial draw.

@@ -51,7 +51,7 @@ class Cell:
 
     state: str
     n: int = 0
-    correct: int = 0
+    correct: float = 0
     accuracy: float = 0.0
     low: float = 0.0
     high: float = 0.0
