@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
+SCORE_TABLES = ("table2", "table3")
 PAPER_FILE = Path(__file__).with_name("paper.yaml")
-ScoreTable = Literal["table2", "table3"]
 
 
 @cache
@@ -34,14 +34,13 @@ def columns() -> list[str]:
 
 def problem_count(benchmark: str) -> int | None:
     """Number of problems of a benchmark column."""
-    return paper()["problems"].get(benchmark)
+    count: int | None = paper()["problems"].get(benchmark)
+    return count
 
 
-def paper_row(
-    table: ScoreTable, model: str, method: str, *, as_printed: bool = False
-) -> dict[str, float] | None:
+def paper_row(table: str, model: str, method: str, *, as_printed: bool = False) -> dict[str, float] | None:
     """A row of Table 2 or 3, as column to percent; `model` is a hub id, `method` a row's name."""
-    printed = paper()[table].get(model, {}).get(method)
+    printed = paper()[table].get(model, {}).get(method) if table in SCORE_TABLES else None
     if printed is None:
         return None
     row = dict(zip(columns(), printed, strict=True))
@@ -51,15 +50,13 @@ def paper_row(
     return row
 
 
-def paper_cell(
-    table: ScoreTable, model: str, method: str, column: str, *, as_printed: bool = False
-) -> float | None:
+def paper_cell(table: str, model: str, method: str, column: str, *, as_printed: bool = False) -> float | None:
     """One score of Table 2 or 3 in percent."""
     row = paper_row(table, model, method, as_printed=as_printed)
     return None if row is None else row.get(column)
 
 
-def paper_delta(teacher: str, student: str, kind: Literal["Teacher", "TA"]) -> tuple[float, float] | None:
+def paper_delta(teacher: str, student: str, kind: str) -> tuple[float, float] | None:
     """Table 1: average and its change from the untrained student, for a student of a teacher or a TA."""
     cell = paper()["table1"].get(teacher, {}).get(student, {}).get(kind)
     return None if cell is None else (cell[0], cell[1])

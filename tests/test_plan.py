@@ -83,7 +83,9 @@ def test_gpu_count_changes_resources_but_no_step(base):
     train = plan["steps"][plan["slots"]["train/student-s/micota"]]
     assert train["how"]["gpus"] == 8 and train["how"]["train"]["gradient_accumulation_steps"] == 1
     gpus = {step["kind"]: step["how"]["gpus"] for step in plan["steps"].values()}
-    assert gpus == {"generate": 1, "filter": 0, "mix": 0, "train": 8, "merge": 0, "evaluate": 1, "bpc": 1}
+    assert gpus == {
+        "overlap": 0, "generate": 1, "filter": 0, "mix": 0, "train": 8, "merge": 0, "evaluate": 1, "bpc": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
