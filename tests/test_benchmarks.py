@@ -394,7 +394,7 @@ def test_lm_eval_runs_the_five_tasks_offline_from_a_folder(run):
     assert [row["id"] for row in problems] == expected
     for row in read_jsonl(out / "samples.jsonl"):
         assert 0 < row["response_tokens"] <= 24 and row["truncated"] == (row["response_tokens"] == 24)
-        assert set(row) == {"task", "id", "target", "response", *METRICS}
+        assert set(row) == {"task", "id", "target", "response", *METRICS} and isinstance(row["response"], str)
     first = lm_eval_samples(out / "lm_eval", "micota_math500")[0]
     prompt = first["arguments"]["gen_args_0"]["arg_0"]
     assert (
