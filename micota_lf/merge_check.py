@@ -9,10 +9,10 @@ tensor is missing, tokenizer and stop tokens are the assistant's.
 
 The cosine is that of raw weights, not of what a training changed. Measured on the tiny family (medians over
 matrices): assistant and its fine-tuned self 0.998, students and theirs 0.996 to 0.998, merged model 0.999;
-the same shape initialised with another seed -0.005 to 0.004 (single matrices up to 0.03), and the assistant and
-the very random weights that its training from scratch began with 0.499. The line is drawn at 0.25: far above
-strangers, and below a model that kept half of its direction. Norms and biases stay out: norm weights are near
-1 in every model.
+the same shape initialised with another seed -0.005 to 0.004 (single matrices up to 0.03), and the assistant
+and the very random weights that its training from scratch began with 0.499. The line is drawn at 0.25: far
+above strangers, below a model that kept half of its direction. Norms and biases stay out: norm weights are
+near 1 in every model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import file_digest, read_json
+from .errors import StepFailed
+from .files import file_digest, read_json, read_jsonl
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,12 +133,7 @@ def health_problems(merged: Path, assistant: Path, tokenizer_files: tuple[str, .
 
 def _differences(model: Path, before: Path) -> list[str]:
     """How a model's config, tensors and vocabulary differ from those of `before`."""
-    configs = [read_json(path / "config.json") for path in (model, before)]
-    found = [
-        f"have different {key}: {configs[0].get(key)} and {configs[1].get(key)}"
-        for key in SHAPE_KEYS
-        if configs[0].get(key) != configs[1].get(key)
-    ]
+    found = config_differences(*(read_json(path / "config.json") for path in (model, before)))
     if found:
         return found
     made, old = tensors(model), tensors(before)
@@ -154,6 +150,28 @@ def _differences(model: Path, before: Path) -> list[str]:
         ids = f"{token!r} is {words.get(token)} and {old_words.get(token)}"
         found.append(f"have tokenizers of different vocabulary: {ids}")
     return found
+
+
+def config_differences(config: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """How two config.json differ in what decides the tensors."""
+    return [
+        f"have different {key}: {config.get(key)} and {before.get(key)}"
+        for key in SHAPE_KEYS
+        if None not in (config.get(key), before.get(key)) and config[key] != before[key]
+    ]
+
+
+def answer_health(answers: Path, max_tokens: int) -> dict[str, Any]:
+    """How many of the merged model's greedy answers ended; StepFailed if none did."""
+    rows = read_jsonl(answers)
+    ended = sum(row["finish_reason"] == "stop" for row in rows)
+    if not ended:
+        raise StepFailed(
+            f"none of the merged model's {len(rows)} greedy answers ended within {max_tokens} tokens: "
+            f"it does not stop, or only repeats itself; see {answers}"
+        )
+    mean = sum(row["response_tokens"] for row in rows) / len(rows)
+    return {"prompts": len(rows), "ended": ended, "mean_response_tokens": mean}
 
 
 def vocabulary(model: Path) -> dict[str, int]:
@@ -183,7 +201,8 @@ def _words(tensor: Tensor) -> np.ndarray[Any, Any] | None:
     size = int(np.prod(tensor.shape, dtype=np.int64))
     if tensor.dtype not in FLOATS or not size:
         return None
-    return np.memmap(tensor.file, FLOATS[tensor.dtype][0], "r", tensor.start, (size,))
+    words: np.ndarray[Any, Any] = np.memmap(tensor.file, FLOATS[tensor.dtype][0], "r", tensor.start, (size,))
+    return words
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -208,4 +227,5 @@ def _sample(tensor: Tensor) -> np.ndarray[Any, Any]:
         values = (raw.astype("<u4") << 16).view("<f4")
     else:
         values = raw.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype])
-    return values.astype(np.float64)
+    sample: np.ndarray[Any, Any] = values.astype(np.float64)
+    return sample

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
 
-from . import bpc, evaluate, merge, train
+from . import bpc, evaluate, merge, preflight, train
 from .files import digest, directory_digest
 from .lineage import filtering, model_of, strong_teachers, training
 from .recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_SFT, Model, Recipe
@@ -61,6 +61,7 @@ class Plan(TypedDict):
 def compile_plan(recipe: Recipe) -> Plan:
     """Every step that the recipe's tables need. Reads local model files to identify them, writes nothing."""
     compiler = _Compiler(recipe)
+    compiler.preflight()
     for teacher in strong_teachers(recipe, recipe.assistant.corpus):
         compiler.evaluation(f"evaluate/{teacher}", compiler.model(teacher))
     compiler.evaluation(f"evaluate/{ASSISTANT_MERGED}", compiler.model(ASSISTANT_MERGED))
@@ -91,7 +92,7 @@ def resolved_inputs(plan: Plan, step: Step, workspace: Path) -> dict[str, str]:
     return {
         role: str(workspace / step_directory(plan["steps"][given["step"]]) / given["file"])
         if "step" in given
-        else resolve(given["ref"], "data" if role == "prompts" else "models")
+        else resolve(given["ref"], preflight.input_kind(role))
         for role, given in step["inputs"].items()
     }
 
@@ -103,6 +104,11 @@ class _Compiler:
         self.recipe = recipe
         self.steps: dict[str, Step] = {}
         self.slots: dict[str, str] = {}
+
+    def preflight(self) -> None:
+        """The step that every other one waits for without reading it (runs.py)."""
+        config, inputs = preflight.checks(self.recipe)
+        self._add("preflight", "preflight", "checks", config, inputs, {})
 
     def model(self, name: str) -> Input:
         """The model that a corpus, a table row or a BPC column names."""
@@ -131,12 +137,11 @@ class _Compiler:
     def responses(self, source: str) -> Input:
         """Responses of a model to the recipe's prompts."""
         model, prompts = self.model(source), self.recipe.prompts
-        asked: Input = {"ref": prompts.path, "identity": identity(prompts.path, prompts.revision, "data")}
         config = asdict(self.recipe.generation) | asdict(prompts)
         how = {"batch_size": config.pop("batch_size")}
         for key in ("path", "revision"):  # in the input's identity
             del config[key]
-        inputs = {"model": model, "prompts": asked}
+        inputs = {"model": model, "prompts": self._prompts()}
         made = self._add(f"generate/{source}", "generate", self._label(model), config, inputs, how)
         return {"step": made, "file": "responses.jsonl"}
 
@@ -162,8 +167,15 @@ class _Compiler:
         inputs = {"before": self._reference(model_of(self.recipe, ASSISTANT)), "after": after}
         if spec.preset == "pretrained" and spec.pretrained_model:
             inputs["pretrained"] = self._reference(Model(spec.pretrained_model))
-        config = {"merge": merge.merge_settings(spec)}
-        how = {"engine": self.recipe.engines.mergekit}
+        health = merge.health_settings(spec, self.recipe.generation, self.recipe.prompts)
+        how: dict[str, Any] = {"engine": self.recipe.engines.mergekit}
+        if health:
+            inputs["prompts"] = self._prompts()
+            how |= {
+                "batch_size": self.recipe.generation.batch_size,
+                "gpus": min(1, self.recipe.hardware.gpus),
+            }
+        config = {"merge": merge.merge_settings(spec), "health": health}
         label = f"{self._label(after)}-merged"
         made = self._add(f"merge/{ASSISTANT}", "merge", label, config, inputs, how)
         return {"step": made, "file": "model"}
@@ -186,6 +198,10 @@ class _Compiler:
         how = {"batch_size": recipe.evaluation.batch_size, "engine": recipe.engines.lm_eval}
         if corpora:
             self._add(f"bpc/{name}", "bpc", self._label(model), config, {"model": model, **corpora}, how)
+
+    def _prompts(self) -> Input:
+        prompts = self.recipe.prompts
+        return {"ref": prompts.path, "identity": identity(prompts.path, prompts.revision, "data")}
 
     def _reference(self, model: Model) -> Input:
         return {"ref": model.model, "identity": identity(model.model, model.revision)}

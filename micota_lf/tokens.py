@@ -15,12 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from .errors import UserError
 from .files import read_json
-from .refs import local_path
+from .hub import model_file
 
 THINK = "<think>"
 BATCH_ROWS = 256  # texts encoded at once: bounds memory, keeps all cores busy
@@ -119,20 +118,6 @@ def load_chat(ref: str, revision: str | None = None) -> Chat:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return Chat(tokenizer, template, _special_tokens(settings))
-
-
-def model_file(ref: str, name: str, revision: str | None = None) -> Path | None:
-    """A small file of a model, downloaded if the model is on the hub; None if the model has no such file."""
-    directory = local_path(ref)
-    if directory is not None:
-        return directory / name if (directory / name).is_file() else None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(ref, name, revision=revision))
-    except (EntryNotFoundError, LocalEntryNotFoundError):
-        return None
 
 
 def opened_thought(prompt: str) -> str:
