@@ -196,7 +196,7 @@ def _difference(case: _Case, tokenizer: Any, template: str, rules: Any) -> str:
         return f"template {template!r} puts an empty thought before a response that has none"
     if not case.has_thought and case.opened:
         return "the model's chat template opens a thought that a response without one does not go on from"
-    if case.has_thought and words[1] not in trained:
+    if case.has_thought and (words[1] not in trained or rules.add_thought() in trained):
         return f"template {template!r} removes the thought from a response"
     extra = len(case.prompt) - case.loss_from
     if extra > 0 and case.prompt[:at] + case.prompt[at + extra :] == case.training[: case.loss_from]:
