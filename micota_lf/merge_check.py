@@ -17,52 +17,20 @@ near 1 in every model.
 
 from __future__ import annotations
 
-import json
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import StepFailed
 from .files import file_digest, read_json, read_jsonl
-
-if TYPE_CHECKING:
-    import numpy as np
+from .weights import Tensor, finite, sample, tensors
 
 KINSHIP = 0.25
-SAMPLED_MATRICES, WINDOWS, WINDOW = 24, 4, 2048
-CHUNK = 2**24  # values looked at at once
+SAMPLED_MATRICES = 24
 # What decides a model's shape; sizes that say nothing about tensors are left out.
 SHAPE_KEYS = ("architectures", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
               "num_attention_heads", "num_key_value_heads", "tie_word_embeddings")  # fmt: skip
-# Numpy type of the raw words, and the exponent bits that are all set in an infinity or a NaN.
-FLOATS = {"F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0xFF << 23), "F16": ("<u2", 0x1F << 10),
-          "BF16": ("<u2", 0xFF << 7)}  # fmt: skip
 STOP_KEYS = ("eos_token_id", "bos_token_id", "pad_token_id")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of a safetensors file: where its bytes are."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-
-
-def tensors(model: Path) -> dict[str, Tensor]:
-    """The tensors of a model directory, from the headers of its safetensors files."""
-    found: dict[str, Tensor] = {}
-    for file in sorted(model.glob("*.safetensors")):
-        with file.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(size))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start = 8 + size + entry["data_offsets"][0]
-                found[name] = Tensor(file, entry["dtype"], tuple(entry["shape"]), start)
-    return found
 
 
 def compatibility_problems(before: Path, after: Path | None, pretrained: Path | None) -> list[str]:
@@ -102,7 +70,7 @@ def cosine(one: Path, other: Path) -> float:
     step = max(1, len(shared) // SAMPLED_MATRICES)
     found = []
     for name in shared[::step]:
-        a, b = _sample(left[name]), _sample(right[name])
+        a, b = sample(left[name]), sample(right[name])
         size = float(np.linalg.norm(a) * np.linalg.norm(b))
         found.append(float(a @ b) / size if size else float(np.array_equal(a, b)))
     return statistics.median(found) if found else 0.0
@@ -118,7 +86,7 @@ def health_problems(merged: Path, assistant: Path, tokenizer_files: tuple[str, .
                 problems.append(f"the merged model lacks the tensor {name}")
         elif made[name].shape != tensor.shape:
             problems.append(f"the merged model's {name} is {made[name].shape}, not {tensor.shape}")
-    problems += [f"the merged model's {name} is not finite" for name, t in made.items() if not _finite(t)]
+    problems += [f"the merged model's {name} is not finite" for name, t in made.items() if not finite(t)]
     for name in tokenizer_files:
         files = [model / name for model in (merged, assistant)]
         digests = [file_digest(file) if file.is_file() else None for file in files]
@@ -192,40 +160,3 @@ def _shape(found: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 def _tied(model: Path) -> bool:
     return bool(read_json(model / "config.json").get("tie_word_embeddings"))
-
-
-def _words(tensor: Tensor) -> np.ndarray[Any, Any] | None:
-    """A float tensor's raw words, mapped from its file; None for other types and empty tensors."""
-    import numpy as np
-
-    size = int(np.prod(tensor.shape, dtype=np.int64))
-    if tensor.dtype not in FLOATS or not size:
-        return None
-    words: np.ndarray[Any, Any] = np.memmap(tensor.file, FLOATS[tensor.dtype][0], "r", tensor.start, (size,))
-    return words
-
-
-def _finite(tensor: Tensor) -> bool:
-    words = _words(tensor)
-    if words is None:
-        return True
-    bits = words.dtype.type(FLOATS[tensor.dtype][1])
-    chunks = (words[at : at + CHUNK] for at in range(0, len(words), CHUNK))
-    return not any(bool(((chunk & bits) == bits).any()) for chunk in chunks)
-
-
-def _sample(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """Values of a tensor in evenly spread windows, as float64."""
-    import numpy as np
-
-    words = _words(tensor)
-    if words is None:
-        return np.zeros(0)
-    starts = np.linspace(0, max(0, len(words) - WINDOW), WINDOWS).astype(int)
-    raw = np.concatenate([words[at : at + WINDOW] for at in starts])
-    if tensor.dtype == "BF16":
-        values = (raw.astype("<u4") << 16).view("<f4")
-    else:
-        values = raw.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype])
-    sample: np.ndarray[Any, Any] = values.astype(np.float64)
-    return sample

@@ -19,6 +19,7 @@ from .hub import Reference, hub_problems, model_file, weights_directory
 from .prompts import chat, load_problems
 from .recipe import Prompts
 from .tokens import Chat, load_chat, opened_thought
+from .weights import tensors
 
 PRETRAINED = "assistant.merge.pretrained_model"
 Conversations = list[list[dict[str, str]]]
@@ -187,7 +188,7 @@ def _merge(pretrained: Reference, assistant: Reference, report: Report) -> None:
     """The pretrained model must fit the assistant; what is still on the hub is judged by its config."""
     try:
         paths = [weights_directory(*model, offline=True) for model in (assistant, pretrained)]
-        if not all(merge_check.tensors(path) for path in paths):
+        if not all(tensors(path) for path in paths):
             raise FileNotFoundError
         problems = merge_check.compatibility_problems(paths[0], None, paths[1])
         how = "tensors and a sample of weights compared"

@@ -21,7 +21,7 @@ from typing import Any
 from .check import nearest
 from .engines import die_with_parent, engine_argv
 from .errors import StepFailed, StepLocked, UserError
-from .files import digest, write_json
+from .files import digest, read_json, write_json
 from .kinds import KINDS
 from .locks import try_lock
 from .plan import Plan, dependencies, step_directory
@@ -186,6 +186,10 @@ def _watch(
                 word = "started" if now == RUNNING else now
                 say(f"[{_clock(begun)}] {ended}/{len(pending)} {word:7} {name}")
                 seen[step_id] = now
+                if now == DONE and step["kind"] == "preflight":
+                    results = read_json(workspace / step_directory(step) / "done.json")["results"]
+                    for line in results["warnings"]:
+                        say(f"warning: {line}")
         if over:
             return
         if running and time.monotonic() - last_status > STATUS_SECONDS:

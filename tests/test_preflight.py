@@ -12,13 +12,15 @@ from micota_lf.backends import Request, open_backend
 from micota_lf.cli import main
 from micota_lf.files import write_jsonl
 from micota_lf.hub import hub_problems
+from micota_lf.kinds import KINDS, Context
 from micota_lf.parity import template_parity
 from micota_lf.plan import step_directory
 from micota_lf.preflight import checks, preflight_report
-from micota_lf.recipe import Generation, Prompts
+from micota_lf.recipe import Generation, Prompts, Train
 from micota_lf.refs import local_path
 from micota_lf.runs import freeze, pending_steps
 from micota_lf.tokens import load_chat, opened_thought, overlong
+from micota_lf.train import what_settings
 
 STUDENT = "tiny:student-s"
 PROMPTS = Prompts("tiny:train")
@@ -40,7 +42,7 @@ def template():
 
 @pytest.fixture
 def opening(tmp_path, template):
-    """A student whose chat template opens a thought in the generation prompt, as R1-Distill's and QwQ's do."""
+    """A student whose chat template opens a thought in the prompt, as R1-Distill's and QwQ's do."""
     head, tail = template.rsplit("assistant\n", 1)
     return with_template(tmp_path / "opening", f"{head}assistant\n<think>\n{tail}")
 
@@ -162,15 +164,34 @@ def test_a_training_that_would_cut_rows_is_refused_with_the_length_that_it_needs
     write_jsonl(tmp_path / "c.jsonl", rows(30))
     words = ["--model", STUDENT, "--corpus", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]
     longest = overlong(rows(30), load_chat(STUDENT), 1).longest
+    assert overlong(rows(30), load_chat(STUDENT), longest - 1).number == 7  # prompts of two digits
     settings = ["use_cpu=true", "bf16=false", f"cutoff_len={longest - 1}"]
     assert main(["train", *words, *settings]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("micota: train.cutoff_len: 10 of 30 rows (33.3%) are longer than cutoff_len")
+    assert line.startswith("micota: train.cutoff_len: 7 of 30 rows (23.3%) are longer than cutoff_len")
     assert f"raise train.cutoff_len to at least {longest}, or lower filter.max_tokens" in line
     assert not (tmp_path / "out").exists()
     settings[-1] = "template=qwen3"
     assert main(["train", *words, *settings]) == 2
     assert "template 'qwen3' puts an empty thought" in capsys.readouterr().err
+
+
+def test_a_plans_training_step_refuses_rows_that_would_be_cut(tmp_path):
+    write_jsonl(tmp_path / "c.jsonl", rows(3))
+    inputs = {"model": str(local_path(STUDENT)), "corpus": str(tmp_path / "c.jsonl")}
+    step = Context(tmp_path / "step", {"train": what_settings(Train(cutoff_len=100))}, inputs, {})
+    with pytest.raises(UserError, match=r"1 of 3 rows \(33.3%\) are longer than cutoff_len 100"):
+        KINDS["train"].prepare(step)
+
+
+def test_a_preflight_kept_in_a_workspace_is_the_runs_own(tmp_path, capsys):
+    words = ["preflight", str(TINY), "--workspace", str(tmp_path)]
+    assert main([*words, "train.cutoff_len=200"]) == 0
+    assert "warning: train.cutoff_len: 200 is less than" in capsys.readouterr().out
+    plan = compile_plan(load_recipe(TINY, ["train.cutoff_len=200"]))
+    assert plan["slots"]["preflight"] not in pending_steps(plan, tmp_path)
+    assert main([*words, "train.template=qwen3"]) == 2
+    assert "puts an empty thought" in capsys.readouterr().err
 
 
 def test_the_tiny_recipe_has_no_problems_and_the_command_says_what_was_looked_at(capsys):
@@ -197,8 +218,8 @@ def test_every_problem_is_a_line_with_its_key_and_the_code_is_2(capsys, tmp_path
     assert any(
         line.startswith("micota: students.gone: 'nobody/nothing' is not in the local cache") for line in lines
     )
-    words = "generation.max_tokens: 1000 and the longest prompt (58 tokens) exceed the 1024 positions of assistant"
-    assert f"micota: {words}" in lines
+    words = "1000 and the longest prompt (58 tokens) exceed the 1024 positions of assistant"
+    assert f"micota: generation.max_tokens: {words}" in lines
     (line,) = [line for line in lines if "students.short" in line and "positions" in line]
     assert line.startswith("micota: evaluation.max_gen_toks: 500 and the longest prompt (8")
     assert any("evaluation.max_gen_toks" in line and "teachers.teacher" in line for line in lines)

@@ -50,7 +50,7 @@ def test_no_module_reaches_up():
     """Imports point one way: the command line, then stages and steps, then recipe and files."""
     order = [
         {"errors", "stats", "recipe", "locks"}, {"files", "lineage", "engines"}, {"refs", "grade", "gpus"},
-        {"hub"}, {"tokens", "merge_check"},
+        {"hub", "weights"}, {"tokens", "merge_check"},
         {"check", "prompts", "mix", "filter", "evaluate"}, {"load", "backends", "bpc", "train", "merge"},
         {"parity"}, {"probe"}, {"preflight"}, {"generate", "plan"}, {"kinds"}, {"steps"},
         {"runs", "explain", "tables", "commands"}, {"report"}, {"cli"},
