@@ -20,6 +20,7 @@ from .errors import UserError
 from .files import digest
 from .recipe import Generation
 from .refs import resolve
+from .tokens import opened_thought
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One response. Token counts are the model's own; `response_tokens` counts the end-of-turn token."""
+    """One response. Token counts are the model's own; `response_tokens` counts the end-of-turn token.
+
+    Where the chat template opens a thought in the prompt (R1-Distill, QwQ: `<think>`), the text starts with
+    it, so that the thought is whole; its tokens are the prompt's.
+    """
 
     id: str
     text: str = ""
@@ -121,22 +126,23 @@ class TransformersBackend:
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield completions a batch at a time; prompts of like length share a batch."""
-        encoded = [(request.id, self._encode(request)) for request in requests]
-        encoded.sort(key=lambda pair: len(pair[1]))
-        self._check_budget(max((len(ids) for _, ids in encoded), default=0))
+        encoded = [(request.id, *self._encode(request)) for request in requests]
+        encoded.sort(key=lambda entry: len(entry[1]))
+        self._check_budget(max((len(ids) for _, ids, _ in encoded), default=0))
         for start in range(0, len(encoded), self.batch_size):
             batch = encoded[start : start + self.batch_size]
             try:
                 yield from self._complete_batch(batch, start)
             except RuntimeError as error:  # out of memory, mostly: the other batches can still succeed
                 reason = str(error).splitlines()[0]
-                yield from (Completion(request_id, error=reason) for request_id, _ in batch)
+                yield from (Completion(request_id, error=reason) for request_id, _, _ in batch)
 
     def close(self) -> None:
         """Drop the weights."""
         del self.model
 
-    def _encode(self, request: Request) -> list[int]:
+    def _encode(self, request: Request) -> tuple[list[int], str]:
+        """The prompt's tokens, and the thought that a chat template opens at its end."""
         if request.raw is not None:
             text = request.raw
         elif self.tokenizer.chat_template is None:
@@ -147,7 +153,7 @@ class TransformersBackend:
             )
         templated = request.raw is None and self.tokenizer.chat_template is not None
         ids: list[int] = self.tokenizer(text, add_special_tokens=not templated)["input_ids"]
-        return ids
+        return ids, opened_thought(text) if templated else ""
 
     def _check_budget(self, longest: int) -> None:
         limit = getattr(self.model.config, "max_position_embeddings", None)
@@ -157,23 +163,23 @@ class TransformersBackend:
                 f"exceed the model's {limit} positions"
             )
 
-    def _complete_batch(self, batch: list[tuple[str, list[int]]], start: int) -> Iterator[Completion]:
+    def _complete_batch(self, batch: list[tuple[str, list[int], str]], start: int) -> Iterator[Completion]:
         import torch
 
-        width = max(len(ids) for _, ids in batch)
-        ids = torch.tensor([[self.pad] * (width - len(row)) + row for _, row in batch], device=self.device)
+        width = max(len(ids) for _, ids, _ in batch)
+        ids = torch.tensor([[self.pad] * (width - len(row)) + row for _, row, _ in batch], device=self.device)
         mask = torch.tensor(
-            [[0] * (width - len(row)) + [1] * len(row) for _, row in batch], device=self.device
+            [[0] * (width - len(row)) + [1] * len(row) for _, row, _ in batch], device=self.device
         )
         torch.manual_seed(self.sampling.seed + start)
         with torch.inference_mode():
             output = self.model.generate(input_ids=ids, attention_mask=mask)
-        for (request_id, prompt), row in zip(batch, output[:, width:].tolist(), strict=True):
+        for (request_id, prompt, opened), row in zip(batch, output[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(row) if token in self.eos), None)
             kept = row if end is None else row[: end + 1]
             text = self.tokenizer.decode(kept if end is None else kept[:-1], skip_special_tokens=True)
             reason = "length" if end is None else "stop"
-            yield Completion(request_id, text, reason, len(prompt), len(kept))
+            yield Completion(request_id, opened + text, reason, len(prompt), len(kept))
 
 
 BACKENDS: dict[str, Callable[..., Backend]] = {"transformers": TransformersBackend, "fake": FakeBackend}

@@ -4,6 +4,7 @@
     micota run recipes/tiny.yaml        run it, then write the report
     micota explain recipes/tiny.yaml train/student-s/micota
     micota report recipes/tiny.yaml     the tables from what is there
+    micota preflight recipes/tiny.yaml  what can be known before the first GPU hour
     micota generate|filter|mix|train|merge|evaluate|bpc --help
 
 Exit codes: 0 done, 1 an engine failed, 2 the user's input is wrong (nothing was written), 3 another process
@@ -13,6 +14,7 @@ is at work there, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import threading
@@ -97,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _recipe_arguments(report)
     add_stage_commands(commands)
+    ahead = command(
+        commands, "preflight", "Check prompts, templates, models and the merge in seconds; no GPU is needed.",
+        "recipes/tiny.yaml", _preflight,
+    )  # fmt: skip
+    ahead.add_argument("recipe", metavar="RECIPE", help="recipe YAML")
+    ahead.add_argument("--workspace", help="keep the result there, as the run's own first step")
+    ahead.add_argument("overrides", nargs="*", metavar="key=value", help="values laid over the recipe's")
     command(
         commands, "tasks", "Print the folder of lm-eval task files, for --include_path.",
         '  (as in: lm_eval run --include_path "$(micota tasks)" --tasks micota_tiny)', _tasks,
@@ -214,6 +223,26 @@ def _report(args: argparse.Namespace) -> None:
     path = write_report(recipe, plan, workspace)
     show_tables(recipe, plan, workspace, ())
     print(f"report: {path}")
+
+
+def _preflight(args: argparse.Namespace) -> None:
+    from .preflight import preflight_report
+    from .probe import Report
+
+    if args.workspace:
+        _, plan, workspace = _load(args)
+        step_id = plan["slots"]["preflight"]
+        context = step_context(plan, step_id, workspace)
+        with contextlib.suppress(UserError):  # its lines are the report's
+            execute("preflight", context, step_record(plan, step_id))
+        report = Report(**read_json(context.directory / "report.json"))
+    else:
+        report = preflight_report(load_recipe(args.recipe, args.overrides))
+    for line in report.lines():
+        print(line)
+    if report.problems:
+        raise UserError("\n".join(report.problems))
+    print("no problems")
 
 
 def _tasks(args: argparse.Namespace) -> None:

@@ -12,15 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from . import bpc, evaluate, merge, train
+from . import bpc, evaluate, merge, parity, train
 from .engines import engine_argv
 from .errors import StepFailed, UserError
 from .files import digest, read_json, read_jsonl
 from .filter import filter_responses
 from .generate import generate
-from .kinds import Context
+from .kinds import Context, refuse_cut_rows, refuse_merge
 from .load import section_from, section_of
 from .mix import mix_corpora
+from .preflight import input_kind
 from .recipe import (
     Assistant,
     Bpc,
@@ -80,6 +81,8 @@ def add_stage_commands(commands: Any) -> None:
     parser.add_argument("--before", required=True, help="the model before fine-tuning")
     parser.add_argument("--after", required=True, help="the model after fine-tuning, a directory")
     parser.add_argument("--engine", default=Engines.mergekit, help="mergekit-yaml's command")
+    parser.add_argument("--prompts", help="let the merged model answer a few; without it, none are tried")
+    _flags(parser, Generation, only=("max_tokens",))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe's `merge`")
     parser = command(
         commands, "evaluate", "Evaluate a model on this package's tasks through lm_eval.",
@@ -180,7 +183,13 @@ def _train(args: argparse.Namespace) -> None:
     how = {"gpus": args.gpus, "engine": args.engine, "train": train.how_settings(recipe, settings)}
     _need_rows(args.corpus, "prompt", "response")
     inputs = {"model": args.model, "corpus": args.corpus}
-    results = _execute("train", args.output, {"train": train.what_settings(settings)}, inputs, how)
+    what = train.what_settings(settings)
+
+    def refuse(given: dict[str, str]) -> None:
+        refuse_cut_rows(given["model"], given["corpus"], what, None)
+        _refuse_template(given["model"], settings)
+
+    results = _execute("train", args.output, {"train": what}, inputs, how, first=refuse)
     print(f"{args.output}/model: {results['steps']} steps, mean training loss {results['train_loss']:.4f}")
 
 
@@ -189,9 +198,18 @@ def _merge(args: argparse.Namespace) -> None:
     inputs = {"before": args.before, "after": args.after}
     if spec.preset == "pretrained":
         inputs["pretrained"] = spec.pretrained_model or ""
-    how = {"gpus": 0, "engine": args.engine}
-    results = _execute("merge", args.output, {"merge": merge.merge_settings(spec)}, inputs, how)
-    print(f"{args.output}/model: {results['bytes'] / 1e6:.1f} MB of weights in {results['shards']} file(s)")
+    how: dict[str, Any] = {"gpus": 0, "engine": args.engine}
+    config: dict[str, Any] = {"merge": merge.merge_settings(spec)}
+    if args.prompts:
+        asked = _section(Generation, args, dtype=spec.dtype)
+        config["health"] = merge.health_settings(spec, asked, Prompts(args.prompts))
+        how["batch_size"], inputs["prompts"] = asked.batch_size, args.prompts
+    results = _execute("merge", args.output, config, inputs, how, first=lambda given: refuse_merge(given, {}))
+    health, size = results["health"], f"{results['bytes'] / 1e6:.1f} MB of weights"
+    ended = (
+        f"{health['ended']} of {health['prompts']} answers ended" if health["prompts"] else "no answers tried"
+    )
+    print(f"{args.output}/model: {size} in {results['shards']} file(s), all finite; {ended}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -227,6 +245,17 @@ def _need_model(flag: str, ref: str, chat: bool) -> None:
         raise UserError(f"{flag}: {problem}")
 
 
+def _refuse_template(model: str, settings: Train) -> None:
+    """Raise UserError if training and inference differ in tokens; a plan's preflight looks at it once."""
+    if parity.available():
+        extra = {key: settings.extra[key] for key in parity.DATA_ARGUMENTS if key in settings.extra}
+        found = parity.template_parity(
+            model, settings.template, Prompts("", template="{problem}"), None, extra
+        )
+        if found.problems:
+            raise UserError("\n".join(f"template: {line}" for line in found.problems))
+
+
 def _need_rows(path: str, *fields: str) -> None:
     rows = read_jsonl(path)
     bare = next((n for n, row in enumerate(rows, 1) if not all(row.get(field) for field in fields)), None)
@@ -235,24 +264,37 @@ def _need_rows(path: str, *fields: str) -> None:
 
 
 def _execute(
-    kind: str, output: str, config: dict[str, Any], inputs: dict[str, str], how: dict[str, Any]
+    kind: str,
+    output: str,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    how: dict[str, Any],
+    first: Callable[[dict[str, str]], Any] = lambda inputs: None,
 ) -> dict[str, Any]:
-    """Do a step outside any plan. Raises UserError if the directory holds something else."""
+    """Do a step outside any plan. Raises UserError if the directory holds something else.
+
+    `first` may refuse the resolved inputs before anything is written.
+    """
     engine_argv(how["engine"])
     for role, given in inputs.items():
-        if not role.startswith("corpus"):
+        if not role.startswith(("corpus", "prompts")):
             _need_model(f"--{role}", given, chat=kind in ("train", "evaluate"))
     resolved = {
-        role: resolve(given) if not role.startswith("corpus") else str(Path(given).absolute())
+        role: resolve(given, input_kind(role))
+        if not role.startswith("corpus")
+        else str(Path(given).absolute())
         for role, given in inputs.items()
     }
     directory = Path(output).absolute()
-    step_id = digest([kind, config, {role: identity(path) for role, path in resolved.items()}])
+    known = {role: identity(path, None, input_kind(role)) for role, path in resolved.items()}
+    step_id = digest([kind, config, known])
     if (directory / "step.json").is_file():
         if read_json(directory / "step.json")["id"] != step_id:
             raise UserError(f"-o: {directory} holds the outputs of other settings or inputs; choose another")
     elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"-o: {directory} exists and is not an empty directory")
+    if not (directory / "done.json").is_file():
+        first(resolved)
     record = {"id": step_id, "kind": kind, "label": directory.name, "config": config, "inputs": resolved}
     try:
         return execute(kind, Context(directory, config, resolved, {"threads": 1, **how}), record)

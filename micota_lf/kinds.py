@@ -1,7 +1,8 @@
 """The kinds of steps, as data: how each is prepared, checked and watched.
 
 `prepare` writes what the engine reads into the step's directory and returns the command to run (None if the
-outputs are already complete); `finish` checks the outputs and returns the step's results, or raises
+outputs are already complete); `follow` returns a second command on what the first one left, if the kind has
+one; `finish` checks the outputs and returns the step's results, or raises
 StepFailed; `progress` says in a few words how far a running step is.
 """
 
@@ -12,14 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import bpc, evaluate, generate, merge, overlap, train
+from . import bpc, evaluate, generate, merge, merge_check, overlap, preflight, tokens, train
 from .benchmarks import benchmark_named, load_benchmark
 from .engines import Job, cpu_env, engine_argv, own_argv
-from .files import read_json, write_jsonl
+from .errors import StepFailed, UserError
+from .files import read_json, read_jsonl, write_json, write_jsonl
+from .hub import weights_directory
 from .prompts import load_problems
 from .recipe import Prompts
 
 Results = dict[str, Any]
+ANSWERS = "answers.jsonl"  # of the merged model, to a few prompts
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Kind:
     prepare: Callable[[Context], Job | None]
     finish: Callable[[Context], Results]
     progress: Callable[[Path], str] = field(default=lambda directory: "")
+    follow: Callable[[Context], Job | None] = field(default=lambda step: None)
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
@@ -83,10 +88,23 @@ def _prepare_mix(step: Context) -> Job:
     return step.job(own_argv("mix", *words, *_flags({**settings, **output})))
 
 
+def refuse_cut_rows(model: str, corpus: str, settings: Mapping[str, Any], revision: str | None) -> None:
+    """Raise UserError if LLaMA-Factory would cut a row of the corpus: it says nothing, the end is lost."""
+    settings = {**settings, **settings["extra"]}
+    chat, rows = tokens.load_chat(model, revision), read_jsonl(corpus)
+    found = tokens.overlong(rows, chat, settings["cutoff_len"], settings.get("default_system"))
+    problem = tokens.overlong_problem(found, settings["cutoff_len"])
+    if problem:
+        raise UserError(problem)
+
+
 def _prepare_train(step: Context) -> Job | None:
     model = step.directory / "model"
     if train.training_is_complete(model):
         return None  # LLaMA-Factory changes the outputs of a finished run that is launched again
+    refuse_cut_rows(
+        step.inputs["model"], step.inputs["corpus"], step.config["train"], step.revisions.get("model")
+    )
     train.clear_unfinished_training(model)
     how = dict(step.how["train"])
     if "model" in step.revisions:
@@ -98,12 +116,48 @@ def _prepare_train(step: Context) -> Job | None:
     return step.job([*engine_argv(step.how["engine"]), "train", "train.yaml"])
 
 
+def refuse_merge(inputs: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, Any]:
+    """Raise UserError for models that cannot be merged; return the facts of those that can."""
+    models = {role: inputs[role] for role in ("before", "after", "pretrained") if role in inputs}
+    paths = {role: weights_directory(ref, revisions.get(role)) for role, ref in models.items()}
+    asked = (paths["before"], paths["after"], paths.get("pretrained"))
+    problems = merge_check.compatibility_problems(*asked)
+    if problems:
+        raise UserError("\n".join(problems))
+    return merge_check.compatibility_facts(*asked)
+
+
 def _prepare_merge(step: Context) -> Job:
     settings = step.config["merge"]
+    write_json(step.directory / "compatibility.json", refuse_merge(step.inputs, step.revisions))
     given = {r: f"{m}@{step.revisions[r]}" if r in step.revisions else m for r, m in step.inputs.items()}
     merge.write_merge(step.directory, settings, given["before"], given["after"], given.get("pretrained"))
     argv = [*engine_argv(step.how["engine"]), "merge.yaml", "model", "--random-seed", str(settings["seed"])]
     return step.job([*argv, "--quiet", "--num-threads", str(step.how["threads"])])
+
+
+def _follow_merge(step: Context) -> Job | None:
+    """Make the merged model whole, check its weights, and ask it for a few answers."""
+    model, after = step.directory / "model", Path(step.inputs["after"])
+    merge.finish_merge(model, after)
+    problems = merge_check.health_problems(model, after, merge.TOKENIZER_FILES)
+    if problems:
+        raise StepFailed("\n".join(problems))
+    if not step.config.get("health"):
+        return None
+    asked = {"model": model, "prompts": step.inputs["prompts"], "batch_size": step.how["batch_size"]}
+    asked |= {"revision": step.revisions.get("prompts"), "output": step.directory / ANSWERS}
+    return step.job(own_argv("generate", *_flags({**asked, **step.config["health"]})))
+
+
+def _finish_merge(step: Context) -> Results:
+    results = merge.finish_merge(step.directory / "model", Path(step.inputs["after"]))
+    results["compatibility"] = read_json(step.directory / "compatibility.json")
+    asked = step.config.get("health")
+    results["health"] = (
+        merge_check.answer_health(step.directory / ANSWERS, asked["max_tokens"]) if asked else {"prompts": 0}
+    )
+    return results
 
 
 def _prepare_evaluate(step: Context) -> Job:
@@ -142,6 +196,10 @@ def _finish_evaluate(step: Context) -> Results:
 
 
 KINDS: dict[str, Kind] = {
+    "preflight": Kind(
+        lambda step: None,  # in this process: nothing but files is read
+        lambda step: preflight.finish_preflight(step.directory, step.config, step.inputs, step.revisions),
+    ),
     "generate": Kind(
         _prepare_generate,
         lambda step: generate.response_summary(step.directory / "responses.jsonl"),
@@ -155,9 +213,7 @@ KINDS: dict[str, Kind] = {
         lambda step: train.training_results(step.directory / "model"),
         train.training_progress,
     ),
-    "merge": Kind(
-        _prepare_merge, lambda step: merge.finish_merge(step.directory / "model", Path(step.inputs["after"]))
-    ),
+    "merge": Kind(_prepare_merge, _finish_merge, follow=_follow_merge),
     "evaluate": Kind(_prepare_evaluate, _finish_evaluate, evaluate.evaluation_progress),
     "bpc": Kind(
         _prepare_bpc,

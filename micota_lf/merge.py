@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StepFailed
-from .files import write_yaml
-from .recipe import Merge, Recipe
+from .files import read_json, write_json, write_yaml
+from .merge_check import STOP_KEYS
+from .recipe import Generation, Merge, Prompts, Recipe
 from .refs import resolve
 
 SPARSIFYING = ("dare_ties", "dare_linear", "ties")
@@ -49,8 +50,18 @@ def merge_settings(spec: Merge) -> dict[str, Any]:
     """The hashed settings of a merge, in mergekit's key names."""
     settings = dataclasses.asdict(spec)
     settings["lambda"] = settings.pop("lambda_")
-    settings.pop("pretrained_model")
+    for key in ("pretrained_model", "health_prompts"):
+        settings.pop(key)
     return settings
+
+
+def health_settings(spec: Merge, generation: Generation, prompts: Prompts) -> dict[str, Any] | None:
+    """How the merged model is asked for answers, as flags of `micota generate`; None for not at all."""
+    if not spec.health_prompts:
+        return None
+    asked = {**dataclasses.asdict(generation), **dataclasses.asdict(prompts), "temperature": 0.0}
+    asked["limit"] = min(spec.health_prompts, prompts.limit or spec.health_prompts)
+    return {key: value for key, value in asked.items() if key not in ("batch_size", "path", "revision")}
 
 
 def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str | None) -> dict[str, Any]:
@@ -84,13 +95,20 @@ def write_merge(
 
 
 def finish_merge(model_dir: Path, assistant: Path) -> dict[str, Any]:
-    """Give the merged model the assistant's tokenizer files; raise StepFailed if weights are missing."""
+    """Give the merged model the assistant's tokenizer files and stop tokens; StepFailed if it lacks weights.
+
+    mergekit copies them from base_model, in the preset `pretrained` a model that ends its texts otherwise.
+    """
     shards = sorted(model_dir.glob("*.safetensors"))
     if not shards or not (model_dir / "config.json").is_file():
         raise StepFailed(f"mergekit left no complete model in {model_dir}")
     for name in TOKENIZER_FILES:
         if (assistant / name).is_file():
             shutil.copyfile(assistant / name, model_dir / name)
+        else:
+            (model_dir / name).unlink(missing_ok=True)
+    config, source = read_json(model_dir / "config.json"), read_json(assistant / "config.json")
+    write_json(model_dir / "config.json", {**config, **{key: source.get(key) for key in STOP_KEYS}})
     for shard in shards:
         shard.chmod(0o644)  # mergekit writes 0600, unreadable for others in a shared workspace
     return {"shards": len(shards), "bytes": sum(shard.stat().st_size for shard in shards)}

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
-from . import bpc, evaluate, merge, train
+from . import bpc, evaluate, merge, preflight, train
 from .files import digest
 from .lineage import (
     baseline,
@@ -76,6 +76,7 @@ class Plan(TypedDict):
 def compile_plan(recipe: Recipe) -> Plan:
     """Every step that the recipe's tables need. Reads local model files to identify them, writes nothing."""
     compiler = _Compiler(recipe)
+    compiler.preflight()
     tables = {table: compiler.table(table) for table in table_names(recipe)}
     return {
         "recipe": recipe.name, "steps": compiler.steps, "slots": compiler.slots, "tables": tables,
@@ -98,7 +99,7 @@ def resolved_inputs(plan: Plan, step: Step, workspace: Path) -> dict[str, str]:
     return {
         role: str(workspace / step_directory(plan["steps"][given["step"]]) / given["file"])
         if "step" in given
-        else resolve(given["ref"], "data" if role == "prompts" else "models")
+        else resolve(given["ref"], preflight.input_kind(role))
         for role, given in step["inputs"].items()
     }
 
@@ -110,6 +111,11 @@ class _Compiler:
         self.recipe = recipe
         self.steps: dict[str, Step] = {}
         self.slots: dict[str, str] = {}
+
+    def preflight(self) -> None:
+        """The step that every other one waits for without reading it (runs.py)."""
+        config, inputs = preflight.checks(self.recipe)
+        self._add("preflight", "preflight", "checks", config, inputs, {})
 
     def model(self, name: str) -> Input:
         """The model that a corpus, a table row or a BPC column names."""
@@ -169,8 +175,15 @@ class _Compiler:
         inputs = {"before": self._reference(model_of(self.recipe, ASSISTANT)), "after": after}
         if spec.preset == "pretrained" and spec.pretrained_model:
             inputs["pretrained"] = self._reference(Model(spec.pretrained_model))
-        config = {"merge": merge.merge_settings(spec)}
-        how = {"engine": self.recipe.engines.mergekit}
+        health = merge.health_settings(spec, self.recipe.generation, self.recipe.prompts)
+        how: dict[str, Any] = {"engine": self.recipe.engines.mergekit}
+        if health:
+            inputs["prompts"] = self._prompts()
+            how |= {
+                "batch_size": self.recipe.generation.batch_size,
+                "gpus": min(1, self.recipe.hardware.gpus),
+            }
+        config = {"merge": merge.merge_settings(spec), "health": health}
         label = f"{self._label(after)}-merged"
         made = self._add(f"merge/{ASSISTANT}", "merge", label, config, inputs, how)
         return {"step": made, "file": "model"}

@@ -153,6 +153,8 @@ class Merge:
 
     `instruct`: one task vector over the assistant's starting point; weight 0.5 halves it.
     `pretrained`: two vectors (before, after) over `pretrained_model`, where TIES' sign consensus acts.
+    `health_prompts` of the recipe's prompts are answered greedily by the merged model; the step fails if no
+    answer ends. 0 asks none.
     """
 
     preset: Literal["instruct", "pretrained"] = "instruct"
@@ -165,6 +167,7 @@ class Merge:
     lambda_: float = 1.0
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     seed: int = not_negative(42)
+    health_prompts: int = not_negative(4)
 
 
 @dataclass(frozen=True)

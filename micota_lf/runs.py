@@ -21,7 +21,7 @@ from typing import Any
 from .check import nearest
 from .engines import die_with_parent, engine_argv
 from .errors import StepFailed, StepLocked, UserError
-from .files import digest, write_json
+from .files import digest, read_json, write_json
 from .kinds import KINDS
 from .locks import try_lock
 from .plan import Plan, dependencies, step_directory
@@ -66,14 +66,24 @@ def needed_steps(plan: Plan, targets: Iterable[str] = ()) -> list[str]:
 
 
 def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> list[str]:
-    """The unfinished steps that the targets need (all steps if there are none), each after its inputs."""
+    """The unfinished steps that the targets need (all steps if there are none), each after its inputs.
+
+    The preflight is among them wherever there are any.
+    """
     now = states(plan, workspace)
     wanted = set(select(plan, targets)) if targets else set(plan["steps"])
     needed: set[str] = set()
     for step_id in reversed(plan["steps"]):
         if now[step_id] != DONE and (step_id in wanted or step_id in needed):
             needed |= {step_id, *dependencies(plan["steps"][step_id])}
+    if any(now[step_id] != DONE for step_id in needed):
+        needed |= gates(plan)
     return [step_id for step_id in plan["steps"] if step_id in needed and now[step_id] != DONE]
+
+
+def gates(plan: Plan) -> set[str]:
+    """Ids of the steps that all others wait for, without reading them."""
+    return {step_id for step_id, step in plan["steps"].items() if step["kind"] == "preflight"}
 
 
 def preflight(plan: Plan, pending: list[str]) -> None:
@@ -132,7 +142,8 @@ def freeze(plan: Plan, workspace: Path, pending: list[str]) -> Path:
             waiting[before] |= {step_id, *waiting[step_id]}
     for step_id in pending:
         step = plan["steps"][step_id]
-        after = [d for d in dict.fromkeys(dependencies(step)) if d in pending]
+        first = [] if step_id in gates(plan) else gates(plan)
+        after = [d for d in dict.fromkeys([*first, *dependencies(step)]) if d in pending]
         todo[step_id] = {
             "kind": step["kind"],
             "done": f"{step_directory(step)}/done.json",
@@ -189,6 +200,10 @@ def _watch(
                 word = "started" if now == RUNNING else now
                 say(f"[{_clock(begun)}] {ended}/{len(pending)} {word:7} {name}")
                 seen[step_id] = now
+                if now == DONE and step["kind"] == "preflight":
+                    results = read_json(workspace / step_directory(step) / "done.json")["results"]
+                    for line in results["warnings"]:
+                        say(f"warning: {line}")
         if over:
             return
         if running and time.monotonic() - last_status > STATUS_SECONDS:

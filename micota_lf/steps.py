@@ -66,23 +66,26 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
         (directory / "failed.json").unlink(missing_ok=True)
         write_json(directory / "step.json", record)
         started = time.time()
-        job: Job | None = None
+        jobs: list[Job] = []
         try:
             with _gpus_of(context) as env:
-                job = KINDS[kind].prepare(context)
-                job = job and replace(job, env={**job.env, **env})
-                code = run_logged(job, directory, directory / "log.txt") if job else 0
-            if code:
-                raise StepFailed(f"{Path(job.argv[0]).name if job else kind} ended with exit code {code}")
+                for stage in (KINDS[kind].prepare, KINDS[kind].follow):
+                    job = stage(context)
+                    if job is None:
+                        continue
+                    jobs.append(replace(job, env={**job.env, **env}))
+                    code = run_logged(jobs[-1], directory, directory / "log.txt")
+                    if code:
+                        raise StepFailed(f"{Path(job.argv[0]).name} ended with exit code {code}")
             results = KINDS[kind].finish(context)
         except Exception as error:
-            command = job.by_hand(directory) if job else ""
+            command = jobs[-1].by_hand(directory) if jobs else ""
             write_json(directory / "failed.json", {"error": str(error) or repr(error), "command": command})
             raise
         done: Record = {
             **{key: record[key] for key in ("id", "kind", "label") if key in record},
             "results": results,
-            "command": job.argv if job else [],
+            "command": jobs[0].argv if jobs else [],
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 2),
             "versions": versions(),

@@ -117,6 +117,12 @@ def test_the_merged_model_has_the_assistants_tokenizer_and_chat_template(run):
     assert ends[0] == ends[1]
 
 
+def test_the_merged_model_was_checked_and_answered(run):
+    results = json.loads((run.directory("merge/assistant") / "done.json").read_text())["results"]
+    assert results["compatibility"]["cosine"]["after"] > 0.9
+    assert results["health"]["prompts"] == 4 and results["health"]["ended"] >= 1
+
+
 def test_corpora_hold_only_rows_that_the_filter_kept(run):
     for corpus in ("strong", "micota"):
         directory = run.directory(f"filter/{corpus}")

@@ -51,7 +51,8 @@ def test_the_plan_is_the_papers_figure_1(base):
     assert base["slots"]["train/assistant-sft/strong"] == same
     assert inputs("filter/strong") == {"responses": "generate/teacher"}
     assert inputs("train/assistant-sft/strong") == {"model": "tiny:assistant", "corpus": "filter/strong"}
-    assert inputs("merge/assistant") == {"before": "tiny:assistant", "after": "train/assistant-sft/strong"}
+    before_and_after = {"before": "tiny:assistant", "after": "train/assistant-sft/strong"}
+    assert inputs("merge/assistant") == {**before_and_after, "prompts": "tiny:train"}
     assert inputs("generate/assistant-merged")["model"] == "merge/assistant"
     assert inputs("train/student-s/micota") == {"model": "tiny:student-s", "corpus": "filter/micota"}
     assert inputs("train/student-s/half")["corpus"] == "filter/half"
@@ -84,16 +85,19 @@ def test_gpu_count_changes_resources_but_no_step(base):
     train = plan["steps"][plan["slots"]["train/student-s/micota"]]
     assert train["how"]["gpus"] == 8 and train["how"]["train"]["gradient_accumulation_steps"] == 1
     gpus = {step["kind"]: step["how"]["gpus"] for step in plan["steps"].values()}
-    assert gpus == {
-        "overlap": 0, "generate": 1, "filter": 0, "mix": 0, "train": 8, "merge": 0, "evaluate": 1, "bpc": 1,
-    }  # fmt: skip
+    none, one = (
+        dict.fromkeys(("preflight", "overlap", "filter", "mix"), 0),
+        ("generate", "merge", "evaluate", "bpc"),
+    )
+    assert gpus == {**none, **dict.fromkeys(one, 1), "train": 8}  # the merge asks its model for answers
 
 
 @pytest.mark.parametrize(
     ("override", "kinds"),
     [
         ("students.student-s.train.learning_rate=0.5", {"train", "evaluate"}),
-        ("evaluation.max_gen_toks=64", {"evaluate"}),
+        ("evaluation.max_gen_toks=64", {"preflight", "evaluate"}),
+        ("train.template=qwen3", {"preflight", "train", "merge", "generate", "filter", "evaluate", "bpc"}),
         ("bpc.limit=7", {"bpc"}),
         ("bpc.log_base='2'", {"bpc"}),
         ("corpora.mix-long.seed=1", {"mix", "train", "evaluate", "bpc"}),
@@ -136,9 +140,8 @@ def test_the_readmes_swapped_student_shares_every_step_of_teacher_and_assistant(
     )
     plan = compile_plan(load_recipe(path))
     new = {slot for slot, made in plan["slots"].items() if made not in base["steps"]}
-    assert new == {
-        slot for slot in plan["slots"] if "/mine" in slot and "Instruct" not in slot and "bpc" not in slot
-    }
+    theirs = {s for s in plan["slots"] if "/mine" in s and "Instruct" not in s and "bpc" not in s}
+    assert new == {"preflight", *theirs}
     assert training(load_recipe(path), "mine", "strong").num_train_epochs == 3
 
 
@@ -196,7 +199,7 @@ def test_a_hub_model_is_known_by_id_and_revision():
 def test_targets_are_slots_kinds_labels_or_ids_and_bring_what_they_need(base, tmp_path):
     pending = pending_steps(base, tmp_path, ["merge/assistant"])
     kinds = [base["steps"][step_id]["kind"] for step_id in pending]
-    assert kinds == ["generate", "filter", "train", "merge"]
+    assert kinds == ["preflight", "generate", "filter", "train", "merge"]
     assert len(select(base, ["train/student-s"])) == 4
     assert len(select(base, ["bpc"])) == 3
     assert select(base, [base["slots"]["merge/assistant"]]) == [base["slots"]["merge/assistant"]]

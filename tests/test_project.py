@@ -50,8 +50,10 @@ def test_no_module_reaches_up():
     """Imports point one way: the command line, then stages and steps, then recipe and files."""
     order = [
         {"errors", "stats", "recipe", "locks", "paper"}, {"files", "lineage", "engines"},
-        {"refs", "grade", "gpus"}, {"prompts", "mix", "filter", "metrics", "overlap"}, {"benchmarks"},
+        {"refs", "grade", "gpus"}, {"hub", "weights"}, {"tokens", "merge_check"},
+        {"prompts", "mix", "filter", "metrics", "overlap"}, {"benchmarks"},
         {"evaluate"}, {"check"}, {"load", "backends", "bpc", "train", "merge"},
+        {"parity"}, {"probe"}, {"preflight"},
         {"generate", "plan", "sources"}, {"kinds"}, {"steps"}, {"runs", "explain", "outcomes", "commands"},
         {"tables"}, {"compare", "figures"}, {"report"}, {"show"}, {"cli"},
     ]  # fmt: skip

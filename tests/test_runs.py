@@ -135,7 +135,7 @@ def test_a_killed_run_leaves_no_process_and_no_lock(tmp_path):
         return [process for process in family if process.name() == "sleep"]
 
     def wait_for(condition):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.1)
         return condition()

@@ -246,7 +246,20 @@ def test_intervals_match_known_values():
 
 @pytest.mark.parametrize(
     "command",
-    ["plan", "run", "explain", "report", "generate", "filter", "mix", "train", "merge", "evaluate", "bpc"],
+    [
+        "plan",
+        "run",
+        "explain",
+        "report",
+        "preflight",
+        "generate",
+        "filter",
+        "mix",
+        "train",
+        "merge",
+        "evaluate",
+        "bpc",
+    ],
 )
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -1,0 +1,189 @@
+"""Merges: models that do not fit are refused, and a merged model is whole, finite and able to stop."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from micota_lf import StepFailed, UserError, load_recipe
+from micota_lf.cli import main
+from micota_lf.files import write_jsonl
+from micota_lf.merge import TOKENIZER_FILES, finish_merge
+from micota_lf.merge_check import KINSHIP, answer_health, compatibility_problems, cosine, health_problems
+from micota_lf.refs import local_path
+
+BEFORE = local_path("tiny:assistant")
+
+
+def change_weights(model, change):
+    """Write `change(name, values)` over each tensor of a model."""
+    values = {name: change(name, value) for name, value in load_file(model / "model.safetensors").items()}
+    kept = {name: value for name, value in values.items() if value is not None}
+    save_file(kept, model / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_json(file, **values):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def variant(directory, seed=0, noise=0.02):
+    """The assistant with each weight moved a little: what a fine-tuning leaves."""
+    shutil.copytree(BEFORE, directory)
+    rng = np.random.default_rng(seed)
+    change_weights(
+        directory, lambda _, v: v + (noise * v.std() * rng.standard_normal(v.shape)).astype(v.dtype)
+    )
+    return directory
+
+
+@pytest.fixture
+def after(tmp_path):
+    return variant(tmp_path / "after")
+
+
+def reinitialised(directory, seed):
+    """A model of the assistant's shape with random weights of its own, drawn as transformers draws them."""
+    shutil.copytree(BEFORE, directory)
+    rng = np.random.default_rng(seed)
+    scale = json.loads((BEFORE / "config.json").read_text())["initializer_range"]
+    change_weights(
+        directory, lambda _, v: (scale * rng.standard_normal(v.shape)).astype(v.dtype) if v.ndim > 1 else v
+    )
+    return directory
+
+
+def test_a_fine_tuned_model_fits_and_a_stranger_of_the_same_shape_is_refused(after, tmp_path):
+    assert compatibility_problems(BEFORE, after, None) == []
+    assert compatibility_problems(BEFORE, after, after) == []
+    stranger = reinitialised(tmp_path / "stranger", seed=7)
+    assert cosine(after, BEFORE) > 0.99 and abs(cosine(stranger, BEFORE)) < 0.05 < KINSHIP
+    (line,) = compatibility_problems(BEFORE, stranger, None)
+    assert line.startswith("merge: after is not fine-tuned from before: cosine of their weights")
+    (line,) = compatibility_problems(BEFORE, after, stranger)
+    assert line.startswith("merge: pretrained is not the origin of before")
+
+
+def test_the_cosine_reads_bfloat16_and_float16_as_torch_does(tmp_path):
+    import torch
+    from safetensors.torch import load_file as load_torch
+    from safetensors.torch import save_file as save_torch
+
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        copy = tmp_path / str(dtype)
+        shutil.copytree(BEFORE, copy)
+        cast = {name: value.to(dtype) for name, value in load_torch(copy / "model.safetensors").items()}
+        save_torch(cast, copy / "model.safetensors")
+        assert cosine(copy, BEFORE) == pytest.approx(1, abs=1e-5)
+        assert compatibility_problems(BEFORE, copy, None) == []
+        assert health_problems(copy, BEFORE) == []
+
+
+def test_models_of_other_shapes_are_refused_by_their_configs(after):
+    lines = compatibility_problems(BEFORE, local_path("tiny:student-m"), None)
+    assert "merge: after and before have different hidden_size: 64 and 96" in lines
+    change_json(after / "config.json", architectures=["LlamaForCausalLM"], vocab_size=400)
+    lines = compatibility_problems(BEFORE, after, None)
+    assert [line.split(":")[1] for line in lines] == [
+        " after and before have different architectures", " after and before have different vocab_size",
+    ]  # fmt: skip
+
+
+def test_other_tensors_and_other_vocabularies_are_refused(after):
+    change_weights(after, lambda name, v: None if name == "model.norm.weight" else v)
+    (line,) = compatibility_problems(BEFORE, after, None)
+    assert "differ in 1 tensor(s), the first: model.norm.weight is None and (96,)" in line
+    shutil.rmtree(after)
+    variant(after)
+    tokenizer = json.loads((after / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    one, other = list(words)[-2:]
+    words[one], words[other] = words[other], words[one]
+    (after / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (line,) = compatibility_problems(BEFORE, after, None)
+    assert "have tokenizers of different vocabulary" in line
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_not_finite_is_found(after, value):
+    def spoil(name, v):
+        if name == "model.norm.weight":
+            v[-1] = value
+        return v
+
+    change_weights(after, spoil)
+    assert health_problems(after, BEFORE) == ["the merged model's model.norm.weight is not finite"]
+
+
+def test_a_merged_model_that_lacks_a_tensor_or_stops_elsewhere_is_found(after):
+    change_weights(after, lambda name, v: None if name == "model.norm.weight" else v)
+    change_json(after / "config.json", eos_token_id=0)
+    change_json(after / "generation_config.json", eos_token_id=[0])
+    assert health_problems(after, BEFORE, TOKENIZER_FILES) == [
+        "the merged model lacks the tensor model.norm.weight",
+        "the merged model's generation_config.json is not the assistant's",
+        "the merged model's eos_token_id is 0, not 2",
+    ]
+    finish_merge(after, BEFORE)
+    assert len(health_problems(after, BEFORE, TOKENIZER_FILES)) == 1
+
+
+def test_a_merged_model_of_which_no_answer_ends_fails(tmp_path):
+    def rows(*reasons):
+        write_jsonl(tmp_path / "a.jsonl", [{"finish_reason": r, "response_tokens": 8} for r in reasons])
+
+    rows("length", "stop")
+    health = answer_health(tmp_path / "a.jsonl", 8)
+    assert health == {"prompts": 2, "ended": 1, "mean_response_tokens": 8}
+    rows("length", "length")
+    with pytest.raises(StepFailed, match="none of the merged model's 2 greedy answers ended within 8 tokens"):
+        answer_health(tmp_path / "a.jsonl", 8)
+
+
+def test_micota_merge_refuses_models_that_do_not_fit_before_it_writes_anything(tmp_path, capsys):
+    words = ["--before", "tiny:assistant", "--after", "tiny:student-m", "-o", str(tmp_path / "merged")]
+    assert main(["merge", *words]) == 2
+    assert "micota: merge: after and before have different hidden_size" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pretrained_preset_keeps_the_assistants_tokenizer_and_stop_tokens(after, tmp_path, capsys):
+    """A base model ends its texts with another token, has no chat template, and mergekit copies that."""
+    base = variant(tmp_path / "base", seed=5)
+    change_json(base / "config.json", eos_token_id=0)
+    change_json(base / "generation_config.json", eos_token_id=[0])
+    (base / "chat_template.jinja").unlink()
+    (base / "special_tokens_map.json").write_text("{}")
+    out = tmp_path / "merged"
+    words = ["--before", "tiny:assistant", "--after", str(after), "-o", str(out), "--prompts", "tiny:train"]
+    words += ["--max-tokens", "320", "preset=pretrained", f"pretrained_model={base}", "dtype=float32"]
+    assert main(["merge", *words, "health_prompts=3"]) == 0
+    assert "all finite; " in capsys.readouterr().out
+    results = json.loads((out / "done.json").read_text())["results"]
+    assert results["health"]["prompts"] == 3 and results["health"]["ended"] > 0
+    assert min(results["compatibility"]["cosine"].values()) > 0.99
+    assert results["compatibility"]["dtypes"] == {key: ["F32"] for key in ("before", "after", "pretrained")}
+    model = out / "model"
+    for name in ("chat_template.jinja", "tokenizer.json", "generation_config.json"):
+        assert (model / name).read_bytes() == (after / name).read_bytes()
+    assert not (model / "special_tokens_map.json").exists()
+    assert json.loads((model / "config.json").read_text())["eos_token_id"] == 2
+    assert health_problems(model, after, TOKENIZER_FILES) == []
+
+
+def test_health_prompts_decide_whether_the_plan_asks_for_answers():
+    from conftest import TINY
+
+    from micota_lf import compile_plan
+
+    for number in (4, 0):
+        plan = compile_plan(
+            load_recipe(TINY, [f"assistant.merge.health_prompts={number}", "hardware.gpus=1"])
+        )
+        step = plan["steps"][plan["slots"]["merge/assistant"]]
+        assert ("prompts" in step["inputs"]) == bool(step["config"]["health"]) == bool(step["how"]["gpus"])
+        assert bool(number) == bool(step["config"]["health"])
+    assert step["config"]["merge"].get("health_prompts") is None
+    with pytest.raises(UserError, match="health_prompts"):
+        load_recipe(TINY, ["assistant.merge.health_prompts=-1"])

@@ -1,0 +1,309 @@
+"""Before the first GPU hour: tokens of training and inference, rows too long, budgets, the hub."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from conftest import TINY
+
+from micota_lf import UserError, compile_plan, load_recipe
+from micota_lf.backends import Request, open_backend
+from micota_lf.cli import main
+from micota_lf.files import write_jsonl
+from micota_lf.hub import hub_problems
+from micota_lf.kinds import KINDS, Context
+from micota_lf.parity import template_parity
+from micota_lf.plan import step_directory
+from micota_lf.preflight import checks, preflight_report
+from micota_lf.recipe import Generation, Prompts, Train
+from micota_lf.refs import local_path
+from micota_lf.runs import freeze, pending_steps
+from micota_lf.tokens import load_chat, opened_thought, overlong
+from micota_lf.train import what_settings
+
+STUDENT = "tiny:student-s"
+PROMPTS = Prompts("tiny:train")
+
+
+def with_template(directory, template, **config):
+    """The small student with another chat template, and values laid over its config."""
+    shutil.copytree(local_path(STUDENT), directory)
+    (directory / "chat_template.jinja").write_text(template)
+    values = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**values, **config}))
+    return str(directory)
+
+
+@pytest.fixture
+def template():
+    return (local_path(STUDENT) / "chat_template.jinja").read_text()
+
+
+@pytest.fixture
+def opening(tmp_path, template):
+    """A student whose chat template opens a thought in the prompt, as R1-Distill's and QwQ's do."""
+    head, tail = template.rsplit("assistant\n", 1)
+    return with_template(tmp_path / "opening", f"{head}assistant\n<think>\n{tail}")
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_qwens_template_trains_exactly_the_tokens_of_inference(system):
+    check = template_parity(STUDENT, "qwen", Prompts("tiny:train", system=system))
+    assert check.problems == [] and check.after_end == "\n"
+
+
+def test_a_template_with_another_system_prompt_is_named(tmp_path, template):
+    (line,) = template_parity(STUDENT, "qwen3_nothink", PROMPTS).problems
+    assert (
+        line.startswith("the model's chat template puts 'system\\nYou are Qwen") and "qwen3_nothink" in line
+    )
+    bare = "{% if messages[0]['role'] != 'system' %}{% endif %}" + template.split("{% endif %}", 1)[1]
+    model = with_template(tmp_path / "bare", bare)
+    assert template_parity(model, "qwen", PROMPTS).problems == [
+        "template 'qwen' puts a default system prompt that the model's chat template does not"
+    ]
+    assert template_parity(model, "qwen3_nothink", PROMPTS).problems == []
+
+
+def test_reasoning_templates_are_caught_at_their_empty_thought():
+    prompts = Prompts("tiny:train", system="Be brief.")
+    for extra in ({}, {"enable_thinking": False}):
+        lines = template_parity(STUDENT, "qwen3", prompts, data_arguments=extra).problems
+        assert "template 'qwen3' puts an empty thought before a response that has none" in lines
+    assert "template 'qwen3' removes the thought from a response" in lines
+    assert template_parity(STUDENT, "qwen", prompts).problems == []  # no trace of the arguments is left
+
+
+def test_other_families_templates_differ_at_a_named_position_and_unknown_ones_are_errors():
+    lines = template_parity(STUDENT, "llama3", PROMPTS).problems
+    assert any("tokens differ from position 0: training '<|start_he" in line for line in lines)
+    assert "template 'default' replaces the model's chat template by another" in (
+        template_parity(STUDENT, "default", PROMPTS).problems
+    )
+    with pytest.raises(UserError, match="no template 'qwen9'"):
+        template_parity(STUDENT, "qwen9", PROMPTS)
+
+
+def test_an_end_at_which_inference_does_not_stop_is_named(tmp_path, template):
+    model = with_template(tmp_path / "m", template)
+    for file, key, value in (("tokenizer_config.json", "eos_token", "<|endoftext|>"),
+                             ("generation_config.json", "eos_token_id", [0])):  # fmt: skip
+        values = json.loads((tmp_path / "m" / file).read_text())
+        (tmp_path / "m" / file).write_text(json.dumps({**values, key: value}))
+    assert template_parity(model, "qwen", PROMPTS).problems == [
+        "template 'qwen' ends a response with '<|im_end|>', but inference stops at '<|endoftext|>'"
+    ]
+
+
+def test_a_chat_template_that_opens_a_thought_trains_the_same_tokens_for_thoughts_alone(opening):
+    assert template_parity(opening, "qwen", PROMPTS).problems == [
+        "the model's chat template opens a thought that a response without one does not go on from"
+    ]
+
+
+def test_responses_get_the_opened_thought_back(opening):
+    messages = [{"role": "user", "content": "What is 1+1?"}]
+    sampling = Generation(max_tokens=8, dtype="float32")
+    texts = {}
+    for model in (opening, STUDENT):
+        with open_backend(model, sampling) as backend:
+            (made,) = backend.complete([Request("a", messages)])
+            (raw,) = backend.complete([Request("b", messages, raw="What is 1+1?\n<think>\n")])
+        texts[model] = made.text
+        assert made.response_tokens <= 8 and not raw.text.startswith("<think>")
+    assert texts[opening].startswith("<think>\n") and not texts[STUDENT].startswith("<think>")
+
+
+def test_only_a_thought_left_open_at_the_end_counts():
+    assert opened_thought("...assistant\n<think>\n") == "<think>\n"
+    assert opened_thought("...assistant\n<think>") == "<think>"
+    assert opened_thought("...assistant\n<think>\n\n</think>\n\n") == ""
+    assert opened_thought("what does <think> mean?\nassistant\n") == opened_thought("") == ""
+
+
+def rows(number):
+    texts = ["<think>\n1+1, ½ ∑\n\n2\n</think>\n\\boxed{2}", "\n\nleading", "plain " * 40]
+    return [{"prompt": f"What is {n}+1?", "response": texts[n % 3]} for n in range(number)]
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_rows_are_counted_as_llamafactory_counts_them(system):
+    """Its supervised processor keeps a row at cutoff_len = length whole, and cuts it at length - 1."""
+    from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
+    from llamafactory.data.template import TEMPLATES
+    from transformers import AutoTokenizer
+
+    chat = load_chat(STUDENT)
+    tokenizer = AutoTokenizer.from_pretrained(local_path(STUDENT))
+
+    def processed(row, cutoff):
+        arguments = SimpleNamespace(cutoff_len=cutoff, mask_history=False, train_on_prompt=False)
+        processor = SupervisedDatasetProcessor(TEMPLATES["qwen"], tokenizer, None, arguments)
+        messages = (
+            [[{"role": "user", "content": row["prompt"]}]],
+            [[{"role": "assistant", "content": row["response"]}]],
+        )
+        fields = dict(zip(("_prompt", "_response"), messages, strict=True))
+        nothing = {f"_{key}": [None] for key in ("tools", "images", "videos", "audios")}
+        made = processor.preprocess_dataset({**fields, **nothing, "_system": [system]})
+        return made["input_ids"][0], tokenizer.decode(made["labels"][0][-2:])
+
+    for row in rows(3):
+        length = overlong([row], chat, 1, system).longest
+        whole, end = processed(row, length)
+        assert len(whole) == length and end == "<|im_end|>\n"
+        assert whole == processed(row, 10_000)[0]
+        cut, end = processed(row, length - 1)
+        assert len(cut) == length - 1 and cut != whole
+        assert overlong([row], chat, length, system).number == 0
+        assert overlong([row], chat, length - 1, system).number == 1
+
+
+def test_a_training_that_would_cut_rows_is_refused_with_the_length_that_it_needs(tmp_path, capsys):
+    write_jsonl(tmp_path / "c.jsonl", rows(30))
+    words = ["--model", STUDENT, "--corpus", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]
+    longest = overlong(rows(30), load_chat(STUDENT), 1).longest
+    assert overlong(rows(30), load_chat(STUDENT), longest - 1).number == 7  # prompts of two digits
+    settings = ["use_cpu=true", "bf16=false", f"cutoff_len={longest - 1}"]
+    assert main(["train", *words, *settings]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("micota: train.cutoff_len: 7 of 30 rows (23.3%) are longer than cutoff_len")
+    assert f"raise train.cutoff_len to at least {longest}, or lower filter.max_tokens" in line
+    assert not (tmp_path / "out").exists()
+    settings[-1] = "template=qwen3"
+    assert main(["train", *words, *settings]) == 2
+    assert "template 'qwen3' puts an empty thought" in capsys.readouterr().err
+
+
+def test_a_plans_training_step_refuses_rows_that_would_be_cut(tmp_path):
+    write_jsonl(tmp_path / "c.jsonl", rows(3))
+    inputs = {"model": str(local_path(STUDENT)), "corpus": str(tmp_path / "c.jsonl")}
+    step = Context(tmp_path / "step", {"train": what_settings(Train(cutoff_len=100))}, inputs, {})
+    with pytest.raises(UserError, match=r"1 of 3 rows \(33.3%\) are longer than cutoff_len 100"):
+        KINDS["train"].prepare(step)
+
+
+def test_a_preflight_kept_in_a_workspace_is_the_runs_own(tmp_path, capsys):
+    words = ["preflight", str(TINY), "--workspace", str(tmp_path)]
+    assert main([*words, "train.cutoff_len=200"]) == 0
+    assert "warning: train.cutoff_len: 200 is less than" in capsys.readouterr().out
+    plan = compile_plan(load_recipe(TINY, ["train.cutoff_len=200"]))
+    assert plan["slots"]["preflight"] not in pending_steps(plan, tmp_path)
+    assert main([*words, "train.template=qwen3"]) == 2
+    assert "puts an empty thought" in capsys.readouterr().err
+
+
+def test_the_tiny_recipe_has_no_problems_and_the_command_says_what_was_looked_at(capsys):
+    assert main(["preflight", str(TINY)]) == 0
+    out = capsys.readouterr().out
+    assert "prompts: 720, the longest has 58 tokens" in out and out.endswith("no problems\n")
+    assert "train.template (students.student-s): 'qwen' gives the tokens of the chat template" in out
+    assert "warning" not in out
+
+
+def test_every_problem_is_a_line_with_its_key_and_the_code_is_2(capsys, tmp_path, template):
+    short = with_template(tmp_path / "short", template, max_position_embeddings=64)
+    write_jsonl(
+        tmp_path / "bench.jsonl", [{"id": 1, "problem": "What is " + "1+" * 400 + "1?", "answer": "401"}]
+    )
+    words = [
+        f"students.short.model={short}", "students.gone.model=nobody/nothing", "train.template=chatml",
+        "generation.max_tokens=1000", "evaluation.max_gen_toks=500", "train.cutoff_len=600",
+        f"evaluation.benchmarks.bench.path={tmp_path / 'bench.jsonl'}",
+    ]  # fmt: skip
+    assert main(["preflight", str(TINY), *words]) == 2
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert any(
+        line.startswith("micota: students.gone: 'nobody/nothing' is not in the local cache") for line in lines
+    )
+    words = "1000 and the longest prompt (58 tokens) exceed the 1024 positions of assistant"
+    assert f"micota: generation.max_tokens: {words}" in lines
+    (line,) = [line for line in lines if "students.short" in line and "positions" in line]
+    assert line.startswith("micota: evaluation.max_gen_toks: 500 and the longest prompt (8")
+    assert any("evaluation.max_gen_toks" in line and "teachers.teacher" in line for line in lines)
+    assert any("template 'chatml' replaces the model's chat template" in line for line in lines)
+    assert (
+        "warning: train.cutoff_len: 600 is less than the longest row that assistant may meet" in printed.out
+    )
+
+
+def test_a_pretrained_model_that_does_not_fit_the_assistant_is_found_before_the_merge(monkeypatch):
+    monkeypatch.setattr("micota_lf.parity.available", lambda: False)
+    words = ["assistant.merge.preset=pretrained", "assistant.merge.pretrained_model=tiny:"]
+    report = preflight_report(load_recipe(TINY, [words[0], words[1] + "student-m"]))
+    assert report.problems[0] == (
+        "assistant.merge.pretrained_model: merge: pretrained and before have different hidden_size: 64 and 96"
+    )
+    report = preflight_report(load_recipe(TINY, [words[0], words[1] + "assistant"]))
+    assert report.problems == []
+    assert "train.template: not compared, llamafactory cannot be imported here" in report.facts
+
+
+def test_hub_models_are_one_line_each_with_what_to_do(monkeypatch):
+    """Answers of the hub as huggingface_hub raises them; no network is used."""
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    asked = []
+
+    def answer(error):
+        def download(ref, file, revision=None, local_files_only=False):
+            asked.append(local_files_only)
+            response = SimpleNamespace(headers={}, request=None, status_code=404)
+            raise error("no", response=response) if issubclass(error, errors.HfHubHTTPError) else error("no")
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        return hub_problems(
+            {"students.a": ("x/a", None), "students.b": ("x/b", "v1"), "teachers.t": (STUDENT, None)}
+        )
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    found = answer(errors.LocalEntryNotFoundError)
+    assert found["students.a"] == "students.a: 'x/a' is not in the local cache, and the hub cannot be reached"
+    assert found["students.b"].startswith("students.b: 'x/b' (revision v1) is not") and len(found) == 2
+    assert asked == [False, True]  # a hub out of reach is waited for once
+    assert "set HF_TOKEN" in answer(errors.RepositoryNotFoundError)["students.a"]
+    assert "accept its terms" in answer(errors.GatedRepoError)["students.a"]
+    assert "no such revision" in answer(errors.RevisionNotFoundError)["students.b"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in answer(errors.LocalEntryNotFoundError)["students.a"]
+
+
+def test_the_preflight_is_the_plans_first_step_and_every_pending_step_waits_for_it(tmp_path):
+    plan = compile_plan(load_recipe(TINY))
+    first = plan["slots"]["preflight"]
+    assert next(iter(plan["steps"])) == first
+    pending = pending_steps(plan, tmp_path, ["filter/strong"])
+    todo = json.loads(freeze(plan, tmp_path, pending).read_text())["pending"]
+    gate = f"{step_directory(plan['steps'][first])}/done.json"
+    assert todo[first]["after"] == [] and len(todo) == 3
+    assert all(gate in step["after"] for made, step in todo.items() if made != first)
+    done = tmp_path / gate
+    done.parent.mkdir(parents=True)
+    done.write_text("{}")
+    assert first not in pending_steps(plan, tmp_path)
+    assert not any(first in json.dumps(step["inputs"]) for step in plan["steps"].values())
+
+
+def test_what_the_preflight_looks_at_is_all_that_decides_its_identity():
+    first, _ = checks(load_recipe(TINY))
+    for override, same in [
+        ("train.learning_rate=0.5", True),
+        ("generation.seed=3", True),
+        ("assistant.merge.weight=0.3", True),
+        ("train.cutoff_len=400", False),
+        ("filter.max_tokens=100", False),
+        ("students.student-s.train.extra.enable_thinking=false", False),
+    ]:
+        assert (checks(load_recipe(TINY, [override]))[0] == first) == same, override
+
+
+def test_a_failed_preflight_ends_the_run_with_its_lines(tmp_path, capsys):
+    words = ["--workspace", str(tmp_path), "--target", "filter/strong", "train.template=qwen3"]
+    assert main(["run", str(TINY), *words]) == 1
+    error = capsys.readouterr().err
+    assert "step preflight checks failed: train.template (assistant): template 'qwen3' puts an empty" in error
+    assert "2 steps that need others could not run" in error
+    assert [path.name for path in tmp_path.glob("*/*/step.json")] == ["step.json"]
