@@ -155,9 +155,9 @@ def test_swapping_one_of_the_papers_students_changes_its_steps_alone_as_the_read
     )
     before, after = compile_plan(load_recipe(paper)), compile_plan(load_recipe(path))
     new = {slot for slot, made in after["slots"].items() if made not in before["steps"]}
-    assert all(slot.split("/")[1] == "7b" for slot in new)
+    assert new >= {"preflight"} and all(slot.split("/")[1] == "7b" for slot in new - {"preflight"})
     kinds = Counter(slot.split("/")[0] for slot in new)
-    assert kinds == {"train": 6, "evaluate": 7, "bpc": 1}
+    assert kinds == {"preflight": 1, "train": 6, "evaluate": 7, "bpc": 1}
     kept = len(set(before["steps"]) & set(after["steps"]))
     words = f"Of the {len(after['steps'])} steps of `micota plan recipes/llama.yaml`, {len(new)} are new"
     assert words in readme and f"The other {kept} keep" in readme

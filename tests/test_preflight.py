@@ -210,7 +210,7 @@ def test_every_problem_is_a_line_with_its_key_and_the_code_is_2(capsys, tmp_path
     words = [
         f"students.short.model={short}", "students.gone.model=nobody/nothing", "train.template=chatml",
         "generation.max_tokens=1000", "evaluation.max_gen_toks=500", "train.cutoff_len=600",
-        f"evaluation.benchmarks.bench.path={tmp_path / 'bench.jsonl'}",
+        f"evaluation.benchmarks.tiny_two.path={tmp_path / 'bench.jsonl'}",
     ]  # fmt: skip
     assert main(["preflight", str(TINY), *words]) == 2
     printed = capsys.readouterr()
