@@ -34,7 +34,8 @@ def columns() -> list[str]:
 
 def problem_count(benchmark: str) -> int | None:
     """Number of problems of a benchmark column."""
-    return paper()["problems"].get(benchmark)
+    count: int | None = paper()["problems"].get(benchmark)
+    return count
 
 
 def paper_row(

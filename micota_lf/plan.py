@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 from . import bpc, evaluate, merge, train
 from .files import digest, directory_digest
-from .lineage import filtering, model_of, strong_teachers, training
+from .lineage import filtering, model_of, strong_teachers, train_processes, training
 from .recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_SFT, Model, Recipe
 from .refs import identity, resolve, slug
 
@@ -148,6 +148,7 @@ class _Compiler:
         config = {"train": train.what_settings(settings, self.recipe.prompts.system)}
         how = {
             "train": train.how_settings(self.recipe, settings), "gpus": train.train_gpus(self.recipe),
+            "processes": train_processes(self.recipe), "nodes": self.recipe.hardware.nodes,
             "engine": self.recipe.engines.llamafactory,
         }  # fmt: skip
         label = f"{self._label(start)}-on-{self._label(data)}"

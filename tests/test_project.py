@@ -49,7 +49,7 @@ def test_make_help_lists_the_targets():
 def test_no_module_reaches_up():
     """Imports point one way: the command line, then stages and steps, then recipe and files."""
     order = [
-        {"errors", "stats", "recipe", "locks", "paper"}, {"files", "lineage", "engines"},
+        {"errors", "stats", "recipe", "locks", "paper"}, {"files", "lineage", "engines", "launch"},
         {"refs", "grade", "gpus"},
         {"check", "prompts", "mix", "filter", "evaluate"}, {"load", "backends", "bpc", "train", "merge"},
         {"generate", "plan"}, {"kinds"}, {"steps"}, {"runs", "explain", "tables", "commands"},
