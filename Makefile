@@ -6,10 +6,16 @@ READY := $(VENV)/.ready
 # Hugging Face is not asked for anything in tests: models and problems ship with the package.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test check tiny-family lock clean
+# What reproduce-* runs; SET takes overrides: make reproduce-table2 SET="hardware.gpus=4"
+RECIPE ?= recipes/micota.yaml
+SET ?=
+PAPER := table1 table2 table3 table4 figures
+
+.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test check tiny-family lock clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'; \
+	  echo "  make reproduce-table1 ... reproduce-table4, reproduce-figures: one of them"
 
 setup: $(READY)  ## make the environment in .venv (done by the others when needed)
 
@@ -29,6 +35,15 @@ $(READY): requirements.txt pyproject.toml
 
 demo: $(READY)  ## run the whole method in miniature with the real engines (about 5 minutes on 2 cores)
 	@$(BIN)/micota run recipes/tiny.yaml
+
+reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-figures: $(READY)
+	@$(BIN)/micota run $(RECIPE) --target $(@:reproduce-%=%) $(SET)
+
+reproduce: $(READY)  ## Tables 1 to 4 and Figures 2 to 4 of the paper (8 GPUs of 80 GB)
+	@$(BIN)/micota run $(RECIPE) $(PAPER:%=--target %) $(SET)
+
+reproduce-tiny: $(READY)  ## the same tables and figures from the tiny family, on 2 CPU cores
+	@$(BIN)/micota run recipes/tiny.yaml $(PAPER:%=--target %) $(SET)
 
 test: $(READY)  ## run the tests
 	$(TEST_ENV) $(BIN)/python -m pytest

@@ -5,13 +5,17 @@ In: a typed recipe. Out: one line a problem, each starting with the key path. No
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from .benchmarks import load_benchmark
 from .errors import UserError
+from .evaluate import evaluated_benchmarks
 from .files import read_jsonl
-from .lineage import accumulation, training
+from .lineage import OTHERS, accumulation, parents, trained_student, training
 from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, RATIO_TOLERANCE, Recipe
 from .refs import local_path, model_problem
 
@@ -26,16 +30,29 @@ def nearest(key: str, known: Iterable[str]) -> str:
 def semantic_problems(recipe: Recipe) -> list[str]:
     """Every problem of a recipe that no single value shows, without the file's name."""
     names = list(_name_problems(recipe))
+    if not names:
+        names = list(_cycle_problems(recipe))
     # Settings of a training can only be worked out once every name in its lineage exists.
     trainings = [] if names else _training_problems(recipe)
-    return [*names, *_prompt_problems(recipe), *_model_problems(recipe), *trainings]
+    return [
+        *names,
+        *_prompt_problems(recipe),
+        *_model_problems(recipe),
+        *_benchmark_problems(recipe),
+        *trainings,
+    ]
 
 
 def _name_problems(recipe: Recipe) -> Iterator[str]:
+    trained = [f"{student}/{corpus}" for student in recipe.students for corpus in recipe.corpora]
     sources = [*recipe.teachers, *ASSISTANT_ROLES, *recipe.students]
-    for key, names in (("teachers", recipe.teachers), ("students", recipe.students)):
+    named: list[tuple[str, Collection[str]]] = [("teachers", recipe.teachers), ("students", recipe.students)]
+    for key, names in named:
         for name in set(names) & set(ASSISTANT_ROLES):
             yield f"{key}.{name}: this name is reserved for the teacher assistant"
+    for key, names in (*named, ("corpora", recipe.corpora)):
+        for name in (name for name in names if not re.fullmatch(r"[\w-]+", name)):
+            yield f"{key}.{name}: must be letters, digits, hyphens and underscores"
     for name in set(recipe.teachers) & set(recipe.students):
         yield f"students.{name}: a teacher has this name too"
     yield from _unknown("assistant.corpus", [recipe.assistant.corpus], recipe.corpora)
@@ -44,7 +61,8 @@ def _name_problems(recipe: Recipe) -> Iterator[str]:
         if bool(corpus.from_) == bool(corpus.mix):
             yield f"{at}: needs either `from` (a model) or `mix` (corpora and their ratios)"
         if corpus.from_:
-            yield from _unknown(f"{at}.from", [corpus.from_], sources)
+            known = [*sources, *trained] if "/" in corpus.from_ else sources
+            yield from _unknown(f"{at}.from", [corpus.from_], known)
         if corpus.mix:
             yield from _unknown(f"{at}.mix", corpus.mix, recipe.corpora)
             for part, ratio in corpus.mix.items():
@@ -55,10 +73,14 @@ def _name_problems(recipe: Recipe) -> Iterator[str]:
             total = sum(corpus.mix.values())
             if abs(total - 1) > RATIO_TOLERANCE:
                 yield f"{at}.mix: ratios add up to {total:g}, not 1"
-    if recipe.assistant.corpus in recipe.corpora and not _roots_are_untrained(recipe):
-        yield f"assistant.corpus: {recipe.assistant.corpus!r} comes from the assistant that it is to train"
     for method, learnt in recipe.methods.items():
         yield from _unknown(f"methods.{method}", [learnt] if learnt else [], recipe.corpora)
+    for table, rows in recipe.tables.items():
+        if table == "table4":
+            yield "tables.table4: Table 4 is the section `bpc`"
+        yield from _unknown(f"tables.{table}", rows, [*recipe.students, OTHERS])
+        for student, methods in rows.items():
+            yield from _unknown(f"tables.{table}.{student}", methods, recipe.methods)
     for student, spec in recipe.students.items():
         at = f"students.{student}.train_for"
         yield from _unknown(at, spec.train_for, [*recipe.corpora, *recipe.teachers])
@@ -72,11 +94,16 @@ def _unknown(at: str, names: Iterable[str], known: Collection[str]) -> Iterator[
             yield f"{at}: unknown name {name!r}; {nearest(name, known)}"
 
 
-def _roots_are_untrained(recipe: Recipe) -> bool:
-    """Whether the assistant's corpus needs no model that is itself trained on it."""
-    spec = recipe.corpora[recipe.assistant.corpus]
-    parts = [recipe.corpora[p] for p in spec.mix if p in recipe.corpora] or [spec]
-    return not any(part.from_ in ASSISTANT_ROLES[1:] for part in parts)
+def _cycle_problems(recipe: Recipe) -> Iterator[str]:
+    """A corpus that needs, through mixes and trained models, itself."""
+    try:
+        TopologicalSorter({name: parents(recipe, name) for name in recipe.corpora}).prepare()
+    except CycleError as error:
+        circle = list(reversed(error.args[1]))
+        if circle[0] == recipe.assistant.corpus:
+            yield f"assistant.corpus: {circle[0]!r} comes from the assistant that it is to train"
+        else:
+            yield f"corpora.{circle[0]}: needs itself: {' <- '.join(circle)}"
 
 
 def _prompt_problems(recipe: Recipe) -> Iterator[str]:
@@ -117,9 +144,19 @@ def _model_problems(recipe: Recipe) -> Iterator[str]:
         problem = model_problem(ref, chat=not at.endswith("pretrained_model"))
         if problem:
             yield f"{at}: {problem}"
-    include = recipe.evaluation.include_path
-    if include and not Path(include).is_dir():
-        yield f"evaluation.include_path: no such directory: {include}"
+
+
+def _benchmark_problems(recipe: Recipe) -> Iterator[str]:
+    spec = recipe.evaluation
+    if spec.include_path and not Path(spec.include_path).is_dir():
+        yield f"evaluation.include_path: no such directory: {spec.include_path}"
+        return
+    try:
+        for found in evaluated_benchmarks(spec).values():
+            if local_path(found.path, "data"):
+                load_benchmark(found)
+    except UserError as error:
+        yield f"evaluation: {error}"
 
 
 def _training_problems(recipe: Recipe) -> Iterator[str]:
@@ -128,6 +165,10 @@ def _training_problems(recipe: Recipe) -> Iterator[str]:
         for corpus in recipe.methods.values():
             if corpus:
                 trainings.append((f"students.{student}.train", student, corpus))
+    for spec in recipe.corpora.values():
+        trained = trained_student(recipe, spec.from_ or "")
+        if trained:
+            trainings.append((f"students.{trained[0]}.train", *trained))
     found: dict[str, None] = {}
     for at, model, corpus in trainings:
         try:

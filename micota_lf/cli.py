@@ -1,6 +1,6 @@
 """The `micota` command.
 
-    micota plan recipes/tiny.yaml       what would run, and in which state it is
+    micota plan recipes/tiny.yaml       what would run, in which state it is, and what it costs
     micota run recipes/tiny.yaml        run it, then write the report
     micota explain recipes/tiny.yaml train/student-s/micota
     micota report recipes/tiny.yaml     the tables from what is there
@@ -24,11 +24,12 @@ from . import __version__
 from .commands import add_stage_commands, command
 from .errors import MicotaError, StepFailed, UserError
 from .files import read_json, write_json
-from .load import load_recipe
+from .gpus import gpu_shortage, present_gpus
+from .load import load_layers, load_recipe
 from .plan import Plan, compile_plan, step_directory
 from .recipe import Recipe
-from .runs import pending_steps, preflight, run_plan, select
-from .steps import DONE, execute, states, step_context, step_record
+from .runs import needed_steps, pending_steps, preflight, run_plan, select
+from .steps import execute, step_context, step_record
 
 LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
 
@@ -71,14 +72,15 @@ def _parser() -> argparse.ArgumentParser:
         commands, "plan", "Show a recipe's steps, their state and what they need; nothing runs.",
         "recipes/tiny.yaml", _plan,
     )  # fmt: skip
+    _target_argument(plan)
+    plan.add_argument("--sources", action="store_true", help="where each value comes from, instead of steps")
+    plan.add_argument("--pilot", metavar="WORKSPACE", help="estimate from what the steps there have measured")
     _recipe_arguments(plan)
     run = command(
         commands, "run", "Run a recipe's unfinished steps and write its report.",
         "recipes/tiny.yaml --target train/student-s train.learning_rate=1e-3", _run,
     )  # fmt: skip
-    run.add_argument(
-        "--target", action="append", default=[], help="only this slot, kind or id and what it needs"
-    )
+    _target_argument(run)
     run.add_argument("--jobs", type=int, help="steps side by side on the CPU (default: hardware.cores)")
     _recipe_arguments(run)
     explain = command(
@@ -108,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _target_argument(parser: argparse.ArgumentParser) -> None:
+    words = "only this table (table1 to table4, figures), slot, kind or id, and what it needs"
+    parser.add_argument("--target", action="append", default=[], help=words)
+
+
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="recipe YAML")
     _common_arguments(parser)
@@ -124,28 +131,39 @@ def _load(args: argparse.Namespace) -> tuple[Recipe, Plan, Path]:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from .estimate import measured
+    from .show import show_plan, show_sources
+    from .sources import source_rows
 
-    _, plan, workspace = _load(args)
-    now = states(plan, workspace)
-    table = Table("id", "kind", "step", "state", "GPUs", "threads", box=None, pad_edge=False)
-    slots: dict[str, str] = {}
-    for slot, made in plan["slots"].items():
-        slots.setdefault(made, slot)
-    for step_id, step in plan["steps"].items():
-        needs = (str(step["how"]["gpus"]), str(step["how"]["threads"]))
-        table.add_row(step_id, step["kind"], slots[step_id], now[step_id], *needs)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
-    done = sum(word == DONE for word in now.values())
-    console.print(
-        f"{len(now)} steps, {done} done, {len(now) - done} to do; workspace {workspace}", soft_wrap=True
-    )
+    if args.pilot:
+        words = measured(Path(args.pilot))
+        print(f"measured in {args.pilot}: {' '.join(words) or 'no finished step'}")
+        args.overrides = [*words, *args.overrides]
+    if args.sources:
+        show_sources(source_rows(*load_layers(args.recipe, args.overrides)))
+        return
+    recipe, plan, workspace = _load(args)
+    show_plan(recipe, plan, workspace, needed_steps(plan, args.target))
+
+
+def _need_gpus(recipe: Recipe, plan: Plan, workspace: Path, pending: list[str]) -> None:
+    """Show the plan and raise UserError if this machine lacks the GPUs that pending steps count on."""
+    from .show import show_plan
+
+    if not any(plan["steps"][step_id]["how"]["gpus"] for step_id in pending):
+        return
+    lack = gpu_shortage(recipe.hardware.gpus, recipe.hardware.gpu_memory_gib, present_gpus())
+    if lack:
+        show_plan(recipe, plan, workspace, pending)
+        raise UserError(
+            f"hardware.gpus: {lack}. Nothing was started. Run it where they are, or lower hardware.gpus and "
+            "hardware.gpu_memory_gib: the global batch stays what the recipe says"
+        )
 
 
 def _run(args: argparse.Namespace) -> None:
     from .report import write_report
+    from .show import show_tables
 
     started = time.monotonic()
     if args.jobs is not None and args.jobs < 1:
@@ -159,6 +177,7 @@ def _run(args: argparse.Namespace) -> None:
         print(f"{recipe.name}: {what} done already, nothing to do; report: {path}")
         return
     preflight(plan, pending)
+    _need_gpus(recipe, plan, workspace, pending)
     print(f"{recipe.name}: {len(pending)} of {len(plan['steps'])} steps to do in {workspace}", flush=True)
     last = {"recipe": str(Path(args.recipe).absolute()), "overrides": args.overrides}
     write_json(workspace / LAST_RUN, last)
@@ -166,7 +185,7 @@ def _run(args: argparse.Namespace) -> None:
         run_plan(plan, workspace, pending, jobs=args.jobs, say=_say)
     finally:
         path = write_report(recipe, plan, workspace)
-    _print_table(recipe, plan, workspace)
+    show_tables(recipe, plan, workspace, args.target or ["table2"])
     print(f"report: {path} ({len(pending)} steps in {time.monotonic() - started:.0f} s)")
 
 
@@ -189,10 +208,11 @@ def _explain(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     from .report import write_report
+    from .show import show_tables
 
     recipe, plan, workspace = _load(args)
     path = write_report(recipe, plan, workspace)
-    _print_table(recipe, plan, workspace)
+    show_tables(recipe, plan, workspace, ())
     print(f"report: {path}")
 
 
@@ -212,19 +232,6 @@ def _step(args: argparse.Namespace) -> None:
         execute(step["kind"], step_context(plan, args.id, workspace), step_record(plan, args.id))
     except MicotaError as error:
         raise StepFailed(f"{step_directory(step)}: {error}") from error
-
-
-def _print_table(recipe: Recipe, plan: Plan, workspace: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from .tables import AVERAGE, table2
-
-    titles = [*recipe.evaluation.tasks.values(), AVERAGE]
-    table = Table("Models", "Method", *titles, title=f"{recipe.name}: accuracy in percent [95% interval]")
-    for row in table2(recipe, plan, workspace):
-        table.add_row(row.model, row.method, *("\n".join(row.cells[t].lines()) for t in titles))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _say(text: str) -> None:

@@ -88,6 +88,7 @@ def add_stage_commands(commands: Any) -> None:
     _engine_arguments(parser, Engines.lm_eval)
     parser.add_argument("--tasks", required=True, help="task names, separated by commas")
     _flags(parser, Evaluation, leave_out=("tasks", "benchmarks", "verdict"))
+    _flags(parser, Prompts, only=("template", "system"))
     parser = command(
         commands, "bpc", "Measure bits per character of corpora under a model (paper equation 3).",
         "--model tiny:student-s --corpus long.jsonl --corpus short.jsonl -o out", _bpc, OUT_DIR,
@@ -195,13 +196,15 @@ def _merge(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     spec = _section(Evaluation, args, tasks=dict.fromkeys(args.tasks.split(","), ""))
-    tasks = str(Path(spec.include_path or evaluate.TASKS_DIR).absolute())
-    how = {"gpus": args.gpus, "engine": args.engine, "batch_size": spec.batch_size, "include_path": tasks}
-    config = evaluate.evaluation_settings(spec, None)
+    if spec.include_path and not Path(spec.include_path).is_dir():
+        raise UserError(f"--include-path: no such directory: {spec.include_path}")
+    how = {"gpus": args.gpus, "engine": args.engine, **evaluate.evaluation_how(spec)}
+    prompts = _section(Prompts, args, path="", limit=None)
+    config = evaluate.evaluation_settings(spec, prompts)
     scores = _execute("evaluate", args.output, config, {"model": args.model}, how)
     for task, score in scores.items():
-        right = f"right: {score['symbolic']} symbolic, {score['legacy']} legacy"
-        tokens = f"mean {score['mean_response_tokens']:.1f} tokens, {score['truncated']} cut"
+        right = f"right: {score['symbolic']:g} symbolic, {score['legacy']:g} legacy"
+        tokens = f"mean {score['mean_response_tokens']:.1f} tokens, {score['truncated']:g} cut"
         print(f"{task}: n={score['n']}, {right}; {tokens}")
 
 

@@ -1,13 +1,10 @@
 """Benchmarks through lm-evaluation-harness with this package's task files.
 
-In: a model, task names. Out: lm-eval's own results under `lm_eval/`, and from them `samples.jsonl` (one row
-a problem) and `scores.json` (per task: n, correct by each grader, mean response tokens, truncated).
+In: a model, task names. Out: lm-eval's own results under `lm_eval/`, and from its samples `samples.jsonl`
+(one row a problem, with the response), `problems.jsonl` (the same without texts) and `scores.json` (per task:
+n, correct by each grader, truncated, mean response tokens and reflection words; see `metrics.py`).
 
     evaluate_command(recipe, "/abs/model", "/abs/out")   -> ["lm_eval", "run", "--model", "hf", ...]
-
-lm-eval keeps neither token counts nor finish reasons, so both come from encoding the response again with
-the model's tokenizer: `response_tokens` leaves out the end-of-turn token, and a response within 1% of
-max_gen_toks counts as truncated.
 """
 
 from __future__ import annotations
@@ -17,53 +14,78 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .benchmarks import benchmark_identity, benchmark_named, expand_groups, task_benchmarks, task_configs
 from .engines import log_tail
 from .errors import StepFailed
-from .files import Row, read_jsonl, write_json, write_jsonl
-from .recipe import Evaluation, Recipe
+from .files import Row, directory_digest, read_jsonl, write_json, write_jsonl
+from .metrics import METRICS, VERDICTS
+from .recipe import Benchmark, Evaluation, Prompts, Recipe
 
 TASKS_DIR = Path(__file__).parent / "tasks"
-TRUNCATED_SHARE = 0.99
-VERDICTS = ("legacy", "symbolic")
 
 
 def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[str]:
     """The lm_eval command line that evaluates a model on the recipe's benchmarks."""
-    what = evaluation_settings(recipe.evaluation, recipe.prompts.system)
-    how = {"batch_size": recipe.evaluation.batch_size, "gpus": recipe.hardware.gpus}
-    return [
-        *shlex.split(recipe.engines.lm_eval),
-        *render(what, how, model_path, output_dir, include_path(recipe)),
-    ]
+    spec = recipe.evaluation
+    what = evaluation_settings(spec, recipe.prompts)
+    how = evaluation_how(spec) | {"gpus": recipe.hardware.gpus}
+    return [*shlex.split(recipe.engines.lm_eval), *render(what, how, model_path, output_dir)]
 
 
-def include_path(recipe: Recipe) -> str:
-    """The folder of task files: the recipe's own, or the package's."""
-    given = recipe.evaluation.include_path
-    return str(Path(given).absolute()) if given else str(TASKS_DIR)
+def task_folder(spec: Evaluation) -> Path:
+    """The folder of task files: the user's own, or the package's."""
+    return Path(spec.include_path).absolute() if spec.include_path else TASKS_DIR
 
 
-def evaluation_settings(spec: Evaluation, system: str | None) -> dict[str, Any]:
-    """The hashed settings of an evaluation (not its columns' titles or the grader that fills the table)."""
+def evaluated_benchmarks(spec: Evaluation) -> dict[str, Benchmark]:
+    """The benchmarks that the tasks read, by name, where they are. Raises UserError if one is unknown."""
+    configs = task_configs(task_folder(spec))
+    names = task_benchmarks(expand_groups(spec.tasks, configs), configs)
+    return {name: benchmark_named(name, spec.benchmarks, spec.data_dir) for name in names}
+
+
+def evaluation_settings(spec: Evaluation, prompts: Prompts) -> dict[str, Any]:
+    """The hashed settings of an evaluation (not its columns' titles or the grader that fills the table).
+
+    Task files and benchmarks enter by their content, not by where they are.
+    """
+    folder = task_folder(spec)
+    benchmarks = {name: benchmark_identity(found) for name, found in evaluated_benchmarks(spec).items()}
     return {
-        "tasks": list(spec.tasks), "max_gen_toks": spec.max_gen_toks, "limit": spec.limit,
-        "dtype": spec.dtype, "seed": spec.seed, "system": system,
+        "tasks": expand_groups(spec.tasks, task_configs(folder)), "task_files": directory_digest(folder),
+        "benchmarks": benchmarks, "max_gen_toks": spec.max_gen_toks, "limit": spec.limit,
+        "dtype": spec.dtype, "seed": spec.seed, "system": prompts.system, "template": prompts.template,
     }  # fmt: skip
 
 
-def render(
-    what: Mapping[str, Any], how: Mapping[str, Any], model_path: str, output_dir: str, tasks: str
-) -> list[str]:
-    """Arguments of `lm_eval` for generation tasks: zero-shot, chat template, greedy."""
+def evaluation_how(spec: Evaluation) -> dict[str, Any]:
+    """Settings that decide no result: batch size, and where task files and problems are."""
+    plain = asdict(Benchmark(path=""))
+    given = {
+        name: {key: value for key, value in asdict(found).items() if value != plain[key]}
+        for name, found in evaluated_benchmarks(spec).items()
+    }
+    return {"batch_size": spec.batch_size, "include_path": str(task_folder(spec)), "benchmarks": given}
+
+
+def render(what: Mapping[str, Any], how: Mapping[str, Any], model_path: str, output_dir: str) -> list[str]:
+    """Arguments of `lm_eval` for generation tasks: zero-shot, chat template, greedy unless a task samples."""
     # Said outright: the hf backend would take the repetition penalty that the model ships.
-    generation = {"max_gen_toks": what["max_gen_toks"], "do_sample": False, "repetition_penalty": 1.0}
+    generation = {"max_gen_toks": what["max_gen_toks"], "repetition_penalty": 1.0}
+    metadata = {
+        "benchmarks": how["benchmarks"],
+        "template": what["template"],
+        "max_gen_toks": what["max_gen_toks"],
+    }
     arguments = [
-        *common_arguments(what, how, model_path, output_dir, tasks),
+        *common_arguments(what, how, model_path, output_dir, how["include_path"]),
         "--tasks", ",".join(what["tasks"]),
         "--gen_kwargs", json.dumps(generation),
+        "--metadata", json.dumps(metadata),
         "--apply_chat_template",
     ]  # fmt: skip
     return [*arguments, "--system_instruction", what["system"]] if what["system"] else arguments
@@ -84,33 +106,38 @@ def common_arguments(
     return [*arguments, "--limit", str(what["limit"])] if what["limit"] else arguments
 
 
-def finish_evaluation(directory: Path, model: str, max_gen_toks: int, tasks: list[str]) -> dict[str, Any]:
-    """Turn lm-eval's sample files into `samples.jsonl` and `scores.json`; return the scores."""
-    encode = token_counter(model)
+def finish_evaluation(directory: Path, tasks: list[str]) -> dict[str, Any]:
+    """Turn lm-eval's samples into `samples.jsonl`, `problems.jsonl` and `scores.json`; return the scores."""
     rows: list[Row] = []
     for task in tasks:
         for sample in lm_eval_samples(directory / "lm_eval", task):
-            response = sample["filtered_resps"][0]
-            tokens = encode(response)
-            problem_id = sample["doc"].get("id", str(sample["doc_id"]))
+            missing = [name for name in METRICS if name not in sample]
+            if missing:
+                raise StepFailed(
+                    f"lm_eval's samples of {task} have no {', '.join(missing)}: its task file must compute "
+                    "them as utils.process_results of `micota tasks` does, with a tokenizer that loads"
+                )
             rows.append({
-                "task": task, "id": problem_id, "target": sample["target"], "response": response,
-                "response_tokens": tokens, "truncated": tokens >= TRUNCATED_SHARE * max_gen_toks,
-                **{verdict: bool(sample[verdict]) for verdict in VERDICTS},
+                "task": task, "id": sample["doc"].get("id", str(sample["doc_id"])),
+                "target": sample["doc"].get("answer", sample["target"]),
+                "response": sample["filtered_resps"][0], **{name: sample[name] for name in METRICS},
             })  # fmt: skip
     scores = {task: task_scores([row for row in rows if row["task"] == task]) for task in tasks}
     write_jsonl(directory / "samples.jsonl", rows)
+    write_jsonl(
+        directory / "problems.jsonl", ({key: row[key] for key in ("task", "id", *METRICS)} for row in rows)
+    )
     write_json(directory / "scores.json", scores)
     return scores
 
 
 def task_scores(rows: list[Row]) -> dict[str, Any]:
-    """Counts over the rows of one task: n, correct by each grader, truncated; mean response tokens."""
+    """Of one task: n problems; sums of verdicts and truncated (fractions where a task samples); means."""
     return {
         "n": len(rows),
-        **{verdict: sum(row[verdict] for row in rows) for verdict in VERDICTS},
-        "truncated": sum(row["truncated"] for row in rows),
+        **{name: sum(row[name] for row in rows) for name in (*VERDICTS, "truncated")},
         "mean_response_tokens": sum(row["response_tokens"] for row in rows) / len(rows),
+        "mean_reflections": sum(row["reflections"] for row in rows) / len(rows),
     }
 
 
@@ -135,13 +162,3 @@ def evaluation_progress(directory: Path) -> str:
 def clear_unfinished_evaluation(directory: Path) -> None:
     """Remove samples of an interrupted run, so that old and new ones never mix."""
     shutil.rmtree(directory / "lm_eval", ignore_errors=True)
-
-
-def token_counter(model: str) -> Any:
-    """A function from text to its number of tokens, without special tokens, under a model's tokenizer."""
-    from tokenizers import Tokenizer
-
-    file = Path(model) / "tokenizer.json"
-    # The tokenizers library alone: importing transformers would cost seconds in every step.
-    tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else Tokenizer.from_pretrained(model)
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

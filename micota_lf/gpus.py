@@ -1,4 +1,4 @@
-"""Which GPUs a step uses, when several steps run side by side on one machine.
+"""Which GPUs this machine has, and which of them a step uses when several run side by side.
 
     with assigned_gpus(4, of=8, locks=Path("runs/.micota/gpus")) as env:
         ...                                  # env == {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +22,28 @@ from pathlib import Path
 from .locks import try_lock
 
 POLL_SECONDS = 1.0
+
+
+def present_gpus() -> list[float]:
+    """Memory in GiB of each GPU of this machine that may be used, as `nvidia-smi` tells; none without it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    argv = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60).stdout.split()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    usable = len(lines) if visible is None else len([name for name in visible.split(",") if name])
+    return [int(line) / 1024 for line in lines if line.isdigit()][:usable]
+
+
+def gpu_shortage(count: int, memory_gib: float, present: list[float]) -> str | None:
+    """What this machine lacks for `count` GPUs of that memory, in words, or None."""
+    # Vendors sell 80 GB as GB or GiB, and the driver keeps a little: an A800 shows 79.3 GiB, an H100 79.6.
+    enough = [memory for memory in present if memory >= 0.9 * memory_gib]
+    if len(enough) >= count:
+        return None
+    has = ", ".join(f"{memory:.0f} GiB" for memory in present) or "none"
+    return f"{count} GPUs of {memory_gib:g} GiB are needed; this machine has {has}"
 
 
 @contextmanager

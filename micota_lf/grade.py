@@ -2,14 +2,20 @@
 
     grade("... so \\\\boxed{0.5}", "1/2")   -> Grade("0.5", legacy=False, symbolic=True, reason="correct")
 
-`legacy` is the rule of the paper's lineage: the last `\\boxed` or `\\fbox`, compared as normalised strings
-(lm_eval tasks/hendrycks_math/utils.py). `symbolic` is math-verify on the whole response, which also knows
-that 0.25 is 1/4. Both helpers are used as they are shipped.
+`legacy` is the rule of the paper's lineage, quirks included (github.com/Small-Model-Gap/
+Small-Model-Learnability-Gap, lm_eval/tasks/{AIME,AMC,Olympiad,hendrycks_math_500}/utils.py): the last
+`\\boxed` or `\\fbox` alone, compared with the gold answer as normalised strings. The normalisation is
+Hendrycks's, which lm-eval ships. It never strips a bare `$`: on OlympiadBench, perfect answers boxed without
+`$` score 409 of 675. (The lineage scores GSM8K by the last number of a response; here its box decides too.)
+
+`symbolic` is math-verify on the whole response, which also knows that 0.25 is 1/4; equal strings, `$` aside,
+need no computer algebra.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +24,7 @@ from types import ModuleType
 from .errors import UserError
 
 Reason = str
+_BARE_DOLLAR = re.compile(r"(?<!\\)\$")  # one that marks mathematics, not an amount
 CORRECT, WRONG, NO_ANSWER, TRUNCATED = "correct", "wrong", "no answer", "truncated"
 
 
@@ -35,16 +42,18 @@ class Grade:
         return verdict == "none" or bool(getattr(self, verdict))
 
 
-def grade(response: str | None, answer: str | None, truncated: bool = False) -> Grade:
+def grade(
+    response: str | None, answer: str | None, truncated: bool = False, legacy_rule: str = "hendrycks"
+) -> Grade:
     """Grade one response against its gold answer.
 
-    A truncated response can still be right; `truncated` is its reason only where it is not.
+    A truncated response can still be right; `truncated` is its reason only where it is not. `legacy_rule`
+    is a benchmark's: `hendrycks`, or `number` for AIME, AMC and OlympiadBench.
     """
     response, answer = response or "", answer or ""
     extracted = extract_boxed(response)
-    legacy = extracted is not None and bool(_hendrycks().is_equiv(extracted, answer))
-    # Equal after normalisation: no need for a computer algebra system.
-    symbolic = bool(answer) and (legacy or _symbolic(response, answer))
+    legacy = extracted is not None and legacy_equal(extracted, answer, legacy_rule)
+    symbolic = bool(answer) and (_same_text(extracted, answer) or _symbolic(response, answer))
     if symbolic:
         reason = CORRECT
     elif truncated:
@@ -55,13 +64,44 @@ def grade(response: str | None, answer: str | None, truncated: bool = False) -> 
 
 
 def extract_boxed(response: str) -> str | None:
-    """The content of the last `\\boxed{}` or `\\fbox{}`, or None (also where the helper gives up)."""
-    helpers = _hendrycks()
-    try:
-        boxed = helpers.last_boxed_only_string(response)
-        return None if boxed is None else str(helpers.remove_boxed(boxed))
-    except AssertionError:  # `\fbox` and malformed boxes end the lineage's own script here
+    """The content of the last `\\boxed` or `\\fbox` as the lineage's scripts cut it out, or None.
+
+    A `\\boxed` wins over any `\\fbox`, and a `\\boxed ` with a space over any other; a box within a box ends
+    their run and has no answer here.
+    """
+    boxed = _hendrycks().last_boxed_only_string(response)
+    if boxed is None:
         return None
+    text = str(boxed)
+    if "\\fbox{" in text:
+        return text[len("\\fbox{") : -1] if text.startswith("\\fbox{") else None
+    if text.startswith("\\boxed "):
+        return text[len("\\boxed ") :]
+    return text[len("\\boxed{") : -1]
+
+
+def legacy_equal(extracted: str, answer: str, rule: str = "hendrycks") -> bool:
+    """Whether two answers are equal for the lineage: after Hendrycks's normalisation of both.
+
+    `number` first drops leading zeros, and everything from the first point if only zeros follow it.
+    """
+    if rule == "number":
+        extracted, answer = _bare_number(extracted), _bare_number(answer)
+    return bool(_hendrycks().is_equiv(extracted, answer))
+
+
+def _bare_number(text: str) -> str:
+    text = text.lstrip("0")
+    whole, *after = text.split(".")
+    return whole if after and not after[0].strip("0") else text
+
+
+def _same_text(extracted: str | None, answer: str) -> bool:
+    """Whether a box holds the gold answer after Hendrycks's normalisation, `$` and a final point aside."""
+    if extracted is None:
+        return False
+    bare = [_BARE_DOLLAR.sub("", text).strip().rstrip(".") for text in (extracted, answer)]
+    return bool(bare[0]) and bool(_hendrycks().is_equiv(*bare))
 
 
 def _symbolic(response: str, answer: str) -> bool:

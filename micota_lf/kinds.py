@@ -106,8 +106,8 @@ def _prepare_merge(step: Context) -> Job:
 
 def _prepare_evaluate(step: Context) -> Job:
     evaluate.clear_unfinished_evaluation(step.directory)
-    output, tasks = str(step.directory / "lm_eval"), step.how["include_path"]
-    arguments = evaluate.render(step.config, step.lm_eval_how, step.inputs["model"], output, tasks)
+    output = str(step.directory / "lm_eval")
+    arguments = evaluate.render(step.config, step.lm_eval_how, step.inputs["model"], output)
     return step.job([*engine_argv(step.how["engine"]), *arguments], hub=True)  # a task's data set
 
 
@@ -124,8 +124,7 @@ def _prepare_bpc(step: Context) -> Job:
 
 
 def _finish_evaluate(step: Context) -> Results:
-    limit, tasks = step.config["max_gen_toks"], step.config["tasks"]
-    return evaluate.finish_evaluation(step.directory, step.inputs["model"], limit, tasks)
+    return evaluate.finish_evaluation(step.directory, step.config["tasks"])
 
 
 KINDS: dict[str, Kind] = {

@@ -1,5 +1,8 @@
 """What follows from a recipe's names: which model a corpus comes from, which settings hold for a training.
 
+A corpus comes from (`from`) a teacher, a student, a role of the assistant, or `STUDENT/CORPUS`, a student
+trained on a corpus.
+
 training(recipe, "student-s", "strong").learning_rate
 accumulation(recipe, training(recipe, "student-s", "strong"))
 strong_teachers(recipe, "micota")        -> ("teacher",)
@@ -16,6 +19,15 @@ from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, Assistant, Filter, Model, Re
 
 Section = TypeVar("Section")
 
+OTHERS = "others"  # in a table: every student that it does not name
+
+# Methods of the paper's tables that hold fewer than all; names as in `recipe.paper_methods`.
+PAPER_METHODS = {
+    "table1": ("Strong Teacher CoT", "Half-size CoT"),
+    "table3": ("Strong Teacher CoT", "Half-size CoT", "MiCoTA"),
+    "figures": ("Instruct", "Strong Teacher CoT", "Half-size CoT", "MiCoTA"),
+}
+
 
 def overlay(base: Section, partial: dict[str, Any]) -> Section:
     """`base` (a frozen section such as `Train`) with the keys of `partial` laid over it."""
@@ -23,6 +35,58 @@ def overlay(base: Section, partial: dict[str, Any]) -> Section:
         return base
     laid: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), partial))
     return cast(Section, laid)
+
+
+def trained_student(recipe: Recipe, name: str) -> tuple[str, str] | None:
+    """The student and the corpus that `STUDENT/CORPUS` names, or None for any other name."""
+    student, _, corpus = name.partition("/")
+    return (student, corpus) if student in recipe.students and corpus else None
+
+
+def learnt_corpus(recipe: Recipe, name: str) -> str | None:
+    """The corpus that a trained model (a role of the assistant, or `STUDENT/CORPUS`) has learnt from."""
+    if name in ASSISTANT_ROLES[1:]:
+        return recipe.assistant.corpus
+    trained = trained_student(recipe, name)
+    return trained[1] if trained else None
+
+
+def parents(recipe: Recipe, corpus: str) -> list[str]:
+    """Corpora that a corpus is made of, or that its model has learnt from."""
+    spec = recipe.corpora[corpus]
+    learnt = learnt_corpus(recipe, spec.from_) if spec.from_ else None
+    return [*spec.mix, *([learnt] if learnt else [])]
+
+
+def baseline(recipe: Recipe) -> str | None:
+    """The method that leaves a student untrained (the paper's Instruct), if the recipe has one."""
+    return next((method for method, corpus in recipe.methods.items() if corpus is None), None)
+
+
+def table_names(recipe: Recipe) -> list[str]:
+    """Tables that the recipe fills, in the paper's order, then its own; `figures` are Figures 2 to 4."""
+    given = list(recipe.tables) or ["table1", "table2", "table3"]
+    bpc = ["table4"] if recipe.bpc.models and recipe.bpc.corpora else []
+    named = dict.fromkeys([*given, *bpc, "figures"])
+    return sorted(named, key=lambda name: (not name.startswith("table"), name))
+
+
+def table_rows(recipe: Recipe, table: str) -> list[tuple[str, str]]:
+    """Rows of a table as (student, method), students in the recipe's order.
+
+    A table gives a student's methods under its name, or under `others` for all that it does not name. One
+    that the recipe does not give has the methods of the paper's table; figures show the students of Table 2.
+    """
+    methods = [m for m in recipe.methods if m in PAPER_METHODS.get(table, recipe.methods)]
+    given = recipe.tables.get(table)
+    if given is None:
+        main = dict(table_rows(recipe, "table2")) if "table2" in recipe.tables else recipe.students
+        return [(student, method) for student in main for method in methods]
+    return [
+        (student, method)
+        for student in recipe.students
+        for method in given.get(student, given.get(OTHERS, []))
+    ]
 
 
 def model_of(recipe: Recipe, name: str) -> Model:
@@ -36,15 +100,10 @@ def model_of(recipe: Recipe, name: str) -> Model:
 def strong_teachers(recipe: Recipe, corpus: str) -> tuple[str, ...]:
     """Names of the teachers at the root of a corpus, in the order in which they are met."""
     spec = recipe.corpora[corpus]
-    if spec.mix:
-        roots = [root for part in spec.mix for root in strong_teachers(recipe, part)]
-    elif spec.from_ in recipe.teachers:
-        roots = [spec.from_]
-    elif spec.from_ in ASSISTANT_ROLES[1:]:
-        roots = list(strong_teachers(recipe, recipe.assistant.corpus))
-    else:
-        roots = []
-    return tuple(dict.fromkeys(root for root in roots if root))
+    if spec.from_ in recipe.teachers:
+        return (spec.from_,)
+    roots = [root for before in parents(recipe, corpus) for root in strong_teachers(recipe, before)]
+    return tuple(dict.fromkeys(roots))
 
 
 def training(recipe: Recipe, model: str, corpus: str) -> Train:

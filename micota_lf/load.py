@@ -4,7 +4,7 @@
 
 A layer is a file, each file that it `extends:`, and last the overrides (`key.path=value`). Each layer is
 checked on its own, so that an error names the file that holds it. A teacher, student or corpus set to
-null in a later layer is removed; `methods` of a later file replaces that of an earlier one.
+null in a later layer is removed; `methods` and `tables` of a later file replace those of an earlier one.
 What the values mean together is checked by `check.py`.
 """
 
@@ -32,6 +32,11 @@ REFUSED = object()  # a value of the wrong type: left out, so that the rest can 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load, check and freeze a recipe. Raises RecipeError with one line for each problem."""
+    return load_layers(path, overrides)[0]
+
+
+def load_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[tuple[str, Any]]]:
+    """The recipe as `load_recipe` gives it, and its layers, later ones last, as (file, checked values)."""
     problems: list[str] = []
     layers = _file_layers(Path(path), problems, ())
     if problems:  # without its files, most of a recipe would look missing
@@ -43,10 +48,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         _checked_section(Recipe, dataclasses.asdict(recipe), str(path), "", problems)
     if recipe is not None:
         found = [problem.partition(": ") for problem in semantic_problems(recipe)]
-        problems += [f"{_origin(checked, key) or path}: {key}: {words}" for key, _, words in found]
+        problems += [f"{origin(checked, key) or path}: {key}: {words}" for key, _, words in found]
     if problems or recipe is None:
         raise RecipeError(problems)
-    return recipe
+    return recipe, checked
 
 
 def section_from(cls: type, items: Sequence[str], where: str = OVERRIDES) -> Any:
@@ -165,13 +170,22 @@ def _checked_value(
 def _build(layers: list[dict[str, Any]], where: str, problems: list[str]) -> Recipe | None:
     """Merge checked layers into the frozen recipe; None, with the reasons added, if that cannot be done."""
     *files, overrides = layers
-    rows = next((layer["methods"] for layer in reversed(files) if "methods" in layer), schema.paper_methods())
+    # The rows of tables are one list: a file that gives them replaces those of the files that it extends, and
+    # with its own methods a file leaves theirs behind.
+    methods, tables = schema.paper_methods(), {}
     for layer in files:
-        layer["methods"] = rows  # the table's rows are one list: a file that gives them replaces them
-    plain = OmegaConf.to_container(OmegaConf.merge({"methods": rows}, *files, overrides))
+        methods, tables = layer.get("methods", methods), {} if "methods" in layer else tables
+        tables = layer.get("tables", tables)
+    for layer in files:
+        layer |= {"methods": methods, "tables": tables}
+    plain = OmegaConf.to_container(OmegaConf.merge(*files, overrides))
     assert isinstance(plain, dict)
+    gone = {name for name, spec in (plain.get("students") or {}).items() if spec is None}
     for section in ("teachers", "students", "corpora"):
         plain[section] = {k: v for k, v in (plain.get(section) or {}).items() if v is not None}
+    for rows in plain["tables"].values():
+        for student in gone & set(rows or {}):
+            del rows[student]
     try:
         config = OmegaConf.merge(OmegaConf.structured(Recipe), plain)
         missing = sorted(OmegaConf.missing_keys(config))
@@ -189,8 +203,8 @@ def _build(layers: list[dict[str, Any]], where: str, problems: list[str]) -> Rec
     return built
 
 
-def _origin(layers: Sequence[tuple[str, Any]], key: str) -> str | None:
-    """The last layer that sets a dotted key, or None."""
+def origin(layers: Sequence[tuple[str, Any]], key: str) -> str | None:
+    """The last layer (as `load_layers` gives them) that sets a dotted key, or None."""
     for where, values in reversed(layers):
         node = values
         for part in key.split("."):

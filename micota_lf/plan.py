@@ -12,13 +12,24 @@ that the recipe uses for them; several slots can share a step, and steps of equa
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
 from . import bpc, evaluate, merge, train
-from .files import digest, directory_digest
-from .lineage import filtering, model_of, strong_teachers, train_processes, training
-from .recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_SFT, Model, Recipe
+from .files import digest
+from .lineage import (
+    baseline,
+    filtering,
+    model_of,
+    strong_teachers,
+    table_names,
+    table_rows,
+    train_processes,
+    trained_student,
+    training,
+)
+from .recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_ROLES, ASSISTANT_SFT, Model, Recipe
 from .refs import identity, resolve, slug
 
 # Raise it when a step's outputs change for the same config: old steps are then left alone and made anew.
@@ -49,11 +60,16 @@ class Step(TypedDict):
 
 
 class Plan(TypedDict):
-    """All steps of a recipe, each after its inputs; `slots` maps the recipe's names to step ids."""
+    """All steps of a recipe, each after its inputs.
+
+    `slots` maps the recipe's names to step ids; `tables` maps each table (`table1` to `table4`, `figures`,
+    others that the recipe names) to the slots that fill it.
+    """
 
     recipe: str
     steps: dict[str, Step]
     slots: dict[str, str]
+    tables: dict[str, list[str]]
     cores: int
     gpus: int
 
@@ -61,17 +77,9 @@ class Plan(TypedDict):
 def compile_plan(recipe: Recipe) -> Plan:
     """Every step that the recipe's tables need. Reads local model files to identify them, writes nothing."""
     compiler = _Compiler(recipe)
-    for teacher in strong_teachers(recipe, recipe.assistant.corpus):
-        compiler.evaluation(f"evaluate/{teacher}", compiler.model(teacher))
-    compiler.evaluation(f"evaluate/{ASSISTANT_MERGED}", compiler.model(ASSISTANT_MERGED))
-    for student in recipe.students:
-        for method, corpus in recipe.methods.items():
-            model = compiler.trained(student, corpus) if corpus else compiler.model(student)
-            compiler.evaluation(f"evaluate/{student}/{method}", model)
-    for name in recipe.bpc.models:
-        compiler.bpc(name)
+    tables = {table: compiler.table(table) for table in table_names(recipe)}
     return {
-        "recipe": recipe.name, "steps": compiler.steps, "slots": compiler.slots,
+        "recipe": recipe.name, "steps": compiler.steps, "slots": compiler.slots, "tables": tables,
         "cores": recipe.hardware.cores, "gpus": recipe.hardware.gpus,
     }  # fmt: skip
 
@@ -110,6 +118,9 @@ class _Compiler:
             return self.merged()
         if name == ASSISTANT_SFT:
             return self.trained(ASSISTANT_SFT, self.recipe.assistant.corpus)
+        trained = trained_student(self.recipe, name)
+        if trained:
+            return self.trained(*trained)
         return self._reference(model_of(self.recipe, name))
 
     def corpus(self, name: str) -> Input:
@@ -169,24 +180,51 @@ class _Compiler:
         made = self._add(f"merge/{ASSISTANT}", "merge", label, config, inputs, how)
         return {"step": made, "file": "model"}
 
-    def evaluation(self, slot: str, model: Input) -> None:
-        """A model on all benchmarks: one load of the model for all of them."""
-        spec = self.recipe.evaluation
-        tasks = evaluate.include_path(self.recipe)
-        config = evaluate.evaluation_settings(spec, self.recipe.prompts.system)
-        config["task_files"] = directory_digest(tasks)
-        how = {"batch_size": spec.batch_size, "include_path": tasks, "engine": self.recipe.engines.lm_eval}
-        if spec.tasks:
-            self._add(slot, "evaluate", self._label(model), config, {"model": model}, how)
+    def table(self, table: str) -> list[str]:
+        """Slots of the steps that fill a table, which are added to the plan."""
+        if table == "table4":
+            return [self.bpc(name) for name in self.recipe.bpc.models]
+        if not self.recipe.evaluation.tasks:
+            return []
+        roles: list[str] = []
+        if table == "table2":
+            roles = [*strong_teachers(self.recipe, self.recipe.assistant.corpus), ASSISTANT_MERGED]
+        elif table == "figures":
+            roles = list(ASSISTANT_ROLES)
+        rows = table_rows(self.recipe, table)
+        base = baseline(self.recipe)
+        if table == "table1" and base:  # its deltas are against the untrained students
+            rows += [(student, base) for student in dict(rows)]
+        slots = [self.evaluation(f"evaluate/{role}", self.model(role)) for role in roles]
+        return [*slots, *(self.row(student, method) for student, method in rows)]
 
-    def bpc(self, name: str) -> None:
+    def row(self, student: str, method: str) -> str:
+        """A student with a method, evaluated; returns the slot."""
+        corpus = self.recipe.methods[method]
+        model = self.trained(student, corpus) if corpus else self.model(student)
+        return self.evaluation(f"evaluate/{student}/{method}", model)
+
+    def evaluation(self, slot: str, model: Input) -> str:
+        """A model on all benchmarks: one load of the model for all of them. Returns the slot."""
+        config, how = self._evaluation
+        self._add(slot, "evaluate", self._label(model), config, {"model": model}, how)
+        return slot
+
+    def bpc(self, name: str) -> str:
         """All corpora of the BPC table under one model: one load of the model for all of them."""
         recipe, model = self.recipe, self.model(name)
         corpora = {f"corpus{n}": self.corpus(corpus) for n, corpus in enumerate(recipe.bpc.corpora)}
         config = bpc.bpc_settings(recipe.bpc, recipe.evaluation.dtype)
         how = {"batch_size": recipe.evaluation.batch_size, "engine": recipe.engines.lm_eval}
-        if corpora:
-            self._add(f"bpc/{name}", "bpc", self._label(model), config, {"model": model, **corpora}, how)
+        self._add(f"bpc/{name}", "bpc", self._label(model), config, {"model": model, **corpora}, how)
+        return f"bpc/{name}"
+
+    @cached_property
+    def _evaluation(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Settings of every evaluation: they are read from task files and benchmarks once."""
+        spec = self.recipe.evaluation
+        how = evaluate.evaluation_how(spec) | {"engine": self.recipe.engines.lm_eval}
+        return evaluate.evaluation_settings(spec, self.recipe.prompts), how
 
     def _reference(self, model: Model) -> Input:
         return {"ref": model.model, "identity": identity(model.model, model.revision)}

@@ -205,7 +205,7 @@ class Benchmark(Problems):
 
     `answer_format`: `plain` text or number, `gsm8k` (what follows `####`), `list` (several answers).
     `legacy_rule`: string match of the paper's lineage: `hendrycks`, or `number`, which first drops leading
-    zeros and a trailing `.0`.
+    zeros and a trailing `.0`. A local file has no subset, split or revision.
     """
 
     split: str = "test"
@@ -218,8 +218,9 @@ class Benchmark(Problems):
 class Evaluation:
     """lm-eval tasks (name to column title) and how they are run; `verdict` fills the table.
 
-    `benchmarks` says where the tasks' problems are (a task file names its benchmark in its metadata);
-    with `data_dir`, they are read from `data_dir/NAME/test.jsonl` instead.
+    `benchmarks` says where the tasks' problems are (a task file names its benchmark in its metadata; one
+    without an entry here is the package's); with `data_dir`, those on the hub are read from
+    `data_dir/NAME/test.jsonl` instead.
     """
 
     tasks: dict[str, str] = field(default_factory=dict)
@@ -309,7 +310,12 @@ def paper_methods() -> dict[str, str | None]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run of the method. The sections are described by their classes."""
+    """One run of the method. The sections are described by their classes.
+
+    `methods` maps the name of a table's row to a corpus (null: the student untrained). `tables` maps a table
+    to the methods of each student in it (`others`: of every student that it does not name); without it, the
+    paper's Tables 1 to 3 hold all students. `sources` says where values come from (`micota plan --sources`).
+    """
 
     name: str = limited(
         MISSING,

@@ -1,112 +1,91 @@
-"""The report of a run: its tables as Markdown and CSV.
+"""The report of a run: its tables and figures as Markdown, CSV, LaTeX and PNG.
 
-In: a recipe, its plan, a workspace. Out: `reports/<recipe>/report.md` with Table 2 (accuracies), the corpora
-and Table 4 (BPC), and one CSV file a table. What the numbers are is said in `tables.py` and in the report.
+In: a recipe, its plan, a workspace. Out: `reports/<recipe>/report.md` with Tables 1 to 4, the corpora and
+Figures 2 to 4, one CSV and one LaTeX file a table, one CSV and one PNG file a figure. It is a pure function
+of what the steps left, so a half-finished run has one too.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .compare import comparison_sheet
+from .figures import FIGURES, draw
 from .files import write_text
+from .lineage import table_names
+from .outcomes import Outcomes
+from .overlap import overlap_words
+from .paper import notes
 from .plan import Plan
 from .recipe import Recipe
-from .steps import DONE
-from .tables import AVERAGE, TableRow, bpc_table, corpora_table, table2
+from .tables import Sheet, accuracy_sheet, bpc_sheet, corpora_sheet, gap_sheet
 
 
 def write_report(recipe: Recipe, plan: Plan, workspace: Path) -> Path:
-    """Write the report and its CSV files; return the path of the Markdown file."""
-    directory = workspace / "reports" / recipe.name
-    rows = table2(recipe, plan, workspace)
-    corpora, bpcs = corpora_table(recipe, plan, workspace), bpc_table(recipe, plan, workspace)
-    write_text(directory / "table2.csv", _csv(_flat(rows)))
-    write_text(directory / "corpora.csv", _csv(corpora))
-    if bpcs:
-        write_text(directory / "table4.csv", _csv(bpcs))
-    spec = recipe.evaluation
-    limits = f"first {spec.limit} problems" if spec.limit else "all problems"
-    titles = [*spec.tasks.values(), AVERAGE]
-    parts = [
-        f"# {recipe.name}: report",
-        "## Table 2: accuracy",
-        f"Percent right by the `{spec.verdict}` grader with a 95% Wilson interval (average: unweighted, "
-        f"bootstrap), greedy, zero-shot, at most {spec.max_gen_toks} tokens, {limits}. `tok` is the mean "
-        "response length in the model's own tokens, `cut` the share of responses that hit the limit. "
-        "Intervals that overlap much are no evidence of a difference.",
-        _markdown(
-            ["Models", "Method", *titles],
-            [[row.model, row.method, *("<br>".join(row.cells[t].lines()) for t in titles)] for row in rows],
-        ),
-        "## Corpora",
-        "What each training set holds: responses generated, rows kept, mean response tokens of the kept rows "
-        "(in the generating model's tokens), and the responses by reason.",
-        _markdown(
-            ["Corpus", "From", "Responses", "Kept", "Mean tokens", "Reasons"],
-            [
-                [
-                    r["corpus"],
-                    r["source"],
-                    r["responses"],
-                    r["kept"],
-                    f"{r['mean_response_tokens']:.1f}",
-                    r["reasons"],
-                ]
-                if r["state"] == DONE
-                else [r["corpus"], r["source"], r["state"], "", "", ""]
-                for r in corpora
-            ],
-        ),
-    ]
-    if bpcs:
-        parts += ["## Table 4: BPC", _bpc_words(recipe, bpcs), _bpc_markdown(recipe, bpcs)]
+    """Write the report and its files; return the path of the Markdown file."""
+    outcomes, directory = Outcomes(recipe, plan, workspace), workspace / "reports" / recipe.name
+    parts = [f"# {recipe.name}: report"]
+    for sheet in sheets(outcomes):
+        write_text(directory / f"{sheet.name}.csv", csv_text(sheet.records))
+        write_text(directory / f"{sheet.name}.tex", latex(sheet))
+        parts += [f"## {sheet.title}", sheet.note, markdown(sheet)]
+    for name in FIGURES:
+        figure = draw(outcomes, name, directory / f"{name}.png")
+        if figure.records:
+            write_text(directory / f"{name}.csv", csv_text(figure.records))
+            parts += [f"## {figure.title}", figure.note, f"![{figure.title}]({name}.png)", markdown(figure)]
+    parts += ["## Overlap of training prompts and benchmarks", overlap_words(outcomes.results("overlap"))]
+    parts += ["## The paper's numbers", *(f"- {note}" for note in notes())]
     write_text(directory / "report.md", "\n\n".join(parts) + "\n")
     return directory / "report.md"
 
 
-def _flat(rows: list[TableRow]) -> list[dict[str, Any]]:
-    return [
-        {"model": row.model, "method": row.method, "benchmark": title, **vars(cell)}
-        for row in rows
-        for title, cell in row.cells.items()
-    ]
+def sheets(outcomes: Outcomes) -> Iterator[Sheet]:
+    """Every table of the recipe, in the paper's order, then the corpora."""
+    for table in table_names(outcomes.recipe):
+        if table == "table1":
+            yield gap_sheet(outcomes)
+        elif table == "table4":
+            yield bpc_sheet(outcomes)
+        elif table != "figures":
+            yield accuracy_sheet(outcomes, table)
+            yield comparison_sheet(outcomes, table)
+    yield corpora_sheet(outcomes)
 
 
-def _bpc_words(recipe: Recipe, rows: list[dict[str, Any]]) -> str:
-    spec = recipe.bpc
-    unit = next((row["unit"] for row in rows if "unit" in row), "")
-    given = "given its prompt" if spec.condition_on_prompt else "without its prompt"
-    return (
-        f"Mean over texts of equation 3 in {unit}, with a 95% t interval; T is a response {given}. "
-        "Lower means closer to the untrained model's own distribution."
-    )
+def markdown(sheet: Sheet) -> str:
+    """A sheet as a Markdown table; lines of a cell are parted by `<br>`."""
+    lines = [sheet.head, ["---"] * len(sheet.head), *sheet.rows]
+    return "\n".join("| " + " | ".join(cell.replace("\n", "<br>") for cell in line) + " |" for line in lines)
 
 
-def _bpc_markdown(recipe: Recipe, rows: list[dict[str, Any]]) -> str:
-    values = {(row["corpus"], row["model"]): row for row in rows}
-
-    def cell(corpus: str, model: str) -> str:
-        row = values[corpus, model]
-        if "mean" not in row:
-            return str(row["state"])
-        return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}] n={row['n']}"
-
-    body = [[corpus, *(cell(corpus, model) for model in recipe.bpc.models)] for corpus in recipe.bpc.corpora]
-    return _markdown(["Corpus", *recipe.bpc.models], body)
+def latex(sheet: Sheet) -> str:
+    """A sheet as a LaTeX `tabular` (packages booktabs and makecell)."""
+    lines = [" & ".join(_latex_cell(cell) for cell in line) + r" \\" for line in [sheet.head, *sheet.rows]]
+    return "\n".join([
+        "% needs \\usepackage{booktabs,makecell}",
+        f"% {sheet.title}. {sheet.note}",
+        rf"\begin{{tabular}}{{{'l' * len(sheet.head)}}}", r"\toprule", lines[0], r"\midrule",
+        *lines[1:], r"\bottomrule", r"\end{tabular}", "",
+    ])  # fmt: skip
 
 
-def _markdown(head: list[str], body: list[list[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(str(word) for word in line) + " |" for line in lines)
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
+def csv_text(records: list[dict[str, Any]]) -> str:
+    """Records as CSV, with every column that one of them has."""
     out = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = list(dict.fromkeys(key for record in records for key in record))
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(records)
     return out.getvalue()
+
+
+def _latex_cell(text: str) -> str:
+    for character in "&%$#_{}":
+        text = text.replace(character, "\\" + character)
+    lines = text.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}").split("\n")
+    return lines[0] if len(lines) == 1 else r"\makecell[l]{" + r" \\ ".join(lines) + "}"

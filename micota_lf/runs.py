@@ -34,12 +34,15 @@ STATUS_SECONDS = 15.0
 
 
 def select(plan: Plan, targets: Iterable[str]) -> list[str]:
-    """Ids of the steps that targets name: an id, a kind, a label, or a slot or the start of one.
+    """Ids of the steps that targets name: a table, an id, a kind, a label, or a slot or the start of one.
 
     Raises UserError for a target that names nothing.
     """
     chosen: dict[str, None] = {}
     for target in targets:
+        if target in plan["tables"]:
+            chosen |= dict.fromkeys(plan["slots"][slot] for slot in plan["tables"][target])
+            continue
         by_slot = [made for slot, made in plan["slots"].items() if _names(target, slot)]
         by_step = [
             step_id
@@ -47,9 +50,20 @@ def select(plan: Plan, targets: Iterable[str]) -> list[str]:
             if target in (step_id, step["kind"], step["label"], step_directory(step))
         ]
         if not by_slot and not by_step:
-            raise UserError(f"--target: {target!r} names no step; {nearest(target, plan['slots'])}")
+            raise UserError(
+                f"--target: {target!r} names no step; {nearest(target, [*plan['tables'], *plan['slots']])}"
+            )
         chosen |= dict.fromkeys([*by_slot, *by_step])
     return list(chosen)
+
+
+def needed_steps(plan: Plan, targets: Iterable[str] = ()) -> list[str]:
+    """The steps that the targets name, and all that these need (every step without targets), inputs first."""
+    needed = set(select(plan, targets)) if targets else set(plan["steps"])
+    for step_id in reversed(plan["steps"]):
+        if step_id in needed:
+            needed |= set(dependencies(plan["steps"][step_id]))
+    return [step_id for step_id in plan["steps"] if step_id in needed]
 
 
 def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> list[str]:

@@ -2,6 +2,7 @@
 
 wilson(130, 200)          -> (0.581, 0.713)   accuracy of one cell
 average_interval([...])   -> interval of an unweighted mean over benchmarks
+mcnemar(7, 1)             -> 0.070            p that two methods are right equally often, on the same problems
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 
 
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """Wilson score interval of a proportion (scipy.stats.binomtest); in [0, 1]."""
-    from scipy.stats import binomtest
+def wilson(correct: float, n: int) -> tuple[float, float]:
+    """Wilson score interval of a proportion, in [0, 1] (Wilson 1927).
 
-    interval = binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+    `correct` is a fraction where each problem has several responses; the interval is then too wide, because
+    means of several responses vary less than single ones.
+    """
+    from scipy.stats import norm
+
+    z, share = float(norm.ppf((1 + CONFIDENCE) / 2)), correct / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -32,7 +39,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(data.mean() - half), float(data.mean() + half)
 
 
-def average_interval(cells: Sequence[tuple[int, int]], seed: int = 0) -> tuple[float, float]:
+def average_interval(cells: Sequence[tuple[float, int]], seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap of the unweighted mean of several accuracies, given as (correct, n) pairs.
 
     Problems are resampled within each benchmark; resampling n zeros and ones is a binomial draw.
@@ -43,3 +50,40 @@ def average_interval(cells: Sequence[tuple[int, int]], seed: int = 0) -> tuple[f
     draws = np.mean([rng.binomial(n, correct / n, RESAMPLES) / n for correct, n in cells], axis=0)
     tail = (1 - CONFIDENCE) / 2
     return float(np.quantile(draws, tail)), float(np.quantile(draws, 1 - tail))
+
+
+def difference_interval(counts: Sequence[tuple[int, int, int]], seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap of the unweighted mean, over benchmarks, of paired differences in accuracy.
+
+    Each benchmark is (gained, lost, n): problems that only the first method got right, only the second, all
+    problems.
+    Problems are resampled within a benchmark, with both methods' verdicts: a multinomial draw of these counts.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    draws = []
+    for gained, lost, n in counts:
+        sample = rng.multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], RESAMPLES)
+        draws.append((sample[:, 0] - sample[:, 1]) / n)
+    mean, tail = np.mean(draws, axis=0), (1 - CONFIDENCE) / 2
+    return float(np.quantile(mean, tail)), float(np.quantile(mean, 1 - tail))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact two-sided McNemar test: the binomial p of the discordant pairs (scipy.stats.binomtest)."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p values (Holm 1979): in ascending order, the running maximum of (m - i) p_i.
+
+    They come back in the order given.
+    """
+    adjusted, highest = [0.0] * len(values), 0.0
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
+        adjusted[index] = highest
+    return adjusted

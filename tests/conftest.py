@@ -1,5 +1,6 @@
 """Shared by all tests: the tiny recipe, and cheap variants of it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from micota_lf import Recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "recipes" / "tiny.yaml"
+# Real benchmark problems, as NAME/test.jsonl; tests that need them are skipped where they are not.
+BENCHMARKS = Path(os.environ.get("MICOTA_BENCHMARKS") or ROOT.parent / "shared" / "data")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,9 @@ from conftest import TINY
 
 from micota_lf import compile_plan, load_recipe, merge_config, train_config
 from micota_lf.evaluate import TASKS_DIR
+from micota_lf.metrics import METRICS
 from micota_lf.recipe import ASSISTANT_SFT
+from micota_lf.refs import local_path
 
 
 def trainings(recipe):
@@ -65,16 +67,22 @@ def test_every_merge_parameter_is_one_that_the_method_reads():
 def test_every_task_builds_with_its_problems_and_prompt(tiny):
     from lm_eval.tasks import TaskManager
 
-    loaded = TaskManager(include_path=str(TASKS_DIR)).load(list(tiny.evaluation.tasks))
+    metadata = {"pretrained": str(local_path("tiny:student-s")), "max_gen_toks": 12}
+    manager = TaskManager(include_path=str(TASKS_DIR), metadata=metadata)
+    loaded = manager.load(list(tiny.evaluation.tasks))
     assert set(loaded["tasks"]) == set(tiny.evaluation.tasks)
     for task in loaded["tasks"].values():
         doc = task.test_docs()[0]
         assert task.doc_to_text(doc) == tiny.prompts.template.replace("{problem}", doc["problem"])
         assert task.config.generation_kwargs["until"] == []
+        assert task.config.generation_kwargs["do_sample"] is False
         assert task.config.num_fewshot == 0
         right = task.process_results(doc, [f"so \\boxed{{{doc['answer']}}}"])
-        wrong = task.process_results(doc, [f"so \\boxed{{{doc['answer']}1}}"])
-        assert right == {"legacy": 1, "symbolic": 1} and wrong == {"legacy": 0, "symbolic": 0}
+        wrong = task.process_results(doc, [f"wait, so \\boxed{{{doc['answer']}1}} and so on and so on."])
+        assert set(right) == set(wrong) == set(METRICS) == set(task.aggregation())
+        assert (right["legacy"], right["symbolic"], right["truncated"], right["reflections"]) == (1, 1, 0, 0)
+        assert (wrong["legacy"], wrong["symbolic"], wrong["truncated"], wrong["reflections"]) == (0, 0, 1, 1)
+        assert wrong["response_tokens"] > 12 > right["response_tokens"]
 
 
 def test_the_plans_commands_parse_in_the_stage_commands(tiny, tmp_path):

@@ -3,6 +3,7 @@
 One run is shared by all tests here; the last ones go on from it, as a person would.
 """
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -26,7 +27,11 @@ extends: {tiny}
 name: small
 prompts: {{limit: 96}}
 evaluation: {{limit: 24}}
-methods: {{Instruct: null, MiCoTA: micota}}
+students: {{student-m: null}}
+methods: {{Instruct: null, Strong Teacher CoT: strong, MiCoTA: micota}}
+tables:
+  table1: {{others: [Strong Teacher CoT]}}
+  table2: {{assistant-size: [], others: [Instruct, Strong Teacher CoT, MiCoTA]}}
 bpc: {{models: [student-s], corpora: [strong, micota], limit: 20}}
 """
 
@@ -65,6 +70,11 @@ def run(tmp_path_factory) -> Run:
     return made
 
 
+def records(run: Run, name: str) -> list[dict[str, str]]:
+    """The rows of one of the report's CSV files."""
+    return list(csv.DictReader((run.workspace / "reports" / "small" / f"{name}.csv").open()))
+
+
 def weights(directory: Path) -> dict[str, np.ndarray]:
     return {k: v for file in directory.glob("*.safetensors") for k, v in load_file(file).items()}
 
@@ -76,7 +86,7 @@ def delta(after: dict[str, np.ndarray], before: dict[str, np.ndarray]) -> np.nda
 def test_every_training_changes_its_parents_weights(run):
     for slot, parent in [
         ("train/assistant-sft/strong", "tiny:assistant"),
-        ("train/student-m/micota", "tiny:student-m"),
+        ("train/student-s/strong", "tiny:student-s"),
         ("train/student-s/micota", "tiny:student-s"),
     ]:
         before, after = weights(local_path(parent)), weights(run.directory(slot) / "model")
@@ -124,10 +134,8 @@ def test_training_data_is_what_the_filter_kept(run):
 
 
 def test_the_tables_accuracies_equal_a_recount_from_lm_evals_samples(run):
-    import csv
-
-    rows = list(csv.DictReader((run.workspace / "reports" / "small" / "table2.csv").open()))
-    assert len(rows) == (2 + 2 * 2) * 3
+    rows = records(run, "table2")
+    assert len(rows) == (2 + 3) * 3
     places = {"Strong Teacher": "evaluate/teacher", "(Merged) Teacher Assistant": "evaluate/assistant-merged"}
     titles = {"Two-step": "micota_tiny_two", "Three-step": "micota_tiny_three"}
     for row in rows:
@@ -142,6 +150,47 @@ def test_the_tables_accuracies_equal_a_recount_from_lm_evals_samples(run):
         assert row["state"] == "done"
         assert float(row["accuracy"]) == pytest.approx(accuracy[row["benchmark"]])
         assert float(row["low"]) <= float(row["accuracy"]) <= float(row["high"])
+
+
+def test_table_1s_delta_equals_a_recount_from_lm_evals_samples(run):
+    def average(slot):
+        shares = []
+        for task in ("micota_tiny_two", "micota_tiny_three"):
+            samples = lm_eval_samples(run.directory(slot) / "lm_eval", task)
+            shares.append(sum(s["symbolic"] for s in samples) / len(samples))
+        return sum(shares) / 2
+
+    rows = {row["student"]: row for row in records(run, "table1")}
+    assert set(rows) == {"tiny:assistant", "tiny:student-s"}
+    for model, student in (("tiny:assistant", "assistant-size"), ("tiny:student-s", "student-s")):
+        after, before = (
+            average(f"evaluate/{student}/{method}") for method in ("Strong Teacher CoT", "Instruct")
+        )
+        assert float(rows[model]["delta"]) == pytest.approx(after - before)
+        assert float(rows[model]["delta_low"]) <= after - before <= float(rows[model]["delta_high"])
+
+
+def test_figures_2_and_4_hold_the_lengths_and_reflection_words_of_the_responses(run):
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(local_path("tiny:assistant") / "tokenizer.json"))
+    samples = read_jsonl(run.directory("evaluate/assistant-sft") / "samples.jsonl")
+    lengths = [len(tokenizer.encode(row["response"], add_special_tokens=False).ids) for row in samples]
+    figure2 = {row["method"]: row for row in records(run, "figure2")}
+    assert list(figure2) == ["before", "fine-tuned", "merged"]
+    assert float(figure2["fine-tuned"]["mean"]) == pytest.approx(np.mean(lengths))
+    assert float(figure2["before"]["mean"]) < float(figure2["fine-tuned"]["mean"])
+    (figure4,) = records(run, "figure4")  # the recipe has no Half-size CoT
+    samples = read_jsonl(run.directory("evaluate/student-s/MiCoTA") / "samples.jsonl")
+    assert float(figure4["mean"]) == pytest.approx(np.mean([row["reflections"] for row in samples]))
+    for name in ("figure2", "figure3", "figure4"):
+        image = (run.workspace / "reports" / "small" / f"{name}.png").read_bytes()
+        assert image.startswith(b"\x89PNG") and len(image) > 5000
+
+
+def test_the_report_says_how_training_prompts_and_benchmarks_overlap(run):
+    report = (run.workspace / "reports" / "small" / "report.md").read_text()
+    assert "tiny_two: 0 of 200 problems share a run of 13 words" in report
 
 
 def test_bpc_equals_the_models_own_log_likelihood(run):

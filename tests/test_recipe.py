@@ -135,7 +135,7 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path):
 def test_a_later_layer_overrides_and_null_removes_an_entry(recipe_file):
     path = recipe_file(name="other", students={"student-m": None}, bpc={"models": ["student-s"]})
     recipe = load_recipe(path)
-    assert recipe.name == "other" and list(recipe.students) == ["student-s"]
+    assert recipe.name == "other" and list(recipe.students) == ["student-s", "assistant-size"]
 
 
 def test_methods_default_to_the_papers_rows_and_a_file_replaces_them(tiny, recipe_file):

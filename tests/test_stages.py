@@ -237,6 +237,7 @@ def test_intervals_match_known_values():
     low, high = wilson(130, 200)
     assert (round(low, 4), round(high, 4)) == (0.5816, 0.7127)
     assert wilson(0, 30)[0] == 0 and wilson(30, 30)[1] == 1
+    assert wilson(12, 30) < wilson(12.5, 30) < wilson(13, 30)  # a mean over several responses a problem
     assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841377, 2 + 2.4841377))
     low, high = average_interval([(130, 200), (50, 200)])
     standard_error = math.sqrt(0.65 * 0.35 / 200 + 0.25 * 0.75 / 200) / 2

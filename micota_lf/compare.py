@@ -1,0 +1,70 @@
+"""One method against another on the same problems: paired differences, tests, and whether they are noise.
+
+For each student of a table, its last method (the paper's MiCoTA) is set against every other. A benchmark's
+difference has the exact McNemar p value, adjusted by Holm over all benchmark cells of the table; that of the
+average has a 95% paired bootstrap interval.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .lineage import table_rows
+from .outcomes import Outcomes
+from .stats import difference_interval, holm, mcnemar
+from .tables import AVERAGE, TITLES, Sheet, discordant, noise_word, short_name
+
+SIGNIFICANCE = 0.05
+
+
+def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
+    """The paired comparisons of a table's methods."""
+    recipe = outcomes.recipe
+    tasks = recipe.evaluation.tasks
+    by_student: dict[str, list[str]] = {}
+    for student, method in table_rows(recipe, table):
+        by_student.setdefault(student, []).append(method)
+    pairs = [
+        (student, methods[-1], other) for student, methods in by_student.items() for other in methods[:-1]
+    ]
+    found = {
+        pair: discordant(outcomes, f"evaluate/{pair[0]}/{pair[1]}", f"evaluate/{pair[0]}/{pair[2]}")
+        for pair in pairs
+    }
+    tests = [(pair, task) for pair, counts in found.items() for task in counts]
+    adjusted = dict(zip(tests, holm([mcnemar(*found[pair][task][:2]) for pair, task in tests]), strict=True))
+    rows, records = [], []
+    for pair, counts in found.items():
+        student, method, other = pair
+        model = recipe.students[student].model
+        names = {"model": model, "method": method, "against": other}
+        row = [short_name(model), f"{method} - {other}"]
+        for task, title in tasks.items():
+            if task not in counts:
+                row.append("missing")
+                continue
+            gained, lost, n = counts[task]
+            p = adjusted[pair, task]
+            word = "" if p < SIGNIFICANCE else " (noise)"
+            row.append(f"{100 * (gained - lost) / n:+.1f} p={p:.2g}{word}")
+            records.append({
+                **names, "benchmark": title, "difference": (gained - lost) / n, "only_first": gained,
+                "only_second": lost, "n": n, "p_holm": p,
+            })  # fmt: skip
+        row.append("missing")
+        if counts:
+            value = sum((gained - lost) / n for gained, lost, n in counts.values()) / len(counts)
+            low, high = difference_interval(list(counts.values()))
+            row[-1] = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{noise_word(low, high)}"
+            average: dict[str, Any] = {"benchmark": AVERAGE, "difference": value, "low": low, "high": high}
+            records.append({**names, **average, "n": sum(n for _, _, n in counts.values())})
+        rows.append(row)
+    note = (
+        "Differences in percentage points over the same problems. p: exact McNemar, Holm-adjusted over the "
+        f"{len(tests)} benchmark cells of this table. Average: 95% paired bootstrap interval. `noise`: p is not "
+        f"below {SIGNIFICANCE}, or the interval holds zero."
+    )
+    title = f"{TITLES.get(table, table)}: differences"
+    return Sheet(
+        f"{table}-differences", title, note, ["Models", "Methods", *tasks.values(), AVERAGE], rows, records
+    )

@@ -1,0 +1,49 @@
+"""What the steps of a plan have left in a workspace: states, results, verdicts problem by problem.
+
+outcomes = Outcomes(recipe, plan, Path("runs"))
+outcomes.results("evaluate/student-s/MiCoTA")     -> {"micota_tiny_two": {"n": 200, ...}} or None
+outcomes.problems("evaluate/student-s/MiCoTA")    -> {("micota_tiny_two", "tiny-two-0001"): {...}}
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .files import Row, read_json, read_jsonl
+from .plan import Plan, step_directory
+from .recipe import Recipe
+from .steps import state
+
+Problems = dict[tuple[str, str], Row]
+"""Rows by task and problem id: `legacy`, `symbolic`, `truncated`, `response_tokens`, `reflections`."""
+
+
+class Outcomes:
+    """Reads each step's files once; a slot that the plan lacks is like one that was never run."""
+
+    def __init__(self, recipe: Recipe, plan: Plan, workspace: Path) -> None:
+        self.recipe, self.plan, self.workspace = recipe, plan, workspace
+        self.results = cache(self._results)
+        self.problems = cache(self._problems)
+
+    def directory(self, slot: str) -> Path:
+        """The directory of the step in a slot."""
+        return self.workspace / step_directory(self.plan["steps"][self.plan["slots"][slot]])
+
+    def state(self, slot: str) -> str:
+        """`done`, `running`, `failed` or `missing`."""
+        return state(self.directory(slot))
+
+    def _results(self, slot: str) -> dict[str, Any] | None:
+        if slot not in self.plan["slots"]:
+            return None
+        done = self.directory(slot) / "done.json"
+        return dict(read_json(done)["results"]) if done.is_file() else None
+
+    def _problems(self, slot: str) -> Problems:
+        if self.results(slot) is None:
+            return {}
+        rows = read_jsonl(self.directory(slot) / "problems.jsonl")
+        return {(row["task"], row["id"]): row for row in rows}

@@ -1,0 +1,153 @@
+"""The report's numbers against hand-made verdicts: cells, differences, states, and what files they go to."""
+
+import csv
+import re
+
+import pytest
+from conftest import TINY
+
+from micota_lf import compile_plan, load_recipe
+from micota_lf.compare import comparison_sheet
+from micota_lf.files import write_json, write_jsonl
+from micota_lf.outcomes import Outcomes
+from micota_lf.report import latex, markdown, write_report
+from micota_lf.stats import average_interval, difference_interval, holm, mcnemar, wilson
+from micota_lf.tables import accuracy_sheet, gap_sheet
+
+TASKS = ("micota_tiny_two", "micota_tiny_three")
+
+
+class Bench:
+    """A workspace where evaluations are finished by hand: a verdict for each problem."""
+
+    def __init__(self, workspace, *overrides):
+        self.recipe = load_recipe(TINY, overrides)
+        self.plan, self.workspace = compile_plan(self.recipe), workspace
+
+    def outcomes(self):
+        return Outcomes(self.recipe, self.plan, self.workspace)
+
+    def finish(self, slot, **right):
+        """Finish an evaluation with the verdicts of each task, as in two="1101"."""
+        rows, scores = [], {}
+        for task in TASKS:
+            verdicts = [int(c) for c in right[task.removeprefix("micota_tiny_")]]
+            rows += [
+                {"task": task, "id": str(n), "legacy": v, "symbolic": v, "truncated": n == 0,
+                 "response_tokens": 10 * (n + 1), "reflections": 60 * n}
+                for n, v in enumerate(verdicts)
+            ]  # fmt: skip
+            scores[task] = {
+                "n": len(verdicts), "legacy": sum(verdicts), "symbolic": sum(verdicts), "truncated": 1,
+                "mean_response_tokens": 5 * (len(verdicts) + 1),
+            }  # fmt: skip
+        directory = self.outcomes().directory(slot)
+        directory.mkdir(parents=True)
+        write_jsonl(directory / "problems.jsonl", rows)
+        write_json(directory / "done.json", {"results": scores})
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(tmp_path)
+    made.finish("evaluate/student-s/Instruct", two="1100", three="1000")
+    made.finish("evaluate/student-s/MiCoTA", two="1111", three="1001")
+    made.finish("evaluate/student-s/Strong Teacher CoT", two="0000", three="1000")
+    return made
+
+
+def records(sheet, **wanted):
+    return [r for r in sheet.records if all(r.get(key) == value for key, value in wanted.items())]
+
+
+def test_a_cell_has_its_share_interval_n_length_and_cut_and_the_average_is_unweighted(bench):
+    sheet = accuracy_sheet(bench.outcomes(), "table2")
+    rows = records(sheet, model="tiny:student-s", method="MiCoTA")
+    assert [row["accuracy"] for row in rows] == [1.0, 0.5, 0.75]
+    assert (rows[1]["low"], rows[1]["high"]) == wilson(2, 4)
+    assert (rows[2]["low"], rows[2]["high"]) == average_interval([(4, 4), (2, 4)])
+    assert [row["n"] for row in rows] == [4, 4, 8] and rows[0]["cut"] == 0.25
+    line = next(row for row in sheet.rows if row[:2] == ["student-s", "MiCoTA"])
+    assert re.fullmatch(r"75\.0 \[[\d.]+, [\d.]+\]\nn=8, 25 tok, 25\.0% cut", line[-1])
+
+
+def test_a_cell_whose_step_is_not_done_says_its_state(bench):
+    failed = bench.outcomes().directory("evaluate/student-m/MiCoTA")
+    failed.mkdir(parents=True)
+    write_json(failed / "failed.json", {"error": "x", "command": ""})
+    sheet = accuracy_sheet(bench.outcomes(), "table2")
+    states = {(row[0], row[1]): set(row[2:]) for row in sheet.rows}
+    assert states["student-m", "MiCoTA"] == {"failed"}
+    assert states["student-m", "Instruct"] == {"missing"}
+
+
+def test_table_1_is_the_difference_to_the_untrained_student_with_a_paired_interval(bench):
+    (row,) = records(gap_sheet(bench.outcomes()), student="tiny:student-s", corpus_from="Teacher")
+    assert row["average"] == 0.125 and row["delta"] == pytest.approx(0.125 - 0.375)
+    assert (row["delta_low"], row["delta_high"]) == difference_interval([(0, 2, 4), (0, 0, 4)])
+    assert row["teacher"] == "tiny:teacher" and "paper_delta" not in row
+    missing = records(gap_sheet(bench.outcomes()), student="tiny:student-m")
+    assert {row["state"] for row in missing} == {"missing"}
+
+
+def test_the_last_method_is_tested_against_each_other_on_the_same_problems(bench):
+    sheet = comparison_sheet(bench.outcomes(), "table2")
+    rows = records(sheet, model="tiny:student-s", against="Strong Teacher CoT")
+    two, three, average = rows
+    assert (two["only_first"], two["only_second"], two["n"]) == (4, 0, 4)
+    assert two["difference"] == 1.0 and three["difference"] == 0.25
+    # Four cells are tested: p = 1/8 is the smallest, times 4.
+    assert mcnemar(4, 0) == 0.125 and two["p_holm"] == 0.5
+    assert average["difference"] == 0.625 and average["low"] > 0
+    texts = {(row[0], row[1]): row[2:] for row in sheet.rows}
+    assert texts["student-s", "MiCoTA - Strong Teacher CoT"][0] == "+100.0 p=0.5 (noise)"
+    assert set(texts["student-m", "MiCoTA - Instruct"]) == {"missing"}
+
+
+def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs():
+    assert mcnemar(0, 0) == 1.0 and mcnemar(5, 5) == 1.0
+    assert mcnemar(7, 1) == pytest.approx(2 * (1 + 8) / 2**8)
+
+
+def test_holm_steps_down_and_never_decreases():
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_a_paired_interval_is_narrower_than_two_independent_ones_would_suggest():
+    low, high = difference_interval([(30, 10, 400)])
+    assert 0.015 < low < 0.05 < high < 0.085
+    assert difference_interval([(0, 0, 10)]) == (0.0, 0.0)
+
+
+def test_the_papers_value_stands_beside_ours_with_the_difference(tmp_path):
+    bench = Bench(
+        tmp_path, "students.student-s.model=Qwen/Qwen2.5-3B-Instruct", "evaluation.tasks.micota_tiny_two=AIME"
+    )
+    bench.finish("evaluate/student-s/MiCoTA", two="1111000000", three="1100000000")
+    sheet = accuracy_sheet(bench.outcomes(), "table2")
+    row = next(row for row in sheet.rows if row[:2] == ["Qwen2.5-3B-Instruct", "MiCoTA"])
+    assert "paper 13.33, +26.7" in row[2] and "paper" not in row[3] and "paper 43.29, -13.3 (noise)" in row[4]
+    instruct = next(row for row in sheet.rows if row[:2] == ["Qwen2.5-3B-Instruct", "Instruct"])
+    assert instruct[2] == "missing\npaper 3.33"
+
+
+def test_the_report_is_written_as_markdown_csv_latex_and_images(bench):
+    report = write_report(bench.recipe, bench.plan, bench.workspace)
+    text = report.read_text()
+    for title in ("Table 1", "Table 2", "Table 3", "Table 4", "Figure 3", "Figure 4", "Corpora", "Overlap"):
+        assert re.search(rf"^## {title}", text, re.MULTILINE), title
+    for name in ("table1", "table2", "table3", "table4", "table2-differences", "corpora"):
+        list(csv.DictReader((report.parent / f"{name}.csv").open()))
+        assert r"\begin{tabular}" in (report.parent / f"{name}.tex").read_text()
+    assert (report.parent / "figure3.png").is_file() and not (report.parent / "figure2.png").exists()
+    (flagged,) = csv.DictReader((report.parent / "figure4.csv").open())
+    assert flagged["overthinking"] == "6" and flagged["most"] == "micota_tiny_two 3"
+
+
+def test_latex_escapes_what_latex_would_read(bench):
+    sheet = accuracy_sheet(bench.outcomes(), "table2")
+    text = latex(sheet)
+    body = text[text.index("\\toprule") :]
+    assert not re.search(r"(?<!\\)%", body) and body.count(r"\\") >= len(sheet.rows)
+    assert markdown(sheet).count("\n") == len(sheet.rows) + 1
