@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 PAPER_FILE = Path(__file__).with_name("paper.yaml")
-ScoreTable = Literal["table2", "table3"]
 
 
 @cache
@@ -38,10 +37,11 @@ def problem_count(benchmark: str) -> int | None:
     return count
 
 
-def paper_row(
-    table: ScoreTable, model: str, method: str, *, as_printed: bool = False
-) -> dict[str, float] | None:
-    """A row of Table 2 or 3, as column to percent; `model` is a hub id, `method` a row's name."""
+def paper_row(table: str, model: str, method: str, *, as_printed: bool = False) -> dict[str, float] | None:
+    """A row of Table 2 or 3, as column to percent; `model` is a hub id, `method` a row's name.
+
+    `table` is `table2` or `table3`.
+    """
     printed = paper()[table].get(model, {}).get(method)
     if printed is None:
         return None
@@ -52,16 +52,14 @@ def paper_row(
     return row
 
 
-def paper_cell(
-    table: ScoreTable, model: str, method: str, column: str, *, as_printed: bool = False
-) -> float | None:
+def paper_cell(table: str, model: str, method: str, column: str, *, as_printed: bool = False) -> float | None:
     """One score of Table 2 or 3 in percent."""
     row = paper_row(table, model, method, as_printed=as_printed)
     return None if row is None else row.get(column)
 
 
-def paper_delta(teacher: str, student: str, kind: Literal["Teacher", "TA"]) -> tuple[float, float] | None:
-    """Table 1: average and its change from the untrained student, for a student of a teacher or a TA."""
+def paper_delta(teacher: str, student: str, kind: str) -> tuple[float, float] | None:
+    """Table 1: average and its change from the untrained student, trained on `Teacher` or `TA` responses."""
     cell = paper()["table1"].get(teacher, {}).get(student, {}).get(kind)
     return None if cell is None else (cell[0], cell[1])
 
