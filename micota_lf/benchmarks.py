@@ -128,7 +128,11 @@ def expand_groups(tasks: Iterable[str], configs: Mapping[str, dict[str, Any]]) -
     out: list[str] = []
     for name in tasks:
         raw = configs.get(name, {})
-        out += expand_groups(raw["task"], configs) if "group" in raw else [name]
+        if "group" not in raw:
+            out.append(name)
+            continue
+        members = [item.get("task") if isinstance(item, dict) else item for item in raw.get("task") or []]
+        out += expand_groups((member for member in members if isinstance(member, str)), configs)
     return list(dict.fromkeys(out))
 
 

@@ -87,7 +87,7 @@ def add_stage_commands(commands: Any) -> None:
     )  # fmt: skip
     _engine_arguments(parser, Engines.lm_eval)
     parser.add_argument("--tasks", required=True, help="task names, separated by commas")
-    _flags(parser, Evaluation, leave_out=("tasks", "benchmarks", "verdict"))
+    _flags(parser, Evaluation, leave_out=("tasks", "benchmarks", "verdict", "overlap_words"))
     _flags(parser, Prompts, only=("template", "system"))
     parser = command(
         commands, "bpc", "Measure bits per character of corpora under a model (paper equation 3).",

@@ -60,9 +60,9 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
             records.append({**names, **average, "n": sum(n for _, _, n in counts.values())})
         rows.append(row)
     note = (
-        "Differences in percentage points over the same problems. p: exact McNemar, Holm-adjusted over the "
-        f"{len(tests)} benchmark cells of this table. Average: 95% paired bootstrap interval. `noise`: p is not "
-        f"below {SIGNIFICANCE}, or the interval holds zero."
+        "Differences in percentage points over the same problems. p: exact McNemar, Holm-adjusted over "
+        f"the {len(tests)} benchmark cells of this table. Average: 95% paired bootstrap interval. `noise`: p "
+        f"is not below {SIGNIFICANCE}, or the interval holds zero."
     )
     title = f"{TITLES.get(table, table)}: differences"
     return Sheet(

@@ -146,7 +146,8 @@ def lm_eval_samples(output: Path, task: str) -> list[Row]:
 
     lm-eval only warns, with exit code 0, if it cannot save them: their absence is a StepFailed.
     """
-    files = sorted(output.glob(f"*/samples_{task}_*.jsonl"))
+    # With the date: the name of one task may begin with that of another.
+    files = sorted(output.glob(f"*/samples_{task}_[0-9][0-9][0-9][0-9]-[0-9][0-9]-*.jsonl"))
     rows = read_jsonl(files[-1]) if files else []
     if not rows:
         raise StepFailed(f"lm_eval left no samples of {task} in {output} (of a group, name the tasks)")

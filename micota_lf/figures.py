@@ -1,8 +1,8 @@
 """Figures 2 to 4 from the evaluated responses: lengths, and reflection words.
 
 Figure 2: response lengths of the teacher assistant before fine-tuning, after it, and merged. Figure 3: those
-of the students by method. Figure 4: reflection words a response (the paper's case study counts "wait": 209 with
-Half-size CoT, 1 with MiCoTA), with responses flagged that overthink.
+of the students by method. Figure 4: reflection words a response (the paper's case study counts
+"wait": 209 with Half-size CoT, 1 with MiCoTA), with responses flagged that overthink.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ FIGURES = {
     ),
     "figure4": Figure(
         "Figure 4: reflection words a response", "reflections", ("Half-size CoT", "MiCoTA"),
-        "Reflection words such as `wait` a response, over all benchmark problems. Overthinking counts responses "
-        f"with at least {OVERTHINKING} of them, and names the one with most.",
+        "Reflection words such as `wait` a response, over all benchmark problems. Overthinking counts "
+        f"responses with at least {OVERTHINKING} of them, and names the one with most.",
     ),
 }  # fmt: skip
 

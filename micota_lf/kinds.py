@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import bpc, evaluate, generate, launch, merge, train
+from . import bpc, evaluate, generate, launch, merge, overlap, train
+from .benchmarks import benchmark_named, load_benchmark
 from .engines import Job, cpu_env, engine_argv, own_argv
-from .files import read_json
+from .files import read_json, write_jsonl
+from .prompts import load_problems
+from .recipe import Prompts
 
 Results = dict[str, Any]
 
@@ -123,6 +126,18 @@ def _prepare_bpc(step: Context) -> Job:
     return step.job([*engine_argv(step.how["engine"]), *arguments])
 
 
+def _finish_overlap(step: Context) -> Results:
+    given = {key: value for key, value in step.config.items() if key not in ("words", "benchmarks")}
+    source = Prompts(step.inputs["prompts"], step.revisions.get("prompts"), **given)
+    problems = {
+        name: load_benchmark(benchmark_named(name, step.how["benchmarks"], None))
+        for name in step.config["benchmarks"]
+    }
+    results, pairs = overlap.overlap(load_problems(source), problems, step.config["words"])
+    write_jsonl(step.directory / "pairs.jsonl", pairs)
+    return results
+
+
 def _finish_evaluate(step: Context) -> Results:
     return evaluate.finish_evaluation(step.directory, step.config["tasks"])
 
@@ -133,6 +148,7 @@ KINDS: dict[str, Kind] = {
         lambda step: generate.response_summary(step.directory / "responses.jsonl"),
         generate.generation_progress,
     ),
+    "overlap": Kind(lambda step: None, _finish_overlap),
     "filter": Kind(_prepare_filter, lambda step: read_json(step.directory / "counts.json")),
     "mix": Kind(_prepare_mix, lambda step: read_json(step.directory / "counts.json")),
     "train": Kind(

@@ -156,7 +156,7 @@ def _checked_value(
     if value is False and "no" in get_args(hint):
         value = "no"  # YAML reads an unquoted `no` as false
     try:
-        leaf = OmegaConf.merge(OmegaConf.structured(cls), {name: value})
+        leaf = OmegaConf.merge(_blank(cls), {name: value})
         typed = OmegaConf.to_container(leaf)[name]  # type: ignore[index, call-overload]
     except OmegaConfBaseException as error:
         problems.append(f"{where}: {path}: {value!r}: {_first_line(error)}")
@@ -172,7 +172,8 @@ def _build(layers: list[dict[str, Any]], where: str, problems: list[str]) -> Rec
     *files, overrides = layers
     # The rows of tables are one list: a file that gives them replaces those of the files that it extends, and
     # with its own methods a file leaves theirs behind.
-    methods, tables = schema.paper_methods(), {}
+    methods: dict[str, str | None] = schema.paper_methods()
+    tables: dict[str, Any] = {}
     for layer in files:
         methods, tables = layer.get("methods", methods), {} if "methods" in layer else tables
         tables = layer.get("tables", tables)
@@ -213,6 +214,11 @@ def origin(layers: Sequence[tuple[str, Any]], key: str) -> str | None:
         if node is not layers:
             return str(where)
     return None
+
+
+@cache
+def _blank(cls: type) -> Any:
+    return OmegaConf.structured(cls)
 
 
 @cache

@@ -40,7 +40,8 @@ def overlap(
     for prompt in prompts:
         for gram in ngrams(prompt["problem"], n):
             index.setdefault(gram, []).append(prompt)
-    counts, pairs = {}, []
+    counts: dict[str, Any] = {}
+    pairs: list[Row] = []
     for name, problems in benchmarks.items():
         found: dict[tuple[str, str], Row] = {}
         for problem in problems:

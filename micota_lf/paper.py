@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+SCORE_TABLES = ("table2", "table3")
 PAPER_FILE = Path(__file__).with_name("paper.yaml")
 
 
@@ -38,11 +39,8 @@ def problem_count(benchmark: str) -> int | None:
 
 
 def paper_row(table: str, model: str, method: str, *, as_printed: bool = False) -> dict[str, float] | None:
-    """A row of Table 2 or 3, as column to percent; `model` is a hub id, `method` a row's name.
-
-    `table` is `table2` or `table3`.
-    """
-    printed = paper()[table].get(model, {}).get(method)
+    """A row of Table 2 or 3, as column to percent; `model` is a hub id, `method` a row's name."""
+    printed = paper()[table].get(model, {}).get(method) if table in SCORE_TABLES else None
     if printed is None:
         return None
     row = dict(zip(columns(), printed, strict=True))
@@ -59,7 +57,7 @@ def paper_cell(table: str, model: str, method: str, column: str, *, as_printed: 
 
 
 def paper_delta(teacher: str, student: str, kind: str) -> tuple[float, float] | None:
-    """Table 1: average and its change from the untrained student, trained on `Teacher` or `TA` responses."""
+    """Table 1: average and its change from the untrained student, for a student of a teacher or a TA."""
     cell = paper()["table1"].get(teacher, {}).get(student, {}).get(kind)
     return None if cell is None else (cell[0], cell[1])
 

@@ -43,7 +43,9 @@ def measured(workspace: Path, tflops: float = Estimates().tflops) -> list[str]:
         elif timed and size and results.get("trained_tokens"):
             flops += training_flops(size, how["train"], results["trained_tokens"])
             training += results["train_seconds"] * gpus
-    words = [f"estimates.mfu={flops / training / tflops / 1e12:.3g}"] if training else []
+    words = []
+    if training:  # the share means something only beside the peak that it is a share of
+        words = [f"estimates.tflops={tflops:g}", f"estimates.mfu={flops / training / tflops / 1e12:.3g}"]
     if decoding:
         words.append(f"estimates.decode_tokens_per_second={float(f'{decoded / decoding:.3g}'):g}")
     return words + [f"estimates.response_tokens.{name}={length}" for name, length in sorted(lengths.items())]

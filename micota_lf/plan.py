@@ -141,13 +141,10 @@ class _Compiler:
 
     def responses(self, source: str) -> Input:
         """Responses of a model to the recipe's prompts."""
-        model, prompts = self.model(source), self.recipe.prompts
-        asked: Input = {"ref": prompts.path, "identity": identity(prompts.path, prompts.revision, "data")}
-        config = asdict(self.recipe.generation) | asdict(prompts)
+        model = self.model(source)
+        config = asdict(self.recipe.generation) | self._prompt_fields()
         how = {"batch_size": config.pop("batch_size")}
-        for key in ("path", "revision"):  # in the input's identity
-            del config[key]
-        inputs = {"model": model, "prompts": asked}
+        inputs = {"model": model, "prompts": self._prompts()}
         made = self._add(f"generate/{source}", "generate", self._label(model), config, inputs, how)
         return {"step": made, "file": "responses.jsonl"}
 
@@ -196,7 +193,19 @@ class _Compiler:
         if table == "table1" and base:  # its deltas are against the untrained students
             rows += [(student, base) for student in dict(rows)]
         slots = [self.evaluation(f"evaluate/{role}", self.model(role)) for role in roles]
-        return [*slots, *(self.row(student, method) for student, method in rows)]
+        return [*self.overlap(), *slots, *(self.row(student, method) for student, method in rows)]
+
+    def overlap(self) -> list[str]:
+        """The search for benchmark problems among the training prompts, if the recipe asks for it."""
+        spec = self.recipe.evaluation
+        if not (spec.tasks and spec.overlap_words):
+            return []
+        settings, how = self._evaluation
+        config = self._prompt_fields() | {"words": spec.overlap_words, "benchmarks": settings["benchmarks"]}
+        inputs = {"prompts": self._prompts()}
+        where = {"benchmarks": how["benchmarks"]}
+        self._add("overlap", "overlap", slug(self.recipe.prompts.path), config, inputs, where)
+        return ["overlap"]
 
     def row(self, student: str, method: str) -> str:
         """A student with a method, evaluated; returns the slot."""
@@ -225,6 +234,15 @@ class _Compiler:
         spec = self.recipe.evaluation
         how = evaluate.evaluation_how(spec) | {"engine": self.recipe.engines.lm_eval}
         return evaluate.evaluation_settings(spec, self.recipe.prompts), how
+
+    def _prompts(self) -> Input:
+        prompts = self.recipe.prompts
+        return {"ref": prompts.path, "identity": identity(prompts.path, prompts.revision, "data")}
+
+    def _prompt_fields(self) -> dict[str, Any]:
+        """The prompts' hashed settings; path and revision are in the input's identity."""
+        fields = asdict(self.recipe.prompts)
+        return {key: value for key, value in fields.items() if key not in ("path", "revision")}
 
     def _reference(self, model: Model) -> Input:
         return {"ref": model.model, "identity": identity(model.model, model.revision)}

@@ -220,7 +220,8 @@ class Evaluation:
 
     `benchmarks` says where the tasks' problems are (a task file names its benchmark in its metadata; one
     without an entry here is the package's); with `data_dir`, those on the hub are read from
-    `data_dir/NAME/test.jsonl` instead.
+    `data_dir/NAME/test.jsonl` instead. Training prompts are searched for runs of `overlap_words` words that
+    they share with test problems (null: they are not).
     """
 
     tasks: dict[str, str] = field(default_factory=dict)
@@ -230,6 +231,7 @@ class Evaluation:
     max_gen_toks: int = positive(16384)
     limit: int | None = positive(None)
     verdict: Literal["legacy", "symbolic"] = "symbolic"
+    overlap_words: int | None = positive(13)
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     seed: int = not_negative(1234)
     batch_size: int = positive(32)

@@ -56,8 +56,7 @@ def difference_interval(counts: Sequence[tuple[int, int, int]], seed: int = 0) -
     """Percentile bootstrap of the unweighted mean, over benchmarks, of paired differences in accuracy.
 
     Each benchmark is (gained, lost, n): problems that only the first method got right, only the second, all
-    problems.
-    Problems are resampled within a benchmark, with both methods' verdicts: a multinomial draw of these counts.
+    problems. They are resampled within a benchmark, with both verdicts: a multinomial draw of these counts.
     """
     import numpy as np
 

@@ -142,7 +142,7 @@ def test_a_pilot_measures_speeds_and_lengths(tmp_path):
     # 64 x 5000.4 x 32 / 200 = 51,204 tokens/s of a 1B model; 8 x 14e9 x 1e6 / (1,600 s x 312e12) = 0.224
     words = measured(tmp_path)
     assert words == [
-        "estimates.mfu=0.224", "estimates.decode_tokens_per_second=51200",
+        "estimates.tflops=312", "estimates.mfu=0.224", "estimates.decode_tokens_per_second=51200",
         "estimates.response_tokens.teacher=5000",
     ]  # fmt: skip
     figures = load_recipe(TINY, words).estimates

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 from conftest import TINY
@@ -83,7 +84,9 @@ def test_gpu_count_changes_resources_but_no_step(base):
     train = plan["steps"][plan["slots"]["train/student-s/micota"]]
     assert train["how"]["gpus"] == 8 and train["how"]["train"]["gradient_accumulation_steps"] == 1
     gpus = {step["kind"]: step["how"]["gpus"] for step in plan["steps"].values()}
-    assert gpus == {"generate": 1, "filter": 0, "mix": 0, "train": 8, "merge": 0, "evaluate": 1, "bpc": 1}
+    assert gpus == {
+        "overlap": 0, "generate": 1, "filter": 0, "mix": 0, "train": 8, "merge": 0, "evaluate": 1, "bpc": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,24 @@ def test_the_readmes_swapped_student_shares_every_step_of_teacher_and_assistant(
         slot for slot in plan["slots"] if "/mine" in slot and "Instruct" not in slot and "bpc" not in slot
     }
     assert training(load_recipe(path), "mine", "strong").num_train_epochs == 3
+
+
+@pytest.mark.parametrize("swap", ["meta-llama/Llama-3.2-3B-Instruct", "Qwen/Qwen3-4B"])
+def test_swapping_one_of_the_papers_students_changes_its_steps_alone_as_the_readme_says(tmp_path, swap):
+    readme = (TINY.parent.parent / "README.md").read_text()
+    block = next(b for b in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "name: llama" in b)
+    path, paper = tmp_path / "llama.yaml", TINY.parent / "micota.yaml"
+    path.write_text(
+        block.replace("micota.yaml", str(paper)).replace("meta-llama/Llama-3.2-3B-Instruct", swap)
+    )
+    before, after = compile_plan(load_recipe(paper)), compile_plan(load_recipe(path))
+    new = {slot for slot, made in after["slots"].items() if made not in before["steps"]}
+    assert all(slot.split("/")[1] == "7b" for slot in new)
+    kinds = Counter(slot.split("/")[0] for slot in new)
+    assert kinds == {"train": 6, "evaluate": 7, "bpc": 1}
+    kept = len(set(before["steps"]) & set(after["steps"]))
+    words = f"Of the {len(after['steps'])} steps of `micota plan recipes/llama.yaml`, {len(new)} are new"
+    assert words in readme and f"The other {kept} keep" in readme
 
 
 def test_renaming_a_corpus_changes_no_training(base, recipe_file):
