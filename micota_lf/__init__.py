@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 from .errors import MicotaError, RecipeError, StepFailed, UserError
 from .evaluate import evaluate_command
+from .launch import deepspeed_config
 from .load import load_recipe
 from .merge import merge_config
 from .plan import compile_plan
@@ -24,6 +25,7 @@ __all__ = [
     "UserError",
     "compile_plan",
     "dataset_info",
+    "deepspeed_config",
     "evaluate_command",
     "load_recipe",
     "merge_config",

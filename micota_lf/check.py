@@ -172,7 +172,10 @@ def _training_problems(recipe: Recipe) -> Iterator[str]:
     found: dict[str, None] = {}
     for at, model, corpus in trainings:
         try:
-            accumulation(recipe, training(recipe, model, corpus))
+            settings = training(recipe, model, corpus)
+            accumulation(recipe, settings)
+            if settings.deepspeed != "none" and settings.use_cpu:  # transformers then never starts DeepSpeed
+                found[f"{at}.deepspeed: {settings.deepspeed} cannot train with use_cpu"] = None
         except UserError as error:
             found[f"{at}.{error}"] = None
     yield from found

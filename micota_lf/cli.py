@@ -140,7 +140,7 @@ def _load(args: argparse.Namespace) -> tuple[Recipe, Plan, Path]:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from .estimate import measured
+    from .pilot import measured
     from .show import show_plan, show_sources
     from .sources import source_rows
 

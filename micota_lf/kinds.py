@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import bpc, evaluate, generate, merge, merge_check, overlap, preflight, tokens, train
+from . import bpc, evaluate, generate, launch, merge, merge_check, overlap, preflight, tokens, train
 from .benchmarks import benchmark_named, load_benchmark
 from .engines import Job, cpu_env, engine_argv, own_argv
 from .errors import StepFailed, UserError
@@ -41,12 +41,12 @@ class Context:
         """`how` with the model's revision for lm-eval."""
         return {**self.how, "revision": self.revisions.get("model")}
 
-    def job(self, argv: list[str], hub: bool = False) -> Job:
+    def job(self, argv: list[str], hub: bool = False, env: Mapping[str, str] | None = None) -> Job:
         """A command of this step, with the environment that its hardware and inputs call for.
 
-        `hub` says that it may load something from the hub besides its inputs.
+        `hub` says that it may load something from the hub besides its inputs; `env` adds to the environment.
         """
-        env = cpu_env(self.how["threads"], self.how["gpus"])
+        env = {**cpu_env(self.how["threads"], self.how["gpus"]), **(env or {})}
         if not hub and all(Path(given).is_absolute() for given in self.inputs.values()):
             env["HF_HUB_OFFLINE"] = "1"  # nothing to look up: do not wait for a hub
         return Job(argv, env)
@@ -113,7 +113,8 @@ def _prepare_train(step: Context) -> Job | None:
         step.directory, step.config["train"], how, step.inputs["model"], step.inputs["corpus"]
     )
     # Relative to the step's directory: the torchrun launcher splits its arguments at blanks.
-    return step.job([*engine_argv(step.how["engine"]), "train", "train.yaml"])
+    argv = [*engine_argv(step.how["engine"]), "train", "train.yaml"]
+    return step.job(argv, env=launch.launch_env(step.how, argv[0]))
 
 
 def refuse_merge(inputs: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, Any]:

@@ -131,18 +131,20 @@ def filtering(recipe: Recipe, corpus: str) -> Filter:
     return spec if spec.max_tokens else overlay(spec, {"max_tokens": recipe.generation.max_tokens})
 
 
-def train_devices(recipe: Recipe) -> int:
-    """Processes of one training: its GPUs, or 1 on the CPU."""
-    gpus = recipe.hardware.train_gpus
-    return max(1, recipe.hardware.gpus if gpus is None else gpus)
+def train_processes(recipe: Recipe) -> int:
+    """Processes of one training on each machine: one a GPU, or `cpu_processes` without GPUs."""
+    hardware = recipe.hardware
+    if not hardware.gpus:
+        return hardware.cpu_processes
+    return max(1, hardware.gpus if hardware.train_gpus is None else hardware.train_gpus)
 
 
 def accumulation(recipe: Recipe, train: Train) -> int:
-    """Gradient accumulation steps: global batch / (per-device batch x devices).
+    """Gradient accumulation steps: global batch / (per-device batch x processes x nodes).
 
     Raises UserError if that is not a whole number: the batch would silently be another one.
     """
-    devices, per_device = train_devices(recipe), train.per_device_train_batch_size
+    devices, per_device = train_processes(recipe) * recipe.hardware.nodes, train.per_device_train_batch_size
     steps, rest = divmod(train.global_batch_size, per_device * devices)
     if rest or not steps:
         raise UserError(

@@ -25,6 +25,7 @@ from .lineage import (
     strong_teachers,
     table_names,
     table_rows,
+    train_processes,
     trained_student,
     training,
 )
@@ -161,6 +162,7 @@ class _Compiler:
         config = {"train": train.what_settings(settings, self.recipe.prompts.system)}
         how = {
             "train": train.how_settings(self.recipe, settings), "gpus": train.train_gpus(self.recipe),
+            "processes": train_processes(self.recipe), "nodes": self.recipe.hardware.nodes,
             "engine": self.recipe.engines.llamafactory,
         }  # fmt: skip
         label = f"{self._label(start)}-on-{self._label(data)}"

@@ -261,12 +261,17 @@ class Hardware:
     """What the run may use. None of it enters a step's identity.
 
     `gpus` are those of one machine; a training uses `train_gpus` of them (null: all) on each of `nodes`
-    machines.
+    machines, with one process a GPU. Without GPUs it has `cpu_processes` processes a machine.
+
+    With several nodes, `micota run` starts the training's part on its own machine, and needs NODE_RANK,
+    MASTER_ADDR and MASTER_PORT in its environment; starting the same step on the others is the scheduler's
+    or the user's business (the step's train.yaml, with NODE_RANK=1 and so on).
     """
 
     gpus: int = not_negative(0)
     gpu_memory_gib: float = positive(80.0)
     train_gpus: int | None = not_negative(None)
+    cpu_processes: int = positive(1)
     nodes: int = positive(1)
     cores: int = positive(2)
     threads_per_step: int = positive(1)

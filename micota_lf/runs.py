@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from . import launch
 from .check import nearest
 from .engines import die_with_parent, engine_argv
 from .errors import StepFailed, StepLocked, UserError
@@ -87,10 +88,11 @@ def gates(plan: Plan) -> set[str]:
 
 
 def preflight(plan: Plan, pending: list[str]) -> None:
-    """Raise UserError if an engine is missing or a step asks for more GPUs than there are."""
+    """Raise UserError if an engine or what it needs is missing, or a step asks for too many GPUs."""
     for step in (plan["steps"][step_id] for step_id in pending):
-        if "engine" in step["how"]:
-            engine_argv(step["how"]["engine"])
+        program = engine_argv(step["how"]["engine"])[0] if "engine" in step["how"] else ""
+        if step["kind"] == "train":
+            launch.launch_env(step["how"], program)
         wanted = step["how"]["gpus"]
         if wanted > plan["gpus"]:  # Snakemake would silently lower the request to the limit
             raise UserError(f"hardware.gpus: {plan['gpus']}, but {step['label']} needs {wanted}")

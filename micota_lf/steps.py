@@ -64,6 +64,7 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
         if (directory / "done.json").is_file():
             return dict(read_json(directory / "done.json")["results"])
         (directory / "failed.json").unlink(missing_ok=True)
+        resumed = (directory / "log.txt").is_file()
         write_json(directory / "step.json", record)
         started = time.time()
         jobs: list[Job] = []
@@ -88,6 +89,7 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
             "command": jobs[0].argv if jobs else [],
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 2),
+            "resumed": resumed,  # then `seconds` are those of the last attempt
             "versions": versions(),
             "python": platform.python_version(),
             "host": platform.node(),

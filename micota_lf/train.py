@@ -1,7 +1,8 @@
 """Supervised fine-tuning through LLaMA-Factory.
 
 In: a model, a corpus (JSONL with `prompt` and `response`), training settings. Out: `train.yaml`,
-`dataset_info.json`, and `model/` with weights, `trainer_log.jsonl` and `all_results.json`.
+`dataset_info.json` (with DeepSpeed also `ds_zero3.json`), and `model/` with weights, `trainer_log.jsonl` and
+`all_results.json`.
 
     train_config(recipe, "student-s", "micota")["gradient_accumulation_steps"]
 """
@@ -15,9 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import launch
 from .errors import StepFailed
 from .files import read_json, write_json, write_yaml
-from .lineage import accumulation, model_of, train_devices, training
+from .lineage import accumulation, model_of, train_processes, training
 from .recipe import Recipe, Train
 from .refs import resolve
 
@@ -82,7 +84,7 @@ def how_settings(recipe: Recipe, train: Train) -> dict[str, Any]:
 
 def train_gpus(recipe: Recipe) -> int:
     """GPUs of one training; 0 on the CPU."""
-    return train_devices(recipe) if recipe.hardware.gpus else 0
+    return train_processes(recipe) if recipe.hardware.gpus else 0
 
 
 def render(
@@ -90,6 +92,7 @@ def render(
 ) -> dict[str, Any]:
     """Put the pieces of a training YAML together, in LLaMA-Factory's own key names."""
     own = {key: value for key, value in what.items() if key not in ("global_batch_size", "extra")}
+    stage = how.get("deepspeed")
     return {
         "model_name_or_path": model_path,
         "trust_remote_code": False,
@@ -101,8 +104,10 @@ def render(
         "overwrite_output_dir": False,  # so that an interrupted training resumes (hparams/parser.py)
         "report_to": "none",
         "plot_loss": False,
+        "include_num_input_tokens_seen": True,  # gives the trained tokens and their speed
         **own,
         **how,
+        **({"deepspeed": str(Path(dataset_dir) / launch.deepspeed_file(stage))} if stage else {}),
         **what["extra"],
     }
 
@@ -110,10 +115,14 @@ def render(
 def write_training(
     directory: Path, what: Mapping[str, Any], how: Mapping[str, Any], model: str, corpus: str
 ) -> None:
-    """Write `dataset_info.json` and `train.yaml` into a step's directory."""
+    """Write `dataset_info.json`, `train.yaml` and DeepSpeed's file into a step's directory."""
     write_json(directory / "dataset_info.json", dataset_info({CORPUS: corpus}))
     config = render(what, how, model, str(directory), str(directory / "model"))
     write_yaml(directory / "train.yaml", config)
+    if how.get("deepspeed"):
+        write_json(
+            directory / launch.deepspeed_file(how["deepspeed"]), launch.deepspeed_config(how["deepspeed"])
+        )
 
 
 def training_is_complete(model_dir: Path) -> bool:
@@ -139,6 +148,7 @@ def training_results(model_dir: Path) -> dict[str, Any]:
     return {
         "train_loss": results.get("train_loss"),
         "train_seconds": results.get("train_runtime"),
+        "trained_tokens": results.get("num_input_tokens_seen"),
         "steps": read_json(model_dir / "trainer_state.json")["global_step"],
     }
 

@@ -49,12 +49,13 @@ def test_make_help_lists_the_targets():
 def test_no_module_reaches_up():
     """Imports point one way: the command line, then stages and steps, then recipe and files."""
     order = [
-        {"errors", "stats", "recipe", "locks", "paper"}, {"files", "lineage", "engines"},
+        {"errors", "stats", "recipe", "locks", "paper"}, {"files", "lineage", "engines", "launch"},
         {"refs", "grade", "gpus"}, {"hub", "weights"}, {"tokens", "merge_check"},
-        {"prompts", "mix", "filter", "metrics", "overlap"}, {"benchmarks"},
+        {"prompts", "mix", "filter", "metrics", "overlap", "models"}, {"benchmarks"},
         {"evaluate"}, {"check"}, {"load", "backends", "bpc", "train", "merge"},
         {"parity"}, {"probe"}, {"preflight"},
-        {"generate", "plan", "sources"}, {"kinds"}, {"steps"}, {"runs", "explain", "outcomes", "commands"},
+        {"generate", "plan", "sources"}, {"kinds", "volumes"}, {"steps", "estimate"},
+        {"runs", "explain", "outcomes", "commands", "pilot"},
         {"tables"}, {"compare", "figures"}, {"report"}, {"show"}, {"cli"},
     ]  # fmt: skip
     floor = {name: level for level, names in enumerate(order) for name in names}

@@ -1,0 +1,130 @@
+"""How many rows and tokens the steps of a plan handle, as far as that can be told before they run.
+
+    volumes = Volumes(plan, recipe)
+    volumes.responses(step)         # of a generate step: (12000, 4000.0)
+    volumes.corpus(step_id)         # of a filter or mix step: (rows, mean response tokens)
+
+Lengths are those of `estimates.response_tokens`, by the name of the model that responds: a teacher, a
+student, a role of the assistant, or STUDENT/CORPUS. A trained model that is not named there responds as long
+as the corpus that it has learnt from; any other one as `default_response_tokens` says.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from .benchmarks import benchmark_named, expand_groups, task_configs
+from .errors import UserError
+from .evaluate import task_folder
+from .plan import Plan, Step
+from .recipe import ASSISTANT_MERGED, ASSISTANT_SFT, Problems, Recipe
+from .refs import local_path
+
+Rows = tuple[float, float]  # rows, mean response tokens
+
+DEFAULT_PROMPTS = 12000  # MATH's training problems as the paper uses them (section 4.2)
+# Problems of well-known benchmarks, by a part of their names.
+KNOWN_PROBLEMS = {"aime": 30, "amc": 40, "olympiad": 675, "gsm8k": 1319, "math": 500}
+
+
+class Volumes:
+    """Rows and tokens of one plan's steps."""
+
+    def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        self.plan, self.recipe = plan, recipe
+        self.problems = sum(task_problems(recipe).values())
+        self.prompts = problem_count(recipe.prompts) or DEFAULT_PROMPTS
+
+    def responses(self, step: Step) -> Rows:
+        """Prompts that a generate step answers, and how long on average."""
+        return self.prompts, min(self._length(step, "generate/"), step["config"]["max_tokens"])
+
+    def answers(self, step: Step) -> Rows:
+        """Problems that an evaluation asks, over all its tasks, and the length of an answer."""
+        return self.problems, min(self._length(step, "evaluate/"), step["config"]["max_gen_toks"])
+
+    def corpus(self, step_id: str) -> Rows:
+        """Rows of a corpus if its filter keeps everything, and their mean response tokens."""
+        step = self.plan["steps"][step_id]
+        if step["kind"] == "generate":
+            return self.responses(step)
+        parts = [self.corpus(given["step"]) for given in step["inputs"].values()]
+        if step["kind"] == "filter":
+            return parts[0]
+        ratios = step["config"]["ratios"]
+        most = min(rows / ratio for (rows, _), ratio in zip(parts, ratios, strict=True))
+        mean = sum(ratio * tokens for (_, tokens), ratio in zip(parts, ratios, strict=True))
+        return step["config"]["size"] or most, mean
+
+    def trained_tokens(self, step: Step) -> float:
+        """Response tokens that a training sees in all its epochs or steps."""
+        what = step["config"]["train"]
+        rows, mean = self.corpus(step["inputs"]["corpus"]["step"])
+        seen = rows * what["num_train_epochs"]
+        if what["max_steps"] > 0:
+            seen = what["max_steps"] * what["global_batch_size"]
+        return float(seen * min(mean, what["cutoff_len"]))
+
+    def scored_tokens(self, step: Step) -> float:
+        """Response tokens of all corpora that a BPC step scores."""
+        limit = step["config"]["limit"] or float("inf")
+        corpora = [self.corpus(given["step"]) for role, given in step["inputs"].items() if role != "model"]
+        return sum(min(rows, limit) * mean for rows, mean in corpora)
+
+    def _length(self, step: Step, prefix: str) -> float:
+        """Mean response tokens of the model that a generate or evaluate step asks."""
+        known, given = self.recipe.estimates.response_tokens, step["inputs"]["model"]
+        if "step" in given:
+            names = self._slots(given["step"], "train/")
+            names += [ASSISTANT_SFT for name in names if name.startswith(f"{ASSISTANT_SFT}/")]
+            names += [ASSISTANT_MERGED for _ in self._slots(given["step"], "merge/")]
+        else:  # `evaluate/STUDENT/METHOD` is the untrained student
+            names = [name.split("/")[0] for name in self._slots(step["id"], prefix)]
+        for name in names:
+            if name in known:
+                return known[name]
+        learnt = self.plan["steps"][given["step"]]["inputs"].get("corpus") if "step" in given else None
+        return self.corpus(learnt["step"])[1] if learnt else self.recipe.estimates.default_response_tokens
+
+    def _slots(self, step_id: str, prefix: str) -> list[str]:
+        slots = [slot for slot, made in self.plan["slots"].items() if made == step_id]
+        return [slot.removeprefix(prefix) for slot in slots if slot.startswith(prefix)]
+
+
+def problem_count(source: Problems) -> int | None:
+    """Number of problems of a source: rows of a local file up to its limit; None for a hub id without one."""
+    path = local_path(source.path, "data")
+    if path is None or not path.is_file():
+        return source.limit
+    with path.open("rb") as handle:
+        rows = sum(1 for line in handle if line.strip())
+    return min(rows, source.limit or rows)
+
+
+def task_problems(recipe: Recipe) -> dict[str, int]:
+    """Responses that each task of the recipe's evaluation asks for: its problems, times its repeats."""
+    spec, folder = recipe.evaluation, task_folder(recipe.evaluation)
+    configs = task_configs(folder)
+    counts = {}
+    for task in expand_groups(spec.tasks, configs):
+        name = str((configs.get(task, {}).get("metadata") or {}).get("benchmark", task))
+        try:
+            rows = problem_count(benchmark_named(name, spec.benchmarks, spec.data_dir))
+        except UserError:  # a task that names no benchmark
+            rows = None
+        if rows is None:
+            rows = next((n for part, n in KNOWN_PROBLEMS.items() if part in name.lower()), 0)
+        counts[task] = min(rows, spec.limit or rows) * _repeats(configs.get(task, {}), folder)
+    return counts
+
+
+def _repeats(config: dict[str, Any], folder: Path) -> int:
+    """Responses a problem that a task file, or the one it includes, asks for."""
+    if "repeats" in config or "include" not in config:
+        return int(config.get("repeats", 1))
+    stated = re.search(
+        r"^repeats:\s*(\d+)", (folder / config["include"]).read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return int(stated[1]) if stated else 1

@@ -1,0 +1,165 @@
+"""Estimates, against sums done by hand: what a step of known size costs, and what a pilot says instead."""
+
+import json
+
+import pytest
+from conftest import TINY
+from test_launch import on
+
+from micota_lf import compile_plan, load_recipe
+from micota_lf.estimate import Cost, estimate, inference_memory, merge_memory, total, training_memory
+from micota_lf.models import ModelSize, known_models, model_size
+from micota_lf.pilot import measured
+from micota_lf.refs import local_path
+from micota_lf.volumes import task_problems
+
+GIB = 2**30
+QWEN14 = "Qwen/Qwen2.5-14B-Instruct"
+
+
+def costs_of(recipe):
+    plan = compile_plan(recipe)
+    costs = estimate(plan, recipe)
+    return {slot: costs[step_id] for slot, step_id in plan["slots"].items()}
+
+
+@pytest.mark.parametrize("name", list(known_models()))
+def test_the_stated_size_of_a_known_model_follows_from_its_shape(name):
+    size = known_models()[name]
+    assert abs(size.shape.parameters / size.parameters - 1) < 0.02
+
+
+def test_a_local_model_is_counted_in_its_weights_and_agrees_with_its_shape():
+    for name in ("teacher", "assistant", "student-m", "student-s"):
+        size = model_size(f"tiny:{name}")
+        assert size.parameters == size.shape.parameters
+
+
+def test_an_unknown_hub_model_is_known_by_its_name_or_not_at_all():
+    assert model_size("someone/Thing-13B-Chat") == ModelSize(13e9)
+    assert model_size("someone/thing-0.5b") == ModelSize(0.5e9)
+    assert model_size("someone/MoE-8x7B") is None and model_size("someone/thing-v2") is None
+
+
+def test_training_a_14b_model_on_eight_gpus_by_hand():
+    size = known_models()[QWEN14]
+    what = {"cutoff_len": 17408, "finetuning_type": "full"}
+    how = {"per_device_train_batch_size": 1, "disable_gradient_checkpointing": False, "deepspeed": "zero3"}
+    states = 14.7e9 * 16 / 8  # 29.4 GB
+    activations = 17408 * 5120 * (2 * 48 + 34)  # 11.6 GB
+    logits = 17408 * 152064 * 12  # 31.8 GB
+    assert training_memory(size, what, how, 8) == states + activations + logits
+    assert (states + activations + logits) / GIB == pytest.approx(67.8, abs=0.1)
+    zero2 = training_memory(size, what, {**how, "deepspeed": "zero2"}, 8)
+    assert zero2 - activations - logits == pytest.approx(14.7e9 * (2 + 14 / 8))
+    alone = training_memory(size, what, {**how, "deepspeed": None}, 8)
+    assert alone - activations - logits == pytest.approx(14.7e9 * 16)
+    everything = training_memory(size, what, {**how, "disable_gradient_checkpointing": True}, 8)
+    assert everything - states - logits == pytest.approx(17408 * 5120 * 34 * 48)
+
+
+def test_inference_and_merge_memory_by_hand():
+    size = known_models()[QWEN14]
+    cache = 2 * 48 * 8 * 128 * 16384 * 2  # keys and values, bf16
+    assert cache == 3 * GIB
+    assert inference_memory(size, 16384, "bfloat16") == 14.7e9 * 2 + cache
+    assert merge_memory(size, "bfloat16") == 1.1e9 + 9 * 2 * 152064 * 5120  # 15.1 GB
+    assert merge_memory(size, "float32") == 1.1e9 + 9 * 4 * 152064 * 5120  # 29.1 GB
+    assert inference_memory(ModelSize(13e9), 16384, "bfloat16") is None
+
+
+def test_a_plans_hours_and_disk_by_hand():
+    words = [
+        f"assistant.model={QWEN14}", "prompts.limit=100", "train.bf16=true", "train.num_train_epochs=2",
+        "train.cutoff_len=4096", "train.save_strategy=steps", "train.disable_gradient_checkpointing=false",
+        "generation.max_tokens=4000", "estimates.response_tokens.teacher=5000",
+        "estimates.response_tokens.assistant-merged=2000",
+    ]  # fmt: skip
+    costs = costs_of(on(8, 1, 32, *words))
+    training = costs["train/assistant-sft/strong"]  # 5,000 tokens are cut at 4,000 while generating
+    assert training.gpu_hours == pytest.approx(8 * 14.7e9 * 100 * 4000 * 2 / (312e12 * 0.35) / 3600)
+    assert training.disk_gib == pytest.approx((2 + 14) * 14.7e9 / GIB)
+    assert training.gpu_memory_gib > 16 * 14.7e9 / GIB  # no ZeRO: all of it on each GPU
+    assert training.host_memory_gib == 0
+    generation = costs["generate/assistant-merged"]
+    assert generation.gpu_hours == pytest.approx(100 * 2000 * 14.7 / 15000 / 3600)
+    assert generation.disk_gib == pytest.approx(100 * 2000 * 4 / GIB)
+    assert costs["generate/assistant-sft"].gpu_hours == pytest.approx(generation.gpu_hours * 2)  # as learnt
+    merging = costs["merge/assistant"]
+    assert merging.gpu_hours == 0 and merging.disk_gib == pytest.approx(4 * 14.7e9 / GIB)  # dtype float32
+    assert costs["filter/strong"].disk_gib == pytest.approx(100 * 4000 * 4 / GIB)
+    # 0.2 of strong (4,000 tokens), 0.8 of short (1,000 by default): at most 100 / 0.8 rows
+    assert costs["mix/mix-long"].disk_gib * GIB / 4 == pytest.approx(125 * (0.2 * 4000 + 0.8 * 1000))
+
+
+def test_without_gpus_memory_is_the_hosts_and_no_time_is_told(tiny):
+    costs = costs_of(tiny)
+    whole = total(costs.values())
+    assert whole.gpu_hours == 0 and whole.gpu_memory_gib == 0
+    assert 0 < costs["train/student-s/micota"].host_memory_gib < 4
+    assert 0 < whole.disk_gib < 0.5
+
+
+def test_what_is_unknown_stays_unknown_in_the_total():
+    recipe = load_recipe(TINY, ["hardware.gpus=1", "students.student-s.model=someone/thing"])
+    costs = costs_of(recipe)
+    assert costs["train/student-s/micota"].gpu_hours is None
+    assert costs["train/student-m/micota"].gpu_hours is not None
+    assert total(costs.values()).gpu_hours is None
+    assert total([Cost(1, 2, 3, 4), Cost(1, 2, 5, 1)]) == Cost(2, 4, 5, 4)
+    assert total([]) == Cost()
+
+
+def test_benchmark_problems_are_counted_or_known(tiny):
+    assert task_problems(tiny) == {"micota_tiny_two": 200, "micota_tiny_three": 200}
+    tasks = ["aime24", "amc23", "olympiadbench", "math500", "gsm8k", "aime24_avg"]
+    words = [f"evaluation.tasks.micota_{task}={task}" for task in tasks]
+    counts = task_problems(load_recipe(TINY, [*words, "evaluation.limit=600"]))
+    assert [counts[f"micota_{task}"] for task in tasks] == [30, 40, 600, 500, 600, 30 * 16]
+
+
+def write_step(workspace, kind, name, step, record):
+    directory = workspace / kind / name
+    directory.mkdir(parents=True)
+    (directory / "step.json").write_text(json.dumps(step))
+    (directory / "done.json").write_text(json.dumps({"kind": kind, **record}))
+    return directory
+
+
+def test_a_pilot_measures_speeds_and_lengths(tmp_path):
+    write_step(
+        tmp_path, "generate", "r1-aaa",
+        {"inputs": {"model": {"ref": "x/y-32B"}}, "slots": ["generate/teacher"]},
+        {"how": {"gpus": 2}, "seconds": 100.0, "resumed": False,
+         "results": {"responses": 64, "mean_response_tokens": 5000.4}},
+    )  # fmt: skip
+    training = {"inputs": {"model": {"ref": "x/y-14B"}}, "slots": ["train/assistant-sft/strong"]}
+    how = {"gpus": 8, "nodes": 2, "train": {"disable_gradient_checkpointing": False}}
+    results = {"train_seconds": 100.0, "trained_tokens": 1e6}
+    write_step(tmp_path, "train", "y-bbb", training, {"how": how, "seconds": 150.0, "results": results})
+    resumed = {"how": how, "seconds": 1.0, "resumed": True, "results": {**results, "train_seconds": 1.0}}
+    write_step(tmp_path, "train", "y-ccc", training, resumed)
+    # 64 x 5000.4 x 32 / 200 = 51,204 tokens/s of a 1B model; 8 x 14e9 x 1e6 / (1,600 s x 312e12) = 0.224
+    words = measured(tmp_path)
+    assert words == [
+        "estimates.tflops=312", "estimates.mfu=0.224", "estimates.decode_tokens_per_second=51200",
+        "estimates.response_tokens.teacher=5000",
+    ]  # fmt: skip
+    figures = load_recipe(TINY, words).estimates
+    assert figures.mfu == 0.224 and figures.response_tokens == {"teacher": 5000}
+
+
+def test_a_pilot_finds_the_size_of_a_model_that_another_step_made(tmp_path):
+    made = tmp_path / "train" / "student-abc" / "model"
+    made.mkdir(parents=True)
+    for file in local_path("tiny:student-s").iterdir():
+        (made / file.name).write_bytes(file.read_bytes())
+    step = {"inputs": {"model": {"step": "abc", "file": "model"}}, "slots": ["generate/student-s/strong"]}
+    results = {"responses": 10, "mean_response_tokens": 100.0}
+    write_step(tmp_path, "generate", "s-d", step, {"how": {"gpus": 1}, "seconds": 1.0, "results": results})
+    parameters = model_size("tiny:student-s").parameters
+    assert measured(tmp_path) == [
+        f"estimates.decode_tokens_per_second={1000 * parameters / 1e9:.3g}",
+        "estimates.response_tokens.student-s/strong=100",
+    ]
+    assert measured(tmp_path / "empty") == []

@@ -1,0 +1,173 @@
+"""Training on several processes: the batch stays the recipe's, and the engines accept theirs."""
+
+import json
+from importlib.util import find_spec
+
+import pytest
+import yaml
+from conftest import TINY
+
+from micota_lf import RecipeError, UserError, compile_plan, deepspeed_config, load_recipe, train_config
+from micota_lf.files import write_jsonl
+from micota_lf.kinds import KINDS, Context
+from micota_lf.launch import RENDEZVOUS, launch_env
+from micota_lf.refs import resolve
+from micota_lf.runs import preflight
+from micota_lf.steps import execute
+
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+
+MACHINES = [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2)]  # GPUs a node, nodes
+PAPER_BATCHES = (32, 128, 96)
+
+
+def on(gpus, nodes, batch, *more):
+    words = [
+        f"hardware.gpus={gpus}", f"hardware.nodes={nodes}", f"train.global_batch_size={batch}",
+        "train.per_device_train_batch_size=1", *more,
+    ]  # fmt: skip
+    return load_recipe(TINY, words)
+
+
+def train_step(recipe):
+    plan = compile_plan(recipe)
+    return plan, plan["steps"][plan["slots"]["train/student-s/micota"]]
+
+
+@pytest.fixture
+def no_rendezvous(monkeypatch):
+    for name in RENDEZVOUS:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("batch", PAPER_BATCHES)
+@pytest.mark.parametrize(("gpus", "nodes"), MACHINES)
+def test_the_global_batch_is_the_papers_on_any_machine_and_llamafactory_accepts_it(
+    gpus, nodes, batch, tmp_path
+):
+    from llamafactory.hparams import get_train_args
+
+    recipe = on(gpus, nodes, batch)
+    config = train_config(recipe, "student-s", "micota", output_dir=str(tmp_path / "new"))
+    processes = int(launch_env_of(recipe).get("NPROC_PER_NODE", 1))
+    assert processes == gpus
+    accumulated = config["gradient_accumulation_steps"] * config["per_device_train_batch_size"]
+    assert accumulated * processes * nodes == batch
+    _, _, arguments, _, _ = get_train_args(yaml.safe_load(yaml.safe_dump({**config, "use_cpu": True})))
+    assert arguments.gradient_accumulation_steps * gpus * nodes == batch
+
+
+def launch_env_of(recipe):
+    how = dict(train_step(recipe)[1]["how"])
+    return launch_env({**how, "nodes": 1}, "/venv/bin/llamafactory-cli")
+
+
+def test_a_batch_that_two_machines_cannot_split_is_an_error():
+    with pytest.raises(RecipeError, match="24 does not split into per_device_train_batch_size 1 x 16"):
+        on(8, 2, 24)
+
+
+def test_where_and_how_a_training_runs_changes_no_step():
+    one = compile_plan(on(1, 1, 32))
+    for recipe in (
+        on(8, 2, 32),
+        on(8, 1, 32, "train.deepspeed=zero3", "train.use_cpu=false"),
+        on(0, 1, 32, "hardware.cpu_processes=2"),
+    ):
+        assert set(compile_plan(recipe)["steps"]) == set(one["steps"])
+
+
+def test_one_process_needs_no_launcher_and_several_are_counted(no_rendezvous):
+    assert launch_env(train_step(on(0, 1, 32))[1]["how"], "/venv/bin/llamafactory-cli") == {}
+    env = launch_env_of(on(0, 1, 32, "hardware.cpu_processes=2"))
+    assert env["FORCE_TORCHRUN"] == "1" and env["NPROC_PER_NODE"] == "2"
+    assert env["NNODES"] == "1" and env["NODE_RANK"] == "0"
+    assert env["PATH"].startswith("/venv/bin:")  # torchrun stands beside llamafactory-cli
+
+
+def test_several_machines_need_to_know_each_other(monkeypatch, no_rendezvous):
+    plan, step = train_step(on(8, 2, 32))
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    with pytest.raises(UserError, match=r"hardware.nodes: 2, but NODE_RANK, MASTER_PORT is not set"):
+        preflight(plan, [step["id"]])
+    monkeypatch.setenv("NODE_RANK", "1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    env = launch_env(step["how"], "/venv/bin/llamafactory-cli")
+    assert (env["NNODES"], env["NODE_RANK"], env["MASTER_ADDR"]) == ("2", "1", "node0")
+    assert step["how"]["gpus"] == 8  # of one machine: what Snakemake hands out
+
+
+def test_deepspeed_has_its_file_beside_the_yaml(tmp_path, monkeypatch):
+    monkeypatch.setattr("micota_lf.launch.find_spec", lambda name: True)
+    recipe = on(2, 1, 32, "train.deepspeed=zero3", "train.use_cpu=false")
+    assert train_config(recipe, "student-s", "micota")["deepspeed"] == "ds_zero3.json"
+    step = train_step(recipe)[1]
+    context = Context(tmp_path, step["config"], {"model": "/m", "corpus": "/c.jsonl"}, step["how"])
+    job = KINDS["train"].prepare(context)
+    assert job.env["FORCE_TORCHRUN"] == "1" and job.env["NPROC_PER_NODE"] == "2"
+    named = yaml.safe_load((tmp_path / "train.yaml").read_text())["deepspeed"]
+    assert named == str(tmp_path / "ds_zero3.json")
+    assert json.loads((tmp_path / "ds_zero3.json").read_text()) == deepspeed_config("zero3")
+
+
+def test_an_absent_deepspeed_is_said_before_anything_runs(monkeypatch):
+    monkeypatch.setattr("micota_lf.launch.find_spec", lambda name: None)
+    plan, step = train_step(on(1, 1, 32, "train.deepspeed=zero2", "train.use_cpu=false"))
+    with pytest.raises(UserError, match=r"zero2, but the package deepspeed is not installed; pip install"):
+        preflight(plan, [step["id"]])
+
+
+def test_deepspeed_and_use_cpu_exclude_each_other():
+    with pytest.raises(RecipeError, match="deepspeed: zero3 cannot train with use_cpu"):
+        on(1, 1, 32, "train.deepspeed=zero3", "train.use_cpu=true")
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_deepspeeds_own_class_accepts_the_file(stage):
+    from deepspeed.runtime.config import DeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    config = deepspeed_config(stage)
+    assert HfDeepSpeedConfig(dict(config)).is_zero3() == (stage == "zero3")
+    filled = {key: value for key, value in config.items() if value != "auto"}
+    filled |= {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "fp16": {"enabled": False}}
+    zero = {key: value for key, value in config["zero_optimization"].items() if value != "auto"}
+    parsed = DeepSpeedConfig({**filled, "zero_optimization": zero})
+    assert parsed.zero_optimization_stage == int(stage[-1])
+    assert parsed.zero_config.gather_16bit_weights_on_model_save == (stage == "zero3")
+
+
+@needs_deepspeed
+def test_llamafactory_accepts_a_yaml_with_deepspeed(tmp_path, monkeypatch):
+    from llamafactory.hparams import parser
+
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", **ADDRESS}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "ds_zero3.json").write_text(json.dumps(deepspeed_config("zero3")))
+    recipe = on(1, 1, 32, "train.deepspeed=zero3", "train.use_cpu=false")
+    config = train_config(
+        recipe, "student-s", "micota", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "new")
+    )
+    _, _, arguments, _, _ = parser.get_train_args(config)
+    assert arguments.hf_deepspeed_config.is_zero3()
+
+
+ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}
+
+
+def test_two_real_processes_train_with_the_batch_that_was_asked_for(tmp_path):
+    recipe = load_recipe(
+        TINY,
+        ["hardware.cpu_processes=2", "train.per_device_train_batch_size=2", "train.num_train_epochs=1"],
+    )
+    how = train_step(recipe)[1]["how"]
+    assert how["train"]["gradient_accumulation_steps"] == 4
+    rows = [{"prompt": f"What is {n} + 1?", "response": f"\\boxed{{{n + 1}}}"} for n in range(32)]
+    write_jsonl(tmp_path / "corpus.jsonl", rows)
+    inputs = {"model": resolve("tiny:student-s"), "corpus": str(tmp_path / "corpus.jsonl")}
+    context = Context(tmp_path / "step", train_step(recipe)[1]["config"], inputs, how)
+    results = execute("train", context, {"id": "x", "kind": "train", "label": "two"})
+    log = (tmp_path / "step" / "log.txt").read_text()
+    assert "Total train batch size (w. parallel, distributed & accumulation) = 16" in log
+    assert results["steps"] == 2 and results["trained_tokens"] > 32 * 10
