@@ -104,12 +104,13 @@ class TransformersBackend:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
             loaded = AutoModelForCausalLM.from_pretrained(
-                path, dtype=sampling.dtype, use_safetensors=True, **options
-            )
+                path, dtype=sampling.dtype, use_safetensors=True,
+                device_map="auto" if torch.cuda.device_count() > 1 else self.device, **options,
+            )  # fmt: skip
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"--model {model}: cannot be loaded: {reason}") from error
-        self.model = loaded.to(self.device).eval()
+        self.model = loaded.eval()
         shipped = self.model.generation_config.eos_token_id
         ends = shipped if isinstance(shipped, list) else [shipped]
         self.eos = {e for e in [*ends, self.tokenizer.eos_token_id] if e is not None}

@@ -11,7 +11,7 @@ GPUs no time is estimated, and what a GPU would hold counts as the host's memory
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .models import BILLION, ModelSize, model_size
@@ -40,12 +40,16 @@ TOKEN_TEXT_BYTES = 4  # of English and mathematics, in Qwen2.5's tokens
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step needs: GPU-hours over all its GPUs, GiB on disk, GiB on each GPU, GiB of host memory."""
+    """What a step needs: GPU-hours over all its GPUs, GiB on disk, GiB on each GPU, GiB of host memory.
+
+    `scratch_gib` is disk that it gives back: checkpoints.
+    """
 
     gpu_hours: float | None = 0.0
     disk_gib: float | None = 0.0
     gpu_memory_gib: float | None = 0.0
     host_memory_gib: float | None = 0.0
+    scratch_gib: float | None = 0.0
 
 
 def estimate(plan: Plan, recipe: Recipe) -> dict[str, Cost]:
@@ -55,13 +59,14 @@ def estimate(plan: Plan, recipe: Recipe) -> dict[str, Cost]:
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """Hours and disk added up, memory of the largest; None where a part is unknown."""
+    """Hours and disk added up, memory and scratch of the largest; None where a part is unknown."""
     rows = list(costs)
     return Cost(
         gpu_hours=_joined(sum, [cost.gpu_hours for cost in rows]),
         disk_gib=_joined(sum, [cost.disk_gib for cost in rows]),
         gpu_memory_gib=_joined(max, [cost.gpu_memory_gib for cost in rows]),
         host_memory_gib=_joined(max, [cost.host_memory_gib for cost in rows]),
+        scratch_gib=_joined(max, [cost.scratch_gib for cost in rows]),
     )
 
 
@@ -91,11 +96,11 @@ def training_memory(size: ModelSize, what: dict[str, Any], how: dict[str, Any], 
     return size.parameters * states + tokens * (shape.hidden * kept + LOGIT_TRAIN_BYTES * shape.vocabulary)
 
 
-def inference_memory(size: ModelSize, tokens: int, dtype: str) -> float | None:
-    """Bytes of the weights and of the keys and values of one sequence of `tokens` (a batch needs more)."""
+def inference_memory(size: ModelSize, tokens: int, dtype: str, batch: int = 1) -> float | None:
+    """Bytes of the weights and of the keys and values of `batch` sequences of `tokens`."""
     if size.shape is None:
         return None
-    cache = 2 * size.shape.layers * size.shape.kv_heads * size.shape.head_dim * tokens
+    cache = 2 * size.shape.layers * size.shape.kv_heads * size.shape.head_dim * tokens * batch
     return DTYPE_BYTES[dtype] * (size.parameters + cache)
 
 
@@ -140,7 +145,7 @@ class _Estimator:
         if size is None:
             return self._on(step, None, disk, None)
         hours = tokens * size.parameters / BILLION / self.recipe.estimates.decode_tokens_per_second / HOUR
-        return self._on(step, hours, disk, inference_memory(size, longest, dtype))
+        return self._on(step, hours, disk, inference_memory(size, longest, dtype, step["how"]["batch_size"]))
 
     def _corpus(self, step: Step) -> Cost:
         rows, mean = self.volumes.corpus(step["id"])
@@ -154,10 +159,12 @@ class _Estimator:
             return self._on(step, None, None, None)
         hours = self._compute_hours(training_flops(size, how, self.volumes.trained_tokens(step)))
         disk = size.parameters * (WEIGHT_BYTES if what["bf16"] else 4)
+        scratch = 0.0
         if how["save_strategy"] != "no":  # checkpoints: weights and optimizer
-            disk += (how["save_total_limit"] or 1) * size.parameters * (WEIGHT_BYTES + OPTIMIZER_BYTES)
+            scratch = (how["save_total_limit"] or 1) * size.parameters * (WEIGHT_BYTES + OPTIMIZER_BYTES)
         devices = step["how"]["processes"] * step["how"]["nodes"]
-        return self._on(step, hours, disk, training_memory(size, what, how, devices))
+        cost = self._on(step, hours, disk, training_memory(size, what, how, devices))
+        return replace(cost, scratch_gib=scratch / GIB)
 
     def _merge(self, step: Step) -> Cost:
         size, dtype = self._size(step["inputs"]["before"]), step["config"]["merge"]["dtype"]
@@ -184,7 +191,8 @@ class _Estimator:
 
     def _on(self, step: Step, hours: float | None, disk: float | None, memory: float | None) -> Cost:
         """A cost on the step's GPUs, or on the host if it has none."""
-        held = None if memory is None else memory / GIB
+        share = 1 if step["kind"] == "train" else max(1, step["how"]["gpus"])  # a model split over GPUs
+        held = None if memory is None else memory / GIB / share
         kept = None if disk is None else disk / GIB
         return Cost(hours, kept, held, 0.0) if step["how"]["gpus"] else Cost(0.0, kept, 0.0, held)
 

@@ -96,6 +96,8 @@ def common_arguments(
 ) -> list[str]:
     """Arguments that every use of lm_eval shares; JSON so that a path may hold commas."""
     model_args = {"pretrained": model_path, "dtype": what["dtype"], "trust_remote_code": False}
+    if how["gpus"] > 1:
+        model_args["parallelize"] = True  # lm-eval then splits the model over them (models/huggingface.py)
     if how.get("revision"):
         model_args["revision"] = how["revision"]
     arguments = [

@@ -35,7 +35,7 @@ from .refs import identity, resolve, slug
 # Raise it when a step's outputs change for the same config: old steps are then left alone and made anew.
 SCHEMA = 1
 LABEL_CHARACTERS = 80
-# Kinds that take a GPU where there is one; a training says itself how many.
+# Kinds that take `inference_gpus` where there are GPUs; a training says itself how many.
 GPU_KINDS = ("generate", "evaluate", "bpc")
 
 
@@ -279,7 +279,7 @@ class _Compiler:
         step_id = digest([SCHEMA, kind, config, read])
         hardware = self.recipe.hardware
         shared = {"threads": hardware.threads_per_step, "gpus_of": hardware.gpus}
-        gpus = min(1, hardware.gpus) if kind in GPU_KINDS else 0
+        gpus = min(hardware.inference_gpus, hardware.gpus) if kind in GPU_KINDS else 0
         self.steps.setdefault(
             step_id,
             Step(

@@ -261,7 +261,8 @@ class Hardware:
     """What the run may use. None of it enters a step's identity.
 
     `gpus` are those of one machine; a training uses `train_gpus` of them (null: all) on each of `nodes`
-    machines, with one process a GPU. Without GPUs it has `cpu_processes` processes a machine.
+    machines, with one process a GPU, and a step that generates, evaluates or scores `inference_gpus`, over
+    which the model is split. Without GPUs it has `cpu_processes` processes a machine.
 
     With several nodes, `micota run` starts the training's part on its own machine, and needs NODE_RANK,
     MASTER_ADDR and MASTER_PORT in its environment; starting the same step on the others is the scheduler's
@@ -271,6 +272,7 @@ class Hardware:
     gpus: int = not_negative(0)
     gpu_memory_gib: float = positive(80.0)
     train_gpus: int | None = not_negative(None)
+    inference_gpus: int = positive(1)
     cpu_processes: int = positive(1)
     nodes: int = positive(1)
     cores: int = positive(2)
