@@ -26,7 +26,6 @@ from . import __version__
 from .commands import add_stage_commands, command
 from .errors import MicotaError, StepFailed, UserError
 from .files import read_json, write_json
-from .gpus import gpu_shortage, present_gpus
 from .load import load_layers, load_recipe
 from .plan import Plan, compile_plan, step_directory
 from .recipe import Recipe
@@ -155,19 +154,15 @@ def _plan(args: argparse.Namespace) -> None:
     show_plan(recipe, plan, workspace, needed_steps(plan, args.target))
 
 
-def _need_gpus(recipe: Recipe, plan: Plan, workspace: Path, pending: list[str]) -> None:
-    """Show the plan and raise UserError if this machine lacks the GPUs that pending steps count on."""
-    from .show import show_plan
+def _need_hardware(recipe: Recipe, plan: Plan, workspace: Path, pending: list[str]) -> None:
+    """Show the plan and raise UserError if this machine lacks what the pending steps need."""
+    from .show import shortages, show_plan
 
-    if not any(plan["steps"][step_id]["how"]["gpus"] for step_id in pending):
-        return
-    lack = gpu_shortage(recipe.hardware.gpus, recipe.hardware.gpu_memory_gib, present_gpus())
-    if lack:
+    lacks = shortages(recipe, plan, workspace, pending)
+    if lacks:
         show_plan(recipe, plan, workspace, pending)
-        raise UserError(
-            f"hardware.gpus: {lack}. Nothing was started. Run it where they are, or lower hardware.gpus and "
-            "hardware.gpu_memory_gib: the global batch stays what the recipe says"
-        )
+        words = "nothing was started; run it where there is enough, or lower these values (the global batch stays)"
+        raise UserError("\n".join([*lacks, words]))
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -186,7 +181,7 @@ def _run(args: argparse.Namespace) -> None:
         print(f"{recipe.name}: {what} done already, nothing to do; report: {path}")
         return
     preflight(plan, pending)
-    _need_gpus(recipe, plan, workspace, pending)
+    _need_hardware(recipe, plan, workspace, pending)
     print(f"{recipe.name}: {len(pending)} of {len(plan['steps'])} steps to do in {workspace}", flush=True)
     last = {"recipe": str(Path(args.recipe).absolute()), "overrides": args.overrides}
     write_json(workspace / LAST_RUN, last)

@@ -211,7 +211,7 @@ KINDS: dict[str, Kind] = {
     "mix": Kind(_prepare_mix, lambda step: read_json(step.directory / "counts.json")),
     "train": Kind(
         _prepare_train,
-        lambda step: train.training_results(step.directory / "model"),
+        lambda step: train.finish_training(step.directory / "model"),
         train.training_progress,
     ),
     "merge": Kind(_prepare_merge, _finish_merge, follow=_follow_merge),

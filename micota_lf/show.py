@@ -5,6 +5,7 @@ In: a recipe, its plan, a workspace. Out: text on the terminal; nothing is writt
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,14 +47,17 @@ def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]
     )
     if pending:
         console.print(cost_words(recipe, [costs[step_id] for step_id in pending]), soft_wrap=True)
+        for lack in shortages(recipe, plan, workspace, pending):
+            console.print(f"missing: {lack}", soft_wrap=True)
 
 
 def cost_words(recipe: Recipe, costs: Sequence[Cost]) -> str:
     """The estimated needs of unfinished steps, with the figures behind them."""
     whole, figures = total(costs), recipe.estimates
     words = (
-        f"estimated: {_number(whole.gpu_hours)} GPU-hours, {_number(whole.disk_gib)} GiB of disk; at most "
-        f"{_number(whole.gpu_memory_gib)} GiB a GPU, {_number(whole.host_memory_gib)} GiB of memory a step"
+        f"estimated: {_number(whole.gpu_hours)} GPU-hours, {_number(whole.disk_gib)} GiB of disk and "
+        f"{_number(whole.scratch_gib)} GiB for a while (checkpoints); at most {_number(whole.gpu_memory_gib)} GiB "
+        f"a GPU, {_number(whole.host_memory_gib)} GiB of memory a step"
     )
     if recipe.hardware.gpus:
         words += (
@@ -61,9 +65,35 @@ def cost_words(recipe: Recipe, costs: Sequence[Cost]) -> str:
             f"{figures.decode_tokens_per_second:g} output tokens/s a GPU of a 1B model, "
             "`estimates.response_tokens`; `--pilot WORKSPACE` takes what a pilot measured)"
         )
-        lack = gpu_shortage(recipe.hardware.gpus, recipe.hardware.gpu_memory_gib, present_gpus())
-        words += f"\nmissing: {lack}" if lack else ""
     return words
+
+
+def shortages(recipe: Recipe, plan: Plan, workspace: Path, pending: Sequence[str]) -> list[str]:
+    """What this machine lacks for the pending steps, each after the key that says otherwise: GPUs, memory, disk.
+
+    Memory and disk are estimates; what is unknown is not held against it.
+    """
+    hardware, costs = recipe.hardware, estimate(plan, recipe)
+    found = []
+    if any(plan["steps"][step_id]["how"]["gpus"] for step_id in pending):
+        lack = gpu_shortage(hardware.gpus, hardware.gpu_memory_gib, present_gpus())
+        found += [f"hardware.gpus: {lack}"] if lack else []
+    for step_id in pending:
+        needs = costs[step_id].gpu_memory_gib or 0.0
+        if needs > hardware.gpu_memory_gib:
+            step = plan["steps"][step_id]
+            found.append(
+                f"hardware.gpu_memory_gib: {hardware.gpu_memory_gib:g}, but {step['kind']} {step['label']} is "
+                f"estimated to need {needs:.0f} on each GPU: raise hardware.inference_gpus or lower batch_size"
+            )
+    home = next(path for path in (workspace, *workspace.parents) if path.is_dir())
+    free = shutil.disk_usage(home).free / 2**30
+    needs = sum((costs[step_id].disk_gib or 0.0) for step_id in pending) + max(
+        (costs[step_id].scratch_gib or 0.0 for step_id in pending), default=0.0
+    )
+    if needs > free:
+        found.append(f"--workspace: {free:.0f} GiB are free in {home}, about {needs:.0f} GiB are needed")
+    return found
 
 
 def show_sources(rows: Sequence[Sourced]) -> None:

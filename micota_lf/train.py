@@ -140,10 +140,15 @@ def clear_unfinished_training(model_dir: Path) -> None:
         shutil.rmtree(model_dir)
 
 
-def training_results(model_dir: Path) -> dict[str, Any]:
-    """Loss, steps and seconds of a finished training. Raises StepFailed if it is not finished."""
+def finish_training(model_dir: Path) -> dict[str, Any]:
+    """Loss, steps and seconds of a finished training. Raises StepFailed if it is not finished.
+
+    Its checkpoints go: the last one's weights are the model's, and optimizer states are six times as large.
+    """
     if not training_is_complete(model_dir):
         raise StepFailed(f"LLaMA-Factory left no complete model in {model_dir}")
+    for checkpoint in model_dir.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
     results = read_json(model_dir / "all_results.json")
     return {
         "train_loss": results.get("train_loss"),
