@@ -30,7 +30,10 @@ $(READY): requirements.txt pyproject.toml
 	fi; \
 	echo "installing the engines into $(VENV) (about 6 GB)"; \
 	$$UV pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt; \
-	$$UV pip install --quiet --no-deps --python $(BIN)/python -e .
+	$$UV pip install --quiet --no-deps --python $(BIN)/python -e .; \
+	if command -v nvidia-smi >/dev/null; then \
+	  $$UV pip install --quiet --python $(BIN)/python -c requirements.txt -e '.[gpu]'; \
+	fi
 	@touch $@
 
 demo: $(READY)  ## run the whole method in miniature with the real engines (about 5 minutes on 2 cores)

@@ -161,7 +161,9 @@ def _need_hardware(recipe: Recipe, plan: Plan, workspace: Path, pending: list[st
     lacks = shortages(recipe, plan, workspace, pending)
     if lacks:
         show_plan(recipe, plan, workspace, pending)
-        words = "nothing was started; run it where there is enough, or lower these values (the global batch stays)"
+        words = (
+            "nothing was started; run where there is enough, or lower these values: the global batch stays"
+        )
         raise UserError("\n".join([*lacks, words]))
 
 
@@ -180,8 +182,8 @@ def _run(args: argparse.Namespace) -> None:
         path = report if report.is_file() else write_report(recipe, plan, workspace)
         print(f"{recipe.name}: {what} done already, nothing to do; report: {path}")
         return
-    preflight(plan, pending)
     _need_hardware(recipe, plan, workspace, pending)
+    preflight(plan, pending)
     print(f"{recipe.name}: {len(pending)} of {len(plan['steps'])} steps to do in {workspace}", flush=True)
     last = {"recipe": str(Path(args.recipe).absolute()), "overrides": args.overrides}
     write_json(workspace / LAST_RUN, last)

@@ -56,8 +56,8 @@ def cost_words(recipe: Recipe, costs: Sequence[Cost]) -> str:
     whole, figures = total(costs), recipe.estimates
     words = (
         f"estimated: {_number(whole.gpu_hours)} GPU-hours, {_number(whole.disk_gib)} GiB of disk and "
-        f"{_number(whole.scratch_gib)} GiB for a while (checkpoints); at most {_number(whole.gpu_memory_gib)} GiB "
-        f"a GPU, {_number(whole.host_memory_gib)} GiB of memory a step"
+        f"{_number(whole.scratch_gib)} GiB for a while (checkpoints); at most "
+        f"{_number(whole.gpu_memory_gib)} GiB a GPU, {_number(whole.host_memory_gib)} GiB of memory a step"
     )
     if recipe.hardware.gpus:
         words += (
@@ -69,7 +69,7 @@ def cost_words(recipe: Recipe, costs: Sequence[Cost]) -> str:
 
 
 def shortages(recipe: Recipe, plan: Plan, workspace: Path, pending: Sequence[str]) -> list[str]:
-    """What this machine lacks for the pending steps, each after the key that says otherwise: GPUs, memory, disk.
+    """What this machine lacks for the pending steps, each after its key: GPUs, their memory, disk.
 
     Memory and disk are estimates; what is unknown is not held against it.
     """
@@ -79,18 +79,16 @@ def shortages(recipe: Recipe, plan: Plan, workspace: Path, pending: Sequence[str
         lack = gpu_shortage(hardware.gpus, hardware.gpu_memory_gib, present_gpus())
         found += [f"hardware.gpus: {lack}"] if lack else []
     for step_id in pending:
-        needs = costs[step_id].gpu_memory_gib or 0.0
+        needs, step = costs[step_id].gpu_memory_gib or 0.0, plan["steps"][step_id]
         if needs > hardware.gpu_memory_gib:
-            step = plan["steps"][step_id]
             found.append(
                 f"hardware.gpu_memory_gib: {hardware.gpu_memory_gib:g}, but {step['kind']} {step['label']} is "
-                f"estimated to need {needs:.0f} on each GPU: raise hardware.inference_gpus or lower batch_size"
+                f"estimated to need {needs:.0f} a GPU: raise hardware.inference_gpus, or lower batch sizes"
             )
     home = next(path for path in (workspace, *workspace.parents) if path.is_dir())
     free = shutil.disk_usage(home).free / 2**30
-    needs = sum((costs[step_id].disk_gib or 0.0) for step_id in pending) + max(
-        (costs[step_id].scratch_gib or 0.0 for step_id in pending), default=0.0
-    )
+    kept = sum(costs[step_id].disk_gib or 0.0 for step_id in pending)
+    needs = kept + max((costs[step_id].scratch_gib or 0.0 for step_id in pending), default=0.0)
     if needs > free:
         found.append(f"--workspace: {free:.0f} GiB are free in {home}, about {needs:.0f} GiB are needed")
     return found
