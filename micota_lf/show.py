@@ -82,8 +82,8 @@ def shortages(recipe: Recipe, plan: Plan, workspace: Path, pending: Sequence[str
         needs, step = costs[step_id].gpu_memory_gib or 0.0, plan["steps"][step_id]
         if needs > hardware.gpu_memory_gib:
             found.append(
-                f"hardware.gpu_memory_gib: {hardware.gpu_memory_gib:g}, but {step['kind']} {step['label']} is "
-                f"estimated to need {needs:.0f} a GPU: raise hardware.inference_gpus, or lower batch sizes"
+                f"hardware.gpu_memory_gib: {hardware.gpu_memory_gib:g}, but {step['kind']} {step['label']} "
+                f"needs about {needs:.0f} a GPU: raise hardware.inference_gpus, or lower batch sizes"
             )
     home = next(path for path in (workspace, *workspace.parents) if path.is_dir())
     free = shutil.disk_usage(home).free / 2**30
