@@ -50,7 +50,7 @@ def merge_settings(spec: Merge) -> dict[str, Any]:
     """The hashed settings of a merge, in mergekit's key names."""
     settings = dataclasses.asdict(spec)
     settings["lambda"] = settings.pop("lambda_")
-    for key in ("pretrained_model", "health_prompts"):
+    for key in ("pretrained_model", "pretrained_revision", "health_prompts"):
         settings.pop(key)
     return settings
 

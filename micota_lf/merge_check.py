@@ -23,7 +23,7 @@ from typing import Any
 
 from .errors import StepFailed
 from .files import file_digest, read_json, read_jsonl
-from .weights import Tensor, finite, sample, tensors
+from .weights import Tensor, finite, first_values, tensors
 
 KINSHIP = 0.25
 SAMPLED_MATRICES = 24
@@ -62,17 +62,16 @@ def compatibility_facts(before: Path, after: Path | None, pretrained: Path | Non
 
 def cosine(one: Path, other: Path) -> float:
     """The median cosine over a sample of the matrices that two models share; 0 if they share none."""
-    import numpy as np
+    from torch import cosine_similarity
 
     left, right = tensors(one), tensors(other)
     matrices = sorted(name for name, tensor in left.items() if len(tensor.shape) > 1)
     shared = [name for name in matrices if name in right and right[name].shape == left[name].shape]
     step = max(1, len(shared) // SAMPLED_MATRICES)
-    found = []
-    for name in shared[::step]:
-        a, b = sample(left[name]), sample(right[name])
-        size = float(np.linalg.norm(a) * np.linalg.norm(b))
-        found.append(float(a @ b) / size if size else float(np.array_equal(a, b)))
+    found = [
+        float(cosine_similarity(first_values(left[name]), first_values(right[name]), dim=0))
+        for name in shared[::step]
+    ]
     return statistics.median(found) if found else 0.0
 
 

@@ -8,7 +8,6 @@ model_size("someone/thing")                         # None: unknown
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, fields
@@ -20,6 +19,7 @@ import yaml
 
 from .files import read_json
 from .refs import local_path
+from .weights import tensors
 
 MODELS_FILE = Path(__file__).with_name("models.yaml")
 BILLION = 10**9
@@ -86,7 +86,7 @@ def known_models() -> dict[str, ModelSize]:
 
 def directory_size(path: Path) -> ModelSize | None:
     """Size of a model directory: parameters counted in the headers of its weights, shape from config.json."""
-    parameters = sum(_header_parameters(file) for file in path.glob("*.safetensors"))
+    parameters = sum(math.prod(tensor.shape) for tensor in tensors(path).values())
     if not parameters or not (path / "config.json").is_file():
         return None
     config = read_json(path / "config.json")
@@ -103,10 +103,3 @@ def directory_size(path: Path) -> ModelSize | None:
     except KeyError:  # an architecture with other key names
         return ModelSize(parameters)
     return ModelSize(parameters, shape)
-
-
-def _header_parameters(file: Path) -> int:
-    """Elements of all tensors of a safetensors file, whose header's length stands in its first 8 bytes."""
-    with file.open("rb") as handle:
-        header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

@@ -176,7 +176,7 @@ class _Compiler:
         after = self.trained(ASSISTANT_SFT, self.recipe.assistant.corpus)
         inputs = {"before": self._reference(model_of(self.recipe, ASSISTANT)), "after": after}
         if spec.preset == "pretrained" and spec.pretrained_model:
-            inputs["pretrained"] = self._reference(Model(spec.pretrained_model))
+            inputs["pretrained"] = self._reference(Model(spec.pretrained_model, spec.pretrained_revision))
         health = merge.health_settings(spec, self.recipe.generation, self.recipe.prompts)
         how: dict[str, Any] = {"engine": self.recipe.engines.mergekit}
         if health:

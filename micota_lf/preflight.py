@@ -71,7 +71,7 @@ def checks(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     models["assistant"] = Model(recipe.assistant.model, recipe.assistant.revision)
     models |= {f"students.{name}": Model(s.model, s.revision) for name, s in recipe.students.items()}
     if merge.preset == "pretrained" and merge.pretrained_model:
-        models[PRETRAINED] = Model(merge.pretrained_model)
+        models[PRETRAINED] = Model(merge.pretrained_model, merge.pretrained_revision)
     inputs: dict[str, Any] = {
         role: {"ref": spec.model, "identity": identity(spec.model, spec.revision)}
         for role, spec in models.items()

@@ -159,6 +159,7 @@ class Merge:
 
     preset: Literal["instruct", "pretrained"] = "instruct"
     pretrained_model: str | None = None
+    pretrained_revision: str | None = None
     merge_method: Literal["dare_ties", "dare_linear", "ties", "task_arithmetic", "linear"] = "dare_ties"
     weight: float = 0.5
     density: float = limited(0.5, lambda v: 0 < v <= 1, "must lie in (0, 1]")

@@ -1,87 +1,50 @@
-"""Safetensors files read with numpy alone: headers, samples of values, whether all are finite.
+"""The tensors of a model directory, through the safetensors library: shapes from headers, values on demand.
 
-    found = tensors(Path("model"))            # names, types and shapes, from the headers
-    sample(found["lm_head.weight"])           # some of its values as float64
-    all(finite(t) for t in found.values())    # reads every byte, keeps none
-
-The format: eight bytes with the header's length, a JSON header, the tensors' bytes
-(https://huggingface.co/docs/safetensors). Numpy has no bfloat16, and importing torch takes seconds.
+found = tensors(Path("model"))                # name -> Tensor(file, dtype, shape); no value is read
+first_values(found["lm_head.weight"])         # some of its values, as a float64 torch tensor
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import numpy as np
-
-WINDOWS, WINDOW = 4, 2048  # of a sample
-CHUNK = 2**24  # values looked at at once
-# Numpy type of the raw words, and the exponent bits that are all set in an infinity or a NaN.
-FLOATS = {"F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0xFF << 23), "F16": ("<u2", 0x1F << 10),
-          "BF16": ("<u2", 0xFF << 7)}  # fmt: skip
+ROWS, VALUES = 64, 8192  # of a matrix, for a sample
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of a safetensors file: where its bytes are."""
+class Tensor(NamedTuple):
+    """One tensor of a safetensors file."""
 
     file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
-    start: int
 
 
 def tensors(model: Path) -> dict[str, Tensor]:
-    """The tensors of a model directory, from the headers of its safetensors files."""
+    """The tensors of a model directory by name, from the headers of its safetensors files."""
+    from safetensors import safe_open
+
     found: dict[str, Tensor] = {}
     for file in sorted(model.glob("*.safetensors")):
-        with file.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(size))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start = 8 + size + entry["data_offsets"][0]
-                found[name] = Tensor(file, entry["dtype"], tuple(entry["shape"]), start)
+        with safe_open(file, framework="np") as handle:
+            for name in handle.keys():  # noqa: SIM118 - not a mapping
+                entry = handle.get_slice(name)
+                found[name] = Tensor(file, name, entry.get_dtype(), tuple(entry.get_shape()))
     return found
 
 
-def _words(tensor: Tensor) -> np.ndarray[Any, Any] | None:
-    """A float tensor's raw words, mapped from its file; None for other types and empty tensors."""
-    import numpy as np
-
-    size = int(np.prod(tensor.shape, dtype=np.int64))
-    if tensor.dtype not in FLOATS or not size:
-        return None
-    words: np.ndarray[Any, Any] = np.memmap(tensor.file, FLOATS[tensor.dtype][0], "r", tensor.start, (size,))
-    return words
-
-
 def finite(tensor: Tensor) -> bool:
-    """Whether a tensor has no infinity and no NaN; true for types other than floats."""
-    words = _words(tensor)
-    if words is None:
-        return True
-    bits = words.dtype.type(FLOATS[tensor.dtype][1])
-    chunks = (words[at : at + CHUNK] for at in range(0, len(words), CHUNK))
-    return not any(bool(((chunk & bits) == bits).any()) for chunk in chunks)
+    """Whether a tensor has no infinity and no NaN."""
+    from safetensors import safe_open
+
+    with safe_open(tensor.file, framework="pt") as handle:
+        return bool(handle.get_tensor(tensor.name).isfinite().all())
 
 
-def sample(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """Values of a tensor in evenly spread windows, as float64."""
-    import numpy as np
+def first_values(tensor: Tensor) -> Any:
+    """The first values of a matrix as a float64 torch tensor of one dimension."""
+    from safetensors import safe_open
 
-    words = _words(tensor)
-    if words is None:
-        return np.zeros(0)
-    starts = np.linspace(0, max(0, len(words) - WINDOW), WINDOWS).astype(int)
-    raw = np.concatenate([words[at : at + WINDOW] for at in starts])
-    if tensor.dtype == "BF16":
-        values = (raw.astype("<u4") << 16).view("<f4")
-    else:
-        values = raw.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype])
-    floats: np.ndarray[Any, Any] = values.astype(np.float64)
-    return floats
+    with safe_open(tensor.file, framework="pt") as handle:
+        return handle.get_slice(tensor.name)[:ROWS].double().flatten()[:VALUES]

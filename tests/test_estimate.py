@@ -78,7 +78,8 @@ def test_a_plans_hours_and_disk_by_hand():
     costs = costs_of(on(8, 1, 32, *words))
     training = costs["train/assistant-sft/strong"]  # 5,000 tokens are cut at 4,000 while generating
     assert training.gpu_hours == pytest.approx(8 * 14.7e9 * 100 * 4000 * 2 / (312e12 * 0.35) / 3600)
-    assert training.disk_gib == pytest.approx((2 + 14) * 14.7e9 / GIB)
+    assert training.disk_gib == pytest.approx(2 * 14.7e9 / GIB)
+    assert training.scratch_gib == pytest.approx((2 + 12) * 14.7e9 / GIB)  # a checkpoint
     assert training.gpu_memory_gib > 16 * 14.7e9 / GIB  # no ZeRO: all of it on each GPU
     assert training.host_memory_gib == 0
     generation = costs["generate/assistant-merged"]

@@ -55,23 +55,20 @@ def test_qwens_template_trains_exactly_the_tokens_of_inference(system):
 
 def test_a_template_with_another_system_prompt_is_named(tmp_path, template):
     (line,) = template_parity(STUDENT, "qwen3_nothink", PROMPTS).problems
-    assert (
-        line.startswith("the model's chat template puts 'system\\nYou are Qwen") and "qwen3_nothink" in line
-    )
+    assert line.startswith("template 'qwen3_nothink', a plain answer: tokens differ from position ")
+    assert "inference 'system\\nYou are Qwen" in line
     bare = "{% if messages[0]['role'] != 'system' %}{% endif %}" + template.split("{% endif %}", 1)[1]
     model = with_template(tmp_path / "bare", bare)
-    assert template_parity(model, "qwen", PROMPTS).problems == [
-        "template 'qwen' puts a default system prompt that the model's chat template does not"
-    ]
+    (line,) = template_parity(model, "qwen", PROMPTS).problems
+    assert "training 'system\\nYou are Qwen" in line and "inference 'user\\n" in line
     assert template_parity(model, "qwen3_nothink", PROMPTS).problems == []
 
 
 def test_reasoning_templates_are_caught_at_their_empty_thought():
     prompts = Prompts("tiny:train", system="Be brief.")
     for extra in ({}, {"enable_thinking": False}):
-        lines = template_parity(STUDENT, "qwen3", prompts, data_arguments=extra).problems
-        assert "template 'qwen3' puts an empty thought before a response that has none" in lines
-    assert "template 'qwen3' removes the thought from a response" in lines
+        (line,) = template_parity(STUDENT, "qwen3", prompts, data_arguments=extra).problems
+        assert "training '<think>\\n\\n</think>" in line and "inference 'It is two" in line
     assert template_parity(STUDENT, "qwen", prompts).problems == []  # no trace of the arguments is left
 
 
@@ -92,14 +89,14 @@ def test_an_end_at_which_inference_does_not_stop_is_named(tmp_path, template):
         values = json.loads((tmp_path / "m" / file).read_text())
         (tmp_path / "m" / file).write_text(json.dumps({**values, key: value}))
     assert template_parity(model, "qwen", PROMPTS).problems == [
-        "template 'qwen' ends a response with '<|im_end|>', but inference stops at '<|endoftext|>'"
+        "template 'qwen', a plain answer: training ends a response with '<|im_end|>', but inference stops at "
+        "'<|endoftext|>'"
     ]
 
 
 def test_a_chat_template_that_opens_a_thought_trains_the_same_tokens_for_thoughts_alone(opening):
-    assert template_parity(opening, "qwen", PROMPTS).problems == [
-        "the model's chat template opens a thought that a response without one does not go on from"
-    ]
+    (line,) = template_parity(opening, "qwen", PROMPTS).problems
+    assert "a plain answer" in line and "training 'It is two" in line and "inference '<think>\\n" in line
 
 
 def test_responses_get_the_opened_thought_back(opening):
@@ -173,7 +170,7 @@ def test_a_training_that_would_cut_rows_is_refused_with_the_length_that_it_needs
     assert not (tmp_path / "out").exists()
     settings[-1] = "template=qwen3"
     assert main(["train", *words, *settings]) == 2
-    assert "template 'qwen3' puts an empty thought" in capsys.readouterr().err
+    assert "template: template 'qwen3', a plain answer: tokens differ" in capsys.readouterr().err
 
 
 def test_a_plans_training_step_refuses_rows_that_would_be_cut(tmp_path):
@@ -191,7 +188,7 @@ def test_a_preflight_kept_in_a_workspace_is_the_runs_own(tmp_path, capsys):
     plan = compile_plan(load_recipe(TINY, ["train.cutoff_len=200"]))
     assert plan["slots"]["preflight"] not in pending_steps(plan, tmp_path)
     assert main([*words, "train.template=qwen3"]) == 2
-    assert "puts an empty thought" in capsys.readouterr().err
+    assert "template 'qwen3', a plain answer: tokens differ" in capsys.readouterr().err
 
 
 def test_the_tiny_recipe_has_no_problems_and_the_command_says_what_was_looked_at(capsys):
@@ -304,6 +301,6 @@ def test_a_failed_preflight_ends_the_run_with_its_lines(tmp_path, capsys):
     words = ["--workspace", str(tmp_path), "--target", "filter/strong", "train.template=qwen3"]
     assert main(["run", str(TINY), *words]) == 1
     error = capsys.readouterr().err
-    assert "step preflight checks failed: train.template (assistant): template 'qwen3' puts an empty" in error
+    assert "step preflight checks failed: train.template (assistant): template 'qwen3', a plain" in error
     assert "2 steps that need others could not run" in error
     assert [path.name for path in tmp_path.glob("*/*/step.json")] == ["step.json"]

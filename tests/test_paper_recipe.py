@@ -1,0 +1,156 @@
+"""The paper's recipe: its values, their sources, and that the engines accept all it renders."""
+
+from collections import Counter
+
+import pytest
+import yaml
+from conftest import TINY
+
+from micota_lf import load_recipe
+from micota_lf.cli import main
+from micota_lf.kinds import KINDS, Context
+from micota_lf.lineage import training
+from micota_lf.load import load_layers
+from micota_lf.merge import render as render_merge
+from micota_lf.plan import compile_plan
+from micota_lf.sources import KINDS_OF_SOURCE, source_rows
+from micota_lf.steps import step_context
+from micota_lf.train import render as render_training
+
+RECIPES = TINY.parent
+PAPER = RECIPES / "micota.yaml"
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load_recipe(PAPER)
+
+
+@pytest.fixture(scope="module")
+def plan(recipe):
+    return compile_plan(recipe)
+
+
+def contexts(plan, kind, workspace):
+    return [
+        step_context(plan, step_id, workspace)
+        for step_id, step in plan["steps"].items()
+        if step["kind"] == kind
+    ]
+
+
+@pytest.mark.parametrize(
+    ("student", "corpora", "batch", "rate", "epochs"),
+    [
+        ("assistant-sft", ["strong"], 32, 1e-5, 2),
+        ("7b", ["strong", "half", "micota", "mix-long"], 32, 1e-5, 2),
+        ("3b", ["strong-qwq", "half-qwq", "mix-long"], 32, 1e-5, 2),
+        ("3b", ["strong", "half", "micota"], 128, 2e-5, 3),
+        ("1_5b", ["strong-qwq", "half-qwq", "mix-long"], 32, 1e-5, 2),
+        ("1_5b", ["strong", "half", "micota"], 96, 2e-5, 3),
+        ("14b", ["strong", "strong-qwq"], 32, 1e-5, 2),
+    ],
+)
+def test_hyper_parameters_are_those_of_appendix_6_2(recipe, student, corpora, batch, rate, epochs):
+    for corpus in corpora:
+        found = training(recipe, student, corpus)
+        assert (found.global_batch_size, found.learning_rate, found.num_train_epochs) == (batch, rate, epochs)
+        assert (found.lr_scheduler_type, found.weight_decay) == ("cosine", 0.01)
+
+
+def test_every_value_has_a_source_and_a_changed_one_says_so():
+    rows = source_rows(*load_layers(PAPER))
+    assert len(rows) > 200
+    for row in rows:
+        assert row.source.split(":")[0] in KINDS_OF_SOURCE, row
+    found = {row.key: row for row in rows}
+    assert found["students.3b.train_for.r1.global_batch_size"].source == "paper: appendix 6.2"
+    assert found["assistant.merge.weight"].source.startswith("inferred")
+    assert found["train.optim"].set_in == "default" and found["train.optim"].source.startswith("ours")
+    changed = {r.key: r for r in source_rows(*load_layers(PAPER, ["train.learning_rate=3e-5"]))}
+    assert changed["train.learning_rate"].source == f"changed (was {found['train.learning_rate'].source})"
+    assert changed["train.learning_rate"].set_in == "command line"
+    assert changed["train.weight_decay"].source == found["train.weight_decay"].source
+
+
+def test_the_sources_are_printed_as_a_table(capsys):
+    assert main(["plan", str(PAPER), "--sources"]) == 0
+    printed = capsys.readouterr().out
+    assert "paper: section 4.2 (16K)" in printed and "assistant.merge.preset" in printed
+
+
+def test_llamafactory_accepts_every_training_of_the_paper(plan, tmp_path):
+    """Without a GPU bf16 needs use_cpu, and DeepSpeed's file is another test's (test_launch)."""
+    from llamafactory.hparams import get_train_args
+
+    steps = contexts(plan, "train", tmp_path)
+    assert len(steps) == 24
+    for number, step in enumerate(steps):
+        how = {key: value for key, value in step.how["train"].items() if key != "deepspeed"}
+        output = str(tmp_path / str(number))
+        config = render_training(step.config["train"], {**how, "use_cpu": True}, "m", str(tmp_path), output)
+        model, data, arguments, _, _ = get_train_args(yaml.safe_load(yaml.safe_dump(config)))
+        assert data.cutoff_len == 18432 and data.template == "qwen" and arguments.bf16
+        batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * 8
+        assert batch == step.config["train"]["global_batch_size"]
+        assert not model.trust_remote_code
+
+
+def test_mergekit_accepts_the_merges_of_both_presets(plan, tmp_path):
+    from mergekit.config import MergeConfiguration
+
+    other = compile_plan(load_recipe(RECIPES / "micota-pretrained-merge.yaml"))
+    sizes = {}
+    for made in (plan, other):
+        (step,) = contexts(made, "merge", tmp_path)
+        given = step.inputs
+        rendered = render_merge(
+            step.config["merge"], given["before"], given["after"], given.get("pretrained")
+        )
+        parsed = MergeConfiguration.model_validate(rendered)
+        assert yaml.safe_load(parsed.to_yaml())["parameters"] == rendered["parameters"]
+        sizes[str(parsed.base_model)] = len(parsed.models)
+    assert sizes == {"Qwen/Qwen2.5-14B-Instruct": 1, "Qwen/Qwen2.5-14B": 2}
+
+
+def test_lm_eval_and_our_own_commands_accept_every_other_step(plan, tmp_path):
+    from lm_eval._cli.harness import HarnessCLI
+
+    from micota_lf.cli import _parser
+
+    parsed = Counter()
+    for kind in ("evaluate", "bpc", "generate", "filter", "mix"):
+        for step in contexts(plan, kind, tmp_path):
+            job = KINDS[kind].prepare(step)
+            if kind in ("evaluate", "bpc"):
+                arguments = HarnessCLI()._parser.parse_args(job.argv[1:])
+                assert arguments.device == "cuda" and arguments.model_args["parallelize"]
+            else:
+                arguments = _parser().parse_args(job.argv[3:])
+            parsed[kind] += arguments is not None
+    assert parsed == Counter(step["kind"] for step in plan["steps"].values() if step["kind"] in parsed)
+
+
+def test_without_the_gpus_a_run_shows_the_plan_and_stops_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")  # no nvidia-smi
+    workspace = tmp_path / "runs"
+    assert main(["run", str(PAPER), "--target", "table2", "--workspace", str(workspace)]) == 2
+    printed = capsys.readouterr()
+    assert "train/7b/micota" in printed.out and "GPU-hours" in printed.out
+    assert "hardware.gpus: 8 GPUs of 80 GiB are needed; this machine has none" in printed.err
+    assert "nothing was started" in printed.err and not workspace.exists()
+
+
+def test_a_step_that_does_not_fit_into_a_gpu_is_found_in_the_plan(capsys):
+    assert main(["plan", str(PAPER), "--target", "baselines", "hardware.inference_gpus=1"]) == 0
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert "generate qwen2.5-72b-instruct needs about" in printed
+
+
+def test_tables_share_their_steps(plan):
+    needed = {name: {plan["slots"][slot] for slot in slots} for name, slots in plan["tables"].items()}
+    assert set(needed) == {"table1", "table2", "table3", "table4", "baselines", "figures"}
+    assert needed["table3"] & needed["table2"] and needed["figures"] & needed["table1"]
+    same = plan["slots"]["train/14b/strong"]
+    assert plan["slots"]["train/assistant-sft/strong"] == same  # Table 1's 14B student is the assistant
+    assert isinstance(step_context(plan, same, TINY.parent), Context)
