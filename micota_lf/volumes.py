@@ -11,13 +11,7 @@ as the corpus that it has learnt from; any other one as `default_response_tokens
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Any
-
-from .benchmarks import benchmark_named, expand_groups, task_configs
-from .errors import UserError
-from .evaluate import task_folder
+from .evaluate import evaluated_benchmarks
 from .plan import Plan, Step
 from .recipe import ASSISTANT_MERGED, ASSISTANT_SFT, Problems, Recipe
 from .refs import local_path
@@ -25,8 +19,8 @@ from .refs import local_path
 Rows = tuple[float, float]  # rows, mean response tokens
 
 DEFAULT_PROMPTS = 12000  # MATH's training problems as the paper uses them (section 4.2)
-# Problems of well-known benchmarks, by a part of their names.
-KNOWN_PROBLEMS = {"aime": 30, "amc": 40, "olympiad": 675, "gsm8k": 1319, "math": 500}
+# Problems of the paper's benchmarks, which may still be on the hub.
+KNOWN_PROBLEMS = {"aime24": 30, "amc23": 40, "olympiadbench": 675, "math-500": 500, "gsm8k": 1319}
 
 
 class Volumes:
@@ -34,7 +28,7 @@ class Volumes:
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
         self.plan, self.recipe = plan, recipe
-        self.problems = sum(task_problems(recipe).values())
+        self.problems = sum(benchmark_problems(recipe).values())
         self.prompts = problem_count(recipe.prompts) or DEFAULT_PROMPTS
 
     def responses(self, step: Step) -> Rows:
@@ -103,28 +97,10 @@ def problem_count(source: Problems) -> int | None:
     return min(rows, source.limit or rows)
 
 
-def task_problems(recipe: Recipe) -> dict[str, int]:
-    """Responses that each task of the recipe's evaluation asks for: its problems, times its repeats."""
-    spec, folder = recipe.evaluation, task_folder(recipe.evaluation)
-    configs = task_configs(folder)
+def benchmark_problems(recipe: Recipe) -> dict[str, int]:
+    """Problems of each benchmark of the recipe's evaluation; one that is nowhere known counts as none."""
     counts = {}
-    for task in expand_groups(spec.tasks, configs):
-        name = str((configs.get(task, {}).get("metadata") or {}).get("benchmark", task))
-        try:
-            rows = problem_count(benchmark_named(name, spec.benchmarks, spec.data_dir))
-        except UserError:  # a task that names no benchmark
-            rows = None
-        if rows is None:
-            rows = next((n for part, n in KNOWN_PROBLEMS.items() if part in name.lower()), 0)
-        counts[task] = min(rows, spec.limit or rows) * _repeats(configs.get(task, {}), folder)
+    for name, benchmark in evaluated_benchmarks(recipe.evaluation).items():
+        rows = problem_count(benchmark) or KNOWN_PROBLEMS.get(name, 0)
+        counts[name] = min(rows, recipe.evaluation.limit or rows)
     return counts
-
-
-def _repeats(config: dict[str, Any], folder: Path) -> int:
-    """Responses a problem that a task file, or the one it includes, asks for."""
-    if "repeats" in config or "include" not in config:
-        return int(config.get("repeats", 1))
-    stated = re.search(
-        r"^repeats:\s*(\d+)", (folder / config["include"]).read_text(encoding="utf-8"), re.MULTILINE
-    )
-    return int(stated[1]) if stated else 1

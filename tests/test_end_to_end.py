@@ -145,7 +145,8 @@ def test_the_tables_accuracies_equal_a_recount_from_lm_evals_samples(run):
     places = {"Strong Teacher": "evaluate/teacher", "(Merged) Teacher Assistant": "evaluate/assistant-merged"}
     titles = {"Two-step": "micota_tiny_two", "Three-step": "micota_tiny_three"}
     for row in rows:
-        slot = places.get(row["method"], f"evaluate/{row['model']}/{row['method']}")
+        student = row["model"].removeprefix("tiny:")
+        slot = places.get(row["method"], f"evaluate/{student}/{row['method']}")
         accuracy = {}
         for title, task in titles.items():
             samples = lm_eval_samples(run.directory(slot) / "lm_eval", task)
@@ -231,12 +232,14 @@ def test_a_second_run_does_nothing_and_says_so(run, capsys):
 def test_editing_one_students_learning_rate_reruns_only_its_steps_and_reverting_none(run):
     before = run.stamps()
     edit = "students.student-s.train.learning_rate=3e-4"
-    assert run.pending(edit) == {"train/student-s/micota", "evaluate/student-s/MiCoTA"}
+    slots = {
+        "train/student-s/micota", "evaluate/student-s/MiCoTA", "train/student-s/strong",
+        "evaluate/student-s/Strong Teacher CoT",
+    }  # fmt: skip
+    assert run.pending(edit) == slots
     assert run.command(edit) == 0
     after = run.stamps()
-    made = {
-        str(run.directory(slot, edit)) for slot in ("train/student-s/micota", "evaluate/student-s/MiCoTA")
-    }
+    made = {str(run.directory(slot, edit)) for slot in slots}
     assert {path for path in after if after[path] != before.get(path)} == made
     assert run.pending() == set()
 

@@ -102,7 +102,9 @@ def test_deepspeed_has_its_file_beside_the_yaml(tmp_path, monkeypatch):
     recipe = on(2, 1, 32, "train.deepspeed=zero3", "train.use_cpu=false")
     assert train_config(recipe, "student-s", "micota")["deepspeed"] == "ds_zero3.json"
     step = train_step(recipe)[1]
-    context = Context(tmp_path, step["config"], {"model": "/m", "corpus": "/c.jsonl"}, step["how"])
+    write_jsonl(tmp_path / "c.jsonl", [{"prompt": "What is 1+1?", "response": "2"}])
+    inputs = {"model": resolve("tiny:student-s"), "corpus": str(tmp_path / "c.jsonl")}
+    context = Context(tmp_path, step["config"], inputs, step["how"])
     job = KINDS["train"].prepare(context)
     assert job.env["FORCE_TORCHRUN"] == "1" and job.env["NPROC_PER_NODE"] == "2"
     named = yaml.safe_load((tmp_path / "train.yaml").read_text())["deepspeed"]
