@@ -187,7 +187,8 @@ def _train(args: argparse.Namespace) -> None:
 
     def refuse(given: dict[str, str]) -> None:
         refuse_cut_rows(given["model"], given["corpus"], what, None)
-        _refuse_template(given["model"], settings)
+        if settings.check_template:
+            _refuse_template(given["model"], settings)
 
     results = _execute("train", args.output, {"train": what}, inputs, how, first=refuse)
     print(f"{args.output}/model: {results['steps']} steps, mean training loss {results['train_loss']:.4f}")

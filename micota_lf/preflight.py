@@ -97,6 +97,7 @@ def _trainings(recipe: Recipe) -> list[dict[str, Any]]:
         one = {
             "model": _role(recipe, name),
             "template": settings.template,
+            "check_template": settings.check_template,
             "cutoff_len": settings.cutoff_len,
             "max_tokens": max(
                 filtering(recipe, part).max_tokens or 0 for part in recipe.corpora[corpus].mix or [corpus]

@@ -114,6 +114,7 @@ class Train:
     """Supervised fine-tuning, in LLaMA-Factory's key names; `global_batch_size` is ours.
 
     The gradient accumulation is derived: global_batch_size / (per_device_train_batch_size x devices).
+    Without `check_template`, a template that trains other tokens than inference meets is only warned of.
     `extra` takes any other LLaMA-Factory argument.
     """
 
@@ -139,6 +140,7 @@ class Train:
     # Below: how, not what. These do not enter a step's identity.
     per_device_train_batch_size: int = positive(1)
     deepspeed: Literal["none", "zero2", "zero3"] = "none"
+    check_template: bool = True
     use_cpu: bool = False
     disable_gradient_checkpointing: bool = False
     save_steps: int = positive(500)

@@ -25,7 +25,7 @@ from .refs import resolve
 
 # Settings that say how a training runs and is watched, not what it learns.
 HOW_FIELDS = (
-    "per_device_train_batch_size", "deepspeed", "use_cpu", "disable_gradient_checkpointing",
+    "per_device_train_batch_size", "deepspeed", "check_template", "use_cpu", "disable_gradient_checkpointing",
     "save_steps", "save_strategy", "save_total_limit", "logging_steps",
 )  # fmt: skip
 CORPUS = "corpus"
@@ -77,8 +77,8 @@ def what_settings(train: Train, system: str | None = None) -> dict[str, Any]:
 def how_settings(recipe: Recipe, train: Train) -> dict[str, Any]:
     """The settings that the hardware decides, the derived gradient accumulation among them."""
     how = {key: value for key, value in dataclasses.asdict(train).items() if key in HOW_FIELDS}
-    if train.deepspeed == "none":
-        del how["deepspeed"]
+    for ours in ("check_template", *(["deepspeed"] if train.deepspeed == "none" else [])):
+        del how[ours]  # LLaMA-Factory does not know it
     return how | {"gradient_accumulation_steps": accumulation(recipe, train)}
 
 

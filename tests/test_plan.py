@@ -148,18 +148,16 @@ def test_the_readmes_swapped_student_shares_every_step_of_teacher_and_assistant(
 @pytest.mark.parametrize("swap", ["meta-llama/Llama-3.2-3B-Instruct", "Qwen/Qwen3-4B"])
 def test_swapping_one_of_the_papers_students_changes_its_steps_alone_as_the_readme_says(tmp_path, swap):
     readme = (TINY.parent.parent / "README.md").read_text()
-    block = next(b for b in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "name: llama" in b)
+    block = next(b for b in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "name: qwen3" in b)
     path, paper = tmp_path / "llama.yaml", TINY.parent / "micota.yaml"
-    path.write_text(
-        block.replace("micota.yaml", str(paper)).replace("meta-llama/Llama-3.2-3B-Instruct", swap)
-    )
+    path.write_text(block.replace("micota.yaml", str(paper)).replace("Qwen/Qwen3-4B", swap))
     before, after = compile_plan(load_recipe(paper)), compile_plan(load_recipe(path))
     new = {slot for slot, made in after["slots"].items() if made not in before["steps"]}
     assert new >= {"preflight"} and all(slot.split("/")[1] == "7b" for slot in new - {"preflight"})
     kinds = Counter(slot.split("/")[0] for slot in new)
     assert kinds == {"preflight": 1, "train": 6, "evaluate": 7, "bpc": 1}
     kept = len(set(before["steps"]) & set(after["steps"]))
-    words = f"Of the {len(after['steps'])} steps of `micota plan recipes/llama.yaml`, {len(new)} are new"
+    words = f"Of the {len(after['steps'])} steps of `micota plan recipes/qwen3.yaml`, {len(new)} are new"
     assert words in readme and f"The other {kept} keep" in readme
 
 

@@ -191,6 +191,12 @@ def test_a_preflight_kept_in_a_workspace_is_the_runs_own(tmp_path, capsys):
     assert "template 'qwen3', a plain answer: tokens differ" in capsys.readouterr().err
 
 
+def test_a_template_that_differs_is_only_warned_of_where_the_recipe_says_so(capsys):
+    words = ["train.template=qwen3_nothink", "train.check_template=false"]
+    assert main(["preflight", str(TINY), *words]) == 0
+    assert "warning: train.template (assistant): template 'qwen3_nothink'" in capsys.readouterr().out
+
+
 def test_the_tiny_recipe_has_no_problems_and_the_command_says_what_was_looked_at(capsys):
     assert main(["preflight", str(TINY)]) == 0
     out = capsys.readouterr().out
