@@ -26,7 +26,7 @@ class Sourced(NamedTuple):
 
 
 def source_rows(recipe: Recipe, layers: Sequence[tuple[str, Any]]) -> list[Sourced]:
-    """One row a value of the recipe, in its own order; a value without a source has none."""
+    """One row a value of the recipe, in its own order; the source of one that has none is empty."""
     order = {where: n for n, (where, _) in enumerate(layers)}
     stated = {key: where for where, values in layers for key in values.get("sources", {})}
     rows = []
@@ -34,6 +34,8 @@ def source_rows(recipe: Recipe, layers: Sequence[tuple[str, Any]]) -> list[Sourc
         if key.startswith(("sources.", "sources")):
             continue
         set_in = origin(layers, key)
+        if set_in is None and value in (None, {}, []):
+            continue  # nothing is said there
         found = max((k for k in recipe.sources if key == k or key.startswith(f"{k}.")), key=len, default=None)
         source = recipe.sources[found] if found else ""
         if found and set_in and order[set_in] > order[stated[found]]:
