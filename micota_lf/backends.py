@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .checks.tokens import opened_thought
 from .errors import UserError
 from .files import digest
 from .recipe import Generation
 from .refs import resolve
-from .tokens import opened_thought
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any
 from .evaluate import TASKS_DIR, common_arguments, lm_eval_samples
 from .files import Row, write_json, write_jsonl, write_text
 from .recipe import Bpc
-from .stats import mean_interval
+from .reports.stats import mean_interval
 
 
 def bpc_settings(spec: Bpc, dtype: str) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _load(args: argparse.Namespace) -> tuple[Recipe, Plan, Path]:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from .pilot import measured
+    from .costs.pilot import measured
     from .show import show_plan, show_sources
     from .sources import source_rows
 
@@ -168,7 +168,7 @@ def _need_hardware(recipe: Recipe, plan: Plan, workspace: Path, pending: list[st
 
 
 def _run(args: argparse.Namespace) -> None:
-    from .report import write_report
+    from .reports.report import write_report
     from .show import show_tables
 
     started = time.monotonic()
@@ -213,7 +213,7 @@ def _explain(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from .report import write_report
+    from .reports.report import write_report
     from .show import show_tables
 
     recipe, plan, workspace = _load(args)
@@ -223,8 +223,8 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _preflight(args: argparse.Namespace) -> None:
-    from .preflight import preflight_report
-    from .probe import Report
+    from .checks.preflight import preflight_report
+    from .checks.probe import Report
 
     if args.workspace:
         _, plan, workspace = _load(args)

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from . import bpc, evaluate, merge, parity, train
+from . import bpc, evaluate, merge, train
+from .checks import parity
+from .checks.preflight import input_kind
 from .engines import engine_argv
 from .errors import StepFailed, UserError
 from .files import digest, read_json, read_jsonl
@@ -21,7 +23,6 @@ from .generate import generate
 from .kinds import Context, refuse_cut_rows, refuse_merge
 from .load import section_from, section_of
 from .mix import mix_corpora
-from .preflight import input_kind
 from .recipe import (
     Assistant,
     Bpc,

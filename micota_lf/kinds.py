@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import bpc, evaluate, generate, launch, merge, merge_check, overlap, preflight, tokens, train
+from . import bpc, evaluate, generate, launch, merge, overlap, train
 from .benchmarks import benchmark_named, load_benchmark
+from .checks import merge_check, preflight, tokens
+from .checks.hub import weights_directory
 from .engines import Job, cpu_env, engine_argv, own_argv
 from .errors import StepFailed, UserError
 from .files import read_json, read_jsonl, write_json, write_jsonl
-from .hub import weights_directory
 from .prompts import load_problems
 from .recipe import Prompts
 

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .checks.merge_check import STOP_KEYS
 from .errors import StepFailed
 from .files import read_json, write_json, write_yaml
-from .merge_check import STOP_KEYS
 from .recipe import Generation, Merge, Prompts, Recipe
 from .refs import resolve
 

@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
-from . import bpc, evaluate, merge, preflight, train
+from . import bpc, evaluate, merge, train
+from .checks import preflight
 from .files import digest
 from .lineage import (
     baseline,

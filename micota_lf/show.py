@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .estimate import Cost, estimate, total
+from .costs.estimate import Cost, estimate, total
 from .gpus import gpu_shortage, present_gpus
-from .outcomes import Outcomes
 from .plan import Plan
 from .recipe import Recipe
-from .report import sheets
+from .reports.outcomes import Outcomes
+from .reports.report import sheets
 from .sources import Sourced
 from .steps import DONE, states
 

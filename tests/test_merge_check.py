@@ -8,10 +8,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from micota_lf import StepFailed, UserError, load_recipe
+from micota_lf.checks.merge_check import (
+    KINSHIP,
+    answer_health,
+    compatibility_problems,
+    cosine,
+    health_problems,
+)
 from micota_lf.cli import main
 from micota_lf.files import write_jsonl
 from micota_lf.merge import TOKENIZER_FILES, finish_merge
-from micota_lf.merge_check import KINSHIP, answer_health, compatibility_problems, cosine, health_problems
 from micota_lf.refs import local_path
 
 BEFORE = local_path("tiny:assistant")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from micota_lf.paper import (
+from micota_lf.reports.paper import (
     columns,
     notes,
     paper,

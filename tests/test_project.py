@@ -32,12 +32,20 @@ def test_every_recipe_loads_and_its_header_says_how_to_run_it():
             assert word in path.read_text()[:900], (path, word)
 
 
+MODULES = {
+    ".".join(path.relative_to(ROOT / "micota_lf").with_suffix("").parts): path
+    for folder in (".", "checks", "costs", "reports")
+    for path in (ROOT / "micota_lf" / folder).glob("*.py")
+    if not path.stem.startswith("__")
+}
+
+
 def test_the_readme_tree_names_every_module_once():
     readme = (ROOT / "README.md").read_text()
     tree = readme[readme.index("## The tree") :]
-    for module in (ROOT / "micota_lf").glob("*.py"):
-        if not module.name.startswith("__"):
-            assert len(re.findall(rf"^  {module.name} ", tree, re.MULTILINE)) == 1, module.name
+    for name, module in MODULES.items():
+        indent = "    " if "." in name else "  "
+        assert len(re.findall(rf"^{indent}{module.name} ", tree, re.MULTILINE)) == 1, name
 
 
 def test_make_help_lists_the_targets():
@@ -49,21 +57,24 @@ def test_make_help_lists_the_targets():
 def test_no_module_reaches_up():
     """Imports point one way: the command line, then stages and steps, then recipe and files."""
     order = [
-        {"errors", "stats", "recipe", "locks", "paper"}, {"files", "lineage", "engines", "launch"},
-        {"refs", "grade", "gpus"}, {"hub", "weights"}, {"tokens", "merge_check"},
-        {"prompts", "mix", "filter", "metrics", "overlap", "models"}, {"benchmarks"},
-        {"evaluate"}, {"check"}, {"load", "backends", "bpc", "train", "merge"},
-        {"parity"}, {"probe"}, {"preflight"},
-        {"generate", "plan", "sources"}, {"kinds", "volumes"}, {"steps", "estimate"},
-        {"runs", "explain", "outcomes", "commands", "pilot"},
-        {"tables"}, {"compare", "figures"}, {"report"}, {"show"}, {"cli"},
+        {"errors", "recipe", "locks", "reports.stats", "reports.paper", "checks.weights"},
+        {"files", "lineage", "engines", "launch"}, {"refs", "grade", "gpus"},
+        {"checks.hub", "checks.merge_check", "costs.models"}, {"checks.tokens"},
+        {"prompts", "mix", "filter", "metrics", "overlap"}, {"benchmarks"}, {"evaluate"}, {"check"},
+        {"load", "backends", "bpc", "train", "merge", "sources"},
+        {"checks.parity"}, {"checks.probe"}, {"checks.preflight"}, {"generate", "plan"},
+        {"kinds", "costs.volumes"}, {"steps", "costs.estimate"},
+        {"runs", "explain", "commands", "costs.pilot", "reports.outcomes"}, {"reports.tables"},
+        {"reports.compare", "reports.figures"}, {"reports.report"}, {"show"}, {"cli"},
     ]  # fmt: skip
     floor = {name: level for level, names in enumerate(order) for name in names}
-    for path in (ROOT / "micota_lf").glob("*.py"):
-        if path.stem.startswith("__"):
-            continue
-        for line in re.findall(r"^\s*from \.(\w*) import (.+)$", path.read_text(), re.MULTILINE):
-            names = [line[0]] if line[0] else [w.strip() for w in line[1].split(",")]
-            for name in names:
-                if name in floor:
-                    assert floor[name] <= floor[path.stem], f"{path.name} imports {name}"
+    assert set(floor) == set(MODULES)
+    for name, path in MODULES.items():
+        for dots, module, names in re.findall(r"^\s*from (\.+)([\w.]*) import (.+)$", path.read_text(), re.M):
+            here = name.split(".")[: -len(dots)]
+            found = [module] if module in floor or "." in module else []
+            for word in found or ([module] if module else [w.strip() for w in names.split(",")]):
+                full = ".".join([*here, word])
+                for target in (full, *(f"{full}.{w.strip()}" for w in names.split(","))):
+                    if target in floor:
+                        assert floor[target] <= floor[name], f"{name} imports {target}"

@@ -17,7 +17,7 @@ from micota_lf.mix import mix_corpora, shares
 from micota_lf.prompts import load_problems
 from micota_lf.recipe import Filter, Generation, Prompts
 from micota_lf.refs import local_path
-from micota_lf.stats import average_interval, mean_interval, wilson
+from micota_lf.reports.stats import average_interval, mean_interval, wilson
 
 
 def fake(output, n=20, **more):

@@ -7,12 +7,12 @@ import pytest
 from conftest import TINY
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.compare import comparison_sheet
 from micota_lf.files import write_json, write_jsonl
-from micota_lf.outcomes import Outcomes
-from micota_lf.report import latex, markdown, write_report
-from micota_lf.stats import average_interval, difference_interval, holm, mcnemar, wilson
-from micota_lf.tables import accuracy_sheet, gap_sheet
+from micota_lf.reports.compare import comparison_sheet
+from micota_lf.reports.outcomes import Outcomes
+from micota_lf.reports.report import latex, markdown, write_report
+from micota_lf.reports.stats import average_interval, difference_interval, holm, mcnemar, wilson
+from micota_lf.reports.tables import accuracy_sheet, gap_sheet
 
 TASKS = ("micota_tiny_two", "micota_tiny_three")
 

@@ -21,8 +21,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from .errors import StepFailed
-from .files import file_digest, read_json, read_jsonl
+from ..errors import StepFailed
+from ..files import file_digest, read_json, read_jsonl
 from .weights import Tensor, finite, first_values, tensors
 
 KINSHIP = 0.25

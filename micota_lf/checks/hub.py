@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from .refs import local_path
+from ..refs import local_path
 
 Reference = tuple[str, str | None]
 """A model's reference and revision."""

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .files import Row
-from .lineage import baseline, model_of, strong_teachers, table_rows
+from ..files import Row
+from ..lineage import baseline, model_of, strong_teachers, table_rows
+from ..recipe import ASSISTANT_MERGED, Recipe
+from ..steps import DONE
 from .outcomes import Outcomes
 from .paper import paper_bpc, paper_cell, paper_delta
-from .recipe import ASSISTANT_MERGED, Recipe
 from .stats import average_interval, difference_interval, wilson
-from .steps import DONE
 
 AVERAGE = "Average"
 TITLES = {

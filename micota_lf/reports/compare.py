@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .lineage import table_rows
+from ..lineage import table_rows
 from .outcomes import Outcomes
 from .stats import difference_interval, holm, mcnemar
 from .tables import AVERAGE, TITLES, Sheet, discordant, noise_word, short_name

@@ -11,10 +11,10 @@ as the corpus that it has learnt from; any other one as `default_response_tokens
 
 from __future__ import annotations
 
-from .evaluate import evaluated_benchmarks
-from .plan import Plan, Step
-from .recipe import ASSISTANT_MERGED, ASSISTANT_SFT, Problems, Recipe
-from .refs import local_path
+from ..evaluate import evaluated_benchmarks
+from ..plan import Plan, Step
+from ..recipe import ASSISTANT_MERGED, ASSISTANT_SFT, Problems, Recipe
+from ..refs import local_path
 
 Rows = tuple[float, float]  # rows, mean response tokens
 

@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text
+from ..lineage import table_names
+from ..overlap import overlap_words
+from ..plan import Plan
+from ..recipe import Recipe
 from .compare import comparison_sheet
 from .figures import FIGURES, draw
-from .files import write_text
-from .lineage import table_names
 from .outcomes import Outcomes
-from .overlap import overlap_words
 from .paper import notes
-from .plan import Plan
-from .recipe import Recipe
 from .tables import Sheet, accuracy_sheet, bpc_sheet, corpora_sheet, gap_sheet
 
 

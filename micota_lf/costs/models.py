@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from .files import read_json
-from .refs import local_path
-from .weights import tensors
+from ..checks.weights import tensors
+from ..files import read_json
+from ..refs import local_path
 
 MODELS_FILE = Path(__file__).with_name("models.yaml")
 BILLION = 10**9

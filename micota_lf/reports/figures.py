@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .lineage import table_rows
+from ..lineage import table_rows
+from ..recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_SFT
 from .outcomes import Outcomes
-from .recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_SFT
 from .stats import mean_interval
 from .tables import Sheet, short_name
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .errors import UserError
-from .files import read_json
+from ..errors import UserError
+from ..files import read_json
 from .hub import model_file
 
 THINK = "<think>"

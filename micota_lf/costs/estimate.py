@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..plan import Input, Plan, Step
+from ..recipe import Recipe
 from .models import BILLION, ModelSize, model_size
-from .plan import Input, Plan, Step
-from .recipe import Recipe
 from .volumes import Volumes
 
 GIB = 2**30

@@ -15,14 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
-from .evaluate import evaluated_benchmarks
-from .files import write_json
-from .lineage import filtering, strong_teachers, training
+from ..errors import UserError
+from ..evaluate import evaluated_benchmarks
+from ..files import write_json
+from ..lineage import filtering, strong_teachers, training
+from ..recipe import ASSISTANT_ROLES, ASSISTANT_SFT, Model, Recipe
+from ..refs import identity, local_path, resolve
 from .parity import DATA_ARGUMENTS
 from .probe import PRETRAINED, Report, run_checks
-from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, Model, Recipe
-from .refs import identity, local_path, resolve
 
 DATA = ("prompts", "benchmarks")  # inputs that are data files, not models
 

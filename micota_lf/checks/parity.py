@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from .errors import UserError
-from .prompts import chat
-from .recipe import Prompts
-from .refs import resolve
+from ..errors import UserError
+from ..prompts import chat
+from ..recipe import Prompts
+from ..refs import resolve
 from .tokens import load_chat, opened_thought, overlong
 
 NO_CUTOFF = 2**20

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import UserError
+from ..files import read_json
+from ..prompts import chat, load_problems
+from ..recipe import Prompts
 from . import merge_check, parity
-from .errors import UserError
-from .files import read_json
 from .hub import Reference, hub_problems, model_file, weights_directory
-from .prompts import chat, load_problems
-from .recipe import Prompts
 from .tokens import Chat, load_chat, opened_thought
 from .weights import tensors
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json
+from ..recipe import Estimates
 from .estimate import training_flops
-from .files import read_json
 from .models import BILLION, ModelSize, directory_size, model_size
-from .recipe import Estimates
 
 
 def measured(workspace: Path, tflops: float = Estimates().tflops) -> list[str]:

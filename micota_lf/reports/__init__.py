@@ -1,0 +1,1 @@
+"""From finished steps to tables and figures."""
