@@ -180,6 +180,8 @@ def _run(args: argparse.Namespace) -> None:
     if not pending:
         what = "the targets are" if args.target else f"all {len(plan['steps'])} steps are"
         path = report if report.is_file() else write_report(recipe, plan, workspace)
+        if args.target:
+            show_tables(recipe, plan, workspace, args.target)
         print(f"{recipe.name}: {what} done already, nothing to do; report: {path}")
         return
     _need_hardware(recipe, plan, workspace, pending)
