@@ -104,11 +104,12 @@ def show_sources(rows: Sequence[Sourced]) -> None:
 
 
 def show_tables(recipe: Recipe, plan: Plan, workspace: Path, names: Sequence[str] = ("table2",)) -> None:
-    """The named tables (all of them if there are no names)."""
+    """The named tables with their comparisons, `figures` as numbers (everything if there are no names)."""
     from rich.markup import escape
 
     for sheet in sheets(Outcomes(recipe, plan, workspace)):
-        if names and sheet.name not in names:
+        kind = "figures" if sheet.name.startswith("figure") else sheet.name.removesuffix("-differences")
+        if names and kind not in names:
             continue
         table = _table(*sheet.head)
         table.title = f"{recipe.name}: {sheet.title}"

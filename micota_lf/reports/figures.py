@@ -13,7 +13,7 @@ from typing import Any
 
 from ..lineage import table_rows
 from ..recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_SFT
-from .outcomes import Outcomes
+from .outcomes import Outcomes, Problems
 from .stats import mean_interval
 from .tables import Sheet, short_name
 
@@ -50,18 +50,19 @@ FIGURES = {
 }  # fmt: skip
 
 
-def draw(outcomes: Outcomes, name: str, path: Path) -> Sheet:
-    """Draw a figure's box plots to `path` and return its numbers; without any finished step, no file."""
-    figure = FIGURES[name]
-    series = {
-        (model, method): outcomes.problems(slot)
-        for model, method, slot in _rows(outcomes, figure)
-        if outcomes.results(slot) is not None
-    }
-    records = [_record(model, method, rows, figure.column) for (model, method), rows in series.items()]
+def draw(outcomes: Outcomes, name: str, path: Path) -> None:
+    """Draw a figure's box plots to `path`; without any finished step, no file."""
+    figure, series = FIGURES[name], _series(outcomes, FIGURES[name])
     if series:
         values = [[row[figure.column] for row in rows.values()] for rows in series.values()]
         _box_plot(path, figure, [f"{model}\n{method}" for model, method in series], values)
+
+
+def figure_sheet(outcomes: Outcomes, name: str) -> Sheet:
+    """The numbers behind a figure: one row a model and method whose step is done."""
+    figure = FIGURES[name]
+    series = _series(outcomes, figure)
+    records = [_record(model, method, rows, figure.column) for (model, method), rows in series.items()]
     head = ["Model", "Method", "n", "Mean [95%]", "Median", "10% to 90%", "Max", "Cut"]
     rows = [
         [
@@ -78,6 +79,14 @@ def draw(outcomes: Outcomes, name: str, path: Path) -> Sheet:
     return Sheet(name, figure.title, figure.note, head, rows, records)
 
 
+def _series(outcomes: Outcomes, figure: Figure) -> dict[tuple[str, str], Problems]:
+    return {
+        (model, method): outcomes.problems(slot)
+        for model, method, slot in _rows(outcomes, figure)
+        if outcomes.results(slot) is not None
+    }
+
+
 def _rows(outcomes: Outcomes, figure: Figure) -> list[tuple[str, str, str]]:
     recipe = outcomes.recipe
     if figure.methods is None:
@@ -91,7 +100,7 @@ def _rows(outcomes: Outcomes, figure: Figure) -> list[tuple[str, str, str]]:
     ]
 
 
-def _record(model: str, method: str, rows: dict[Any, dict[str, Any]], column: str) -> dict[str, Any]:
+def _record(model: str, method: str, rows: Problems, column: str) -> dict[str, Any]:
     import numpy as np
 
     values = [row[column] for row in rows.values()]

@@ -19,7 +19,7 @@ from ..overlap import overlap_words
 from ..plan import Plan
 from ..recipe import Recipe
 from .compare import comparison_sheet
-from .figures import FIGURES, draw
+from .figures import FIGURES, draw, figure_sheet
 from .outcomes import Outcomes
 from .paper import notes
 from .tables import Sheet, accuracy_sheet, bpc_sheet, corpora_sheet, gap_sheet
@@ -32,12 +32,10 @@ def write_report(recipe: Recipe, plan: Plan, workspace: Path) -> Path:
     for sheet in sheets(outcomes):
         write_text(directory / f"{sheet.name}.csv", csv_text(sheet.records))
         write_text(directory / f"{sheet.name}.tex", latex(sheet))
-        parts += [f"## {sheet.title}", sheet.note, markdown(sheet)]
+        image = [f"![{sheet.title}]({sheet.name}.png)"] if sheet.name in FIGURES else []
+        parts += [f"## {sheet.title}", sheet.note, *image, markdown(sheet)]
     for name in FIGURES:
-        figure = draw(outcomes, name, directory / f"{name}.png")
-        if figure.records:
-            write_text(directory / f"{name}.csv", csv_text(figure.records))
-            parts += [f"## {figure.title}", figure.note, f"![{figure.title}]({name}.png)", markdown(figure)]
+        draw(outcomes, name, directory / f"{name}.png")
     parts += ["## Overlap of training prompts and benchmarks", overlap_words(outcomes.results("overlap"))]
     parts += ["## The paper's numbers", *(f"- {note}" for note in notes())]
     write_text(directory / "report.md", "\n\n".join(parts) + "\n")
@@ -45,7 +43,7 @@ def write_report(recipe: Recipe, plan: Plan, workspace: Path) -> Path:
 
 
 def sheets(outcomes: Outcomes) -> Iterator[Sheet]:
-    """Every table of the recipe, in the paper's order, then the corpora."""
+    """The recipe's tables in the paper's order, the corpora, and the numbers of figures that have any."""
     for table in table_names(outcomes.recipe):
         if table == "table1":
             yield gap_sheet(outcomes)
@@ -55,6 +53,8 @@ def sheets(outcomes: Outcomes) -> Iterator[Sheet]:
             yield accuracy_sheet(outcomes, table)
             yield comparison_sheet(outcomes, table)
     yield corpora_sheet(outcomes)
+    figures = [figure_sheet(outcomes, name) for name in FIGURES]
+    yield from (sheet for sheet in figures if sheet.records)
 
 
 def markdown(sheet: Sheet) -> str:
