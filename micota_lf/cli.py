@@ -5,7 +5,7 @@
     micota explain recipes/tiny.yaml train/student-s/micota
     micota report recipes/tiny.yaml     the tables from what is there
     micota preflight recipes/tiny.yaml  what can be known before the first GPU hour
-    micota generate|filter|mix|train|merge|evaluate|bpc --help
+    micota generate|filter|grade|mix|train|merge|evaluate|bpc --help
 
 Exit codes: 0 done, 1 an engine failed, 2 the user's input is wrong (nothing was written), 3 another process
 is at work there, 130 interrupted.

@@ -1,8 +1,8 @@
-"""The stages as commands of their own: generate, filter, mix, train, merge, evaluate, bpc.
+"""The stages as commands of their own: generate, filter, grade, mix, train, merge, evaluate, bpc.
 
-`generate`, `filter` and `mix` work on files. `train`, `merge`, `evaluate` and `bpc` take an output directory
-and do there exactly what a plan's step does: render, run the engine, check, write `done.json`. Flags are made
-from the recipe's sections, so that names, types, choices and defaults are stated once.
+`generate`, `filter`, `grade` and `mix` work on files. `train`, `merge`, `evaluate` and `bpc` take an output
+directory and do there exactly what a plan's step does: render, run the engine, check, write `done.json`.
+Flags are made from the recipe's sections, so that names, types, choices and defaults are stated once.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from .recipe import (
     Train,
 )  # fmt: skip
 from .refs import identity, model_problem, resolve
+from .regrade import LEGACY_RULES, Columns, grade_file
 from .steps import execute, failure_report
 
 Run = Callable[[argparse.Namespace], None]
@@ -62,6 +63,23 @@ def add_stage_commands(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--responses", required=True, help="rows that `micota generate` wrote")
     _flags(parser, Filter)
+    parser = command(
+        commands, "grade", "Add both verdicts to any JSONL of responses and gold answers.",
+        "old.jsonl --response-field output --answer-field gold -o graded.jsonl --disagreements", _grade,
+        OUT_FILE,
+    )  # fmt: skip
+    parser.add_argument("input", metavar="IN.jsonl", help="one response a row, or a list of them")
+    columns = Columns()
+    words = "column of the response (default: %(default)s)"
+    parser.add_argument("--response-field", default=columns.response, metavar="NAME", help=words)
+    words = "column of the gold answer (default: %(default)s)"
+    parser.add_argument("--answer-field", default=columns.answer, metavar="NAME", help=words)
+    words = "how `legacy` compares: number for AIME, AMC and OlympiadBench (default: %(default)s)"
+    parser.add_argument("--legacy-rule", default=columns.legacy_rule, choices=LEGACY_RULES, help=words)
+    words = "the input is lm-eval's samples_*.jsonl; its own columns, and its documents' legacy rule if any"
+    parser.add_argument("--samples", action="store_true", help=words)
+    parser.add_argument("--workers", type=int, help="processes (default: one a core); changes no verdict")
+    parser.add_argument("--disagreements", action="store_true", help="print where the verdicts differ")
     parser = command(
         commands, "mix", "Mix corpora at stated ratios, as Mix-Long does.",
         "--part 0.2=long.jsonl --part 0.8=short.jsonl --seed 0 -o mixed.jsonl", _mix, OUT_FILE,
@@ -164,6 +182,16 @@ def _filter(args: argparse.Namespace) -> None:
     counts = filter_responses(args.responses, args.output, _section(Filter, args))
     reasons = ", ".join(f"{n} {reason}" for reason, n in counts["reasons"].items())
     print(f"{args.output}: {counts['responses']} responses judged by {counts['verdict']}: {reasons}")
+
+
+def _grade(args: argparse.Namespace) -> None:
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers: {args.workers} must be above 0")
+    columns = Columns(args.response_field, args.answer_field, args.legacy_rule, args.samples)
+    counts = grade_file(args.input, args.output, columns, args.workers, print if args.disagreements else None)
+    reasons = ", ".join(f"{n} {reason}" for reason, n in counts["reasons"].items())
+    right = f"legacy {counts['legacy']}, symbolic {counts['symbolic']}, {counts['differ']} differ"
+    print(f"{args.output}: n={counts['n']}, right: {right}; {reasons}")
 
 
 def _mix(args: argparse.Namespace) -> None:

@@ -68,9 +68,40 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> int:
     written = 0
     with atomic_writer(path) as handle:
         for row in rows:
-            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+            handle.write(json_line(row))
             written += 1
     return written
+
+
+def json_line(row: Row) -> str:
+    """A row as one line; in plain ASCII if it holds half a surrogate pair, which UTF-8 cannot write."""
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(row)
+    return text + "\n"
+
+
+def iter_jsonl(path: str | Path) -> Iterator[Row]:
+    """The rows of a JSON Lines file one by one, as `read_jsonl` reads them."""
+    try:
+        with Path(path).open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _json_row(path, number, line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {error}") from error
+
+
+def _json_row(path: str | Path, number: int, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: line {number} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: line {number} is a {type(row).__name__}, not a JSON object")
+    return row
 
 
 def read_jsonl(path: str | Path, repair: bool = False) -> list[Row]:
@@ -88,14 +119,11 @@ def read_jsonl(path: str | Path, repair: bool = False) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            if repair and number == len(lines):
+            rows.append(_json_row(path, number, line))
+        except UserError as error:
+            if repair and number == len(lines) and isinstance(error.__cause__, ValueError):
                 break
-            raise UserError(f"{path}: line {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number} is a {type(row).__name__}, not a JSON object")
-        rows.append(row)
+            raise
     return rows
 
 

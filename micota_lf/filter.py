@@ -14,7 +14,8 @@ from typing import Any
 
 from .errors import UserError
 from .files import Row, read_jsonl, write_json, write_jsonl
-from .grade import grade
+from .grade import Grade
+from .grading import Question, grade_rows
 from .recipe import Filter
 
 KEPT, FAILED, TOO_LONG, UNFINISHED = "kept", "generation failed", "longer than max_tokens", "truncated"
@@ -27,7 +28,10 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
     in the eyes of `rule.verdict` (`none`: any answer). Raises UserError if rows lack columns or none is kept.
     """
     output = Path(output)
-    rows = [judge(row, rule, str(responses)) for row in read_jsonl(responses)]
+    given = read_jsonl(responses)
+    for row in given:
+        _need_columns(row, rule, str(responses))
+    rows = [_judged(row, verdict, rule) for row, (verdict,) in grade_rows(given, _questions)]
     rows.sort(key=lambda row: row["id"])  # generation order depends on batching
     kept = [row for row in rows if row["reason"] == KEPT]
     counts = Counter(row["reason"] for row in rows)
@@ -50,21 +54,26 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
     return summary
 
 
-def judge(row: Row, rule: Filter, where: str) -> Row:
-    """The row with both verdicts, the extracted answer and the reason for keeping or rejecting it."""
+def _need_columns(row: Row, rule: Filter, where: str) -> None:
     missing = [key for key in ("id", "prompt", "response", "finish_reason") if key not in row]
     if missing or (rule.verdict != "none" and row.get("answer") is None):
         what = ", ".join(missing) or "answer"
         raise UserError(f"{where}: row {row.get('id', '?')} has no {what}; --verdict none needs no answers")
-    truncated = row["finish_reason"] != "stop"
-    result = grade(row["response"], row.get("answer"), truncated)
+
+
+def _questions(row: Row) -> list[Question]:
+    return [Question(row["response"], row.get("answer"), row["finish_reason"] != "stop")]
+
+
+def _judged(row: Row, verdict: Grade, rule: Filter) -> Row:
+    """The row with both verdicts, the extracted answer and the reason for keeping or rejecting it."""
     if row.get("status", "ok") != "ok":
         reason = FAILED
-    elif truncated:
+    elif row["finish_reason"] != "stop":
         reason = UNFINISHED
     elif rule.max_tokens and row["response_tokens"] > rule.max_tokens:
         reason = TOO_LONG
     else:
-        reason = KEPT if result.accepts(rule.verdict) else result.reason
-    verdicts = {"extracted": result.extracted, "legacy": result.legacy, "symbolic": result.symbolic}
+        reason = KEPT if verdict.accepts(rule.verdict) else verdict.reason
+    verdicts = {"extracted": verdict.extracted, "legacy": verdict.legacy, "symbolic": verdict.symbolic}
     return {**row, **verdicts, "reason": reason}

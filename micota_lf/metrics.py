@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from .grade import grade
+from .grading import Question, grade_safely
 
 VERDICTS = ("legacy", "symbolic")
 METRICS = (*VERDICTS, "truncated", "response_tokens", "reflections")
@@ -51,7 +51,7 @@ def count_reflections(text: str) -> int:
 
 def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
     """All metrics of one response; without a known tokenizer, those that need one are left out."""
-    verdict = grade(response, str(doc["answer"]), legacy_rule=doc["legacy_rule"])
+    verdict = grade_safely(Question(response, str(doc["answer"]), legacy_rule=doc["legacy_rule"]))
     values: dict[str, float] = {
         "legacy": int(verdict.legacy),
         "symbolic": int(verdict.symbolic),

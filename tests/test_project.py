@@ -58,9 +58,10 @@ def test_no_module_reaches_up():
     """Imports point one way: the command line, then stages and steps, then recipe and files."""
     order = [
         {"errors", "recipe", "locks", "reports.stats", "reports.paper", "checks.weights"},
-        {"files", "lineage", "engines", "launch"}, {"refs", "grade", "gpus"},
+        {"files", "lineage", "engines", "launch"}, {"refs", "grade", "gpus"}, {"grading"},
         {"checks.hub", "checks.merge_check", "costs.models"}, {"checks.tokens"},
-        {"prompts", "mix", "filter", "metrics", "overlap"}, {"benchmarks"}, {"evaluate"}, {"check"},
+        {"prompts", "mix", "filter", "metrics", "overlap", "regrade"},
+        {"benchmarks"}, {"evaluate"}, {"check"},
         {"load", "backends", "bpc", "train", "merge", "sources"},
         {"checks.parity"}, {"checks.probe"}, {"checks.preflight"}, {"generate", "plan"},
         {"kinds", "costs.volumes"}, {"steps", "costs.estimate"},

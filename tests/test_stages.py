@@ -254,6 +254,7 @@ def test_intervals_match_known_values():
         "preflight",
         "generate",
         "filter",
+        "grade",
         "mix",
         "train",
         "merge",

@@ -1,0 +1,323 @@
+"""Grading many responses: no answer hangs, fills or outlives it, and the number of workers changes nothing.
+
+MICOTA_FUZZ sets the number of odd inputs (300; the full test is 10000).
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from micota_lf.cli import main
+from micota_lf.files import read_jsonl, write_jsonl
+from micota_lf.filter import filter_responses
+from micota_lf.grade import Grade, grade
+from micota_lf.grading import AHEAD_ROWS, Limits, Question, grade_rows, grade_safely
+from micota_lf.metrics import response_metrics
+from micota_lf.recipe import Filter
+
+SHORT = Limits(seconds=1.0)
+REASONS = {"correct", "wrong", "no answer", "truncated", "unparseable", "timeout"}
+
+HOSTILE = {
+    "tower of exponents": "\\boxed{9^{9^{9^{9}}}}",
+    "tower under a root": "\\boxed{\\sqrt{2^{3^{4^{5^{6}}}}}}",
+    "factorial": "\\boxed{99999999!}",
+    "factorial of a factorial": "\\boxed{((9!)!)!}",
+    "long sum": "\\boxed{" + "x+" * 50_000 + "1}",
+    "long fraction": "\\boxed{" + "\\frac{1" * 14_000 + "}" * 14_001,
+    "deep braces": "\\boxed{" + "{" * 10_000 + "1" + "}" * 10_001,
+    "deep parentheses": "\\boxed{" + "(" * 10_000 + "1" + ")" * 10_000 + "}",
+    "unbalanced braces": "\\boxed{" + "{" * 10_000,
+    "closing braces": "\\boxed{" + "}" * 10_000,
+    "many boxes": "\\boxed{1" * 10_000,
+    "control characters": "\\boxed{\x00\x01\x1b[2J\r\n\x7f}",
+    "lone surrogates": "\\boxed{\ud800\udfff}",
+    "right to left": "\\boxed{\u202e\u0663}",
+    "code": "\\boxed{__import__('os').system('touch hacked')}",
+    "template code": "\\boxed{{}.__class__.__mro__[1].__subclasses__()}",
+    "10 MB without a box": "word " * 2_000_000,
+    "10 MB of dollars": "$" * 10_000_000,
+}
+
+
+def graded(pairs, workers=None, limits=SHORT):
+    return [one for _, (one,) in grade_rows(pairs, lambda pair: [Question(*pair)], workers, limits)]
+
+
+def workers_of(pid):
+    """Processes whose parent is `pid`."""
+    done = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    return [int(child) for child, state in lines if "Z" not in state]
+
+
+def graders_of(pid):
+    return {child for child in workers_of(pid) if "micota_lf.grading" in command_line(child)}
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as handle:
+            return handle.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def no_process_left():
+    """Workers that a test started are gone at its end (the one kept for single responses stays)."""
+    before = graders_of(os.getpid())
+    yield
+    assert graders_of(os.getpid()) <= before
+
+
+def test_hostile_answers_end_in_time_and_harm_no_other_row(tmp_path, monkeypatch, no_process_left):
+    monkeypatch.chdir(tmp_path)
+    pairs = []
+    for text in HOSTILE.values():
+        pairs += [("so \\boxed{0.125}", "\\frac{1}{8}"), (text, "3"), ("so \\boxed{7}", "8")]
+    started = time.monotonic()
+    results = graded(pairs, workers=2)
+    assert time.monotonic() - started < 10 * SHORT.seconds * len(HOSTILE)
+    assert [one.reason for one in results[::3]] == ["correct"] * len(HOSTILE)
+    assert [one.reason for one in results[2::3]] == ["wrong"] * len(HOSTILE)
+    reasons = dict(zip(HOSTILE, (one.reason for one in results[1::3]), strict=True))
+    assert set(reasons.values()) <= REASONS - {"correct"}, reasons
+    assert reasons["tower of exponents"] == reasons["factorial"] == "timeout"
+    assert not any(one.symbolic for one in results[1::3])
+    assert list(tmp_path.iterdir()) == []  # nothing in a box was run
+
+
+def test_a_timeout_keeps_the_string_verdict(no_process_left):
+    (one,) = graded([("\\boxed{99999999!}", "3")])
+    assert one == Grade("99999999!", legacy=False, symbolic=False, reason="timeout")
+
+
+def test_memory_of_a_response_is_limited(no_process_left):
+    pairs = [("\\boxed{2^{" + "9" * n + "}}", "3") for n in (10, 12)] + [("\\boxed{1/4}", "0.25")]
+    *hostile, last = graded(pairs, workers=1)
+    assert {one.reason for one in hostile} <= {"timeout", "unparseable", "wrong"} and last.symbolic
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert children < SHORT.memory + 2**30
+
+
+def test_only_the_last_part_of_an_endless_response_is_graded():
+    limits = Limits(characters=1000)
+    early, late = "\\boxed{7}" + "x" * 2000, "x" * 2000 + "\\boxed{7}"
+    assert [one.symbolic for one in graded([(early, "7"), (late, "7")], limits=limits)] == [False, True]
+
+
+def test_a_killed_worker_costs_the_row_that_it_was_at(no_process_left):
+    pairs = [(f"\\boxed{{{n}}}", str(n)) for n in range(8)]
+    pairs[3] = ("\\boxed{99999999!}", "3")
+    before = graders_of(os.getpid())
+    rows = grade_rows(pairs, lambda pair: [Question(*pair)], 1, Limits(seconds=60))
+    reasons = [next(rows)[1][0].reason for _ in range(3)]
+    (worker,) = graders_of(os.getpid()) - before
+    time.sleep(5)  # it is at the fourth row by then
+    os.kill(worker, signal.SIGKILL)
+    reasons += [one.reason for _, (one,) in rows]
+    assert reasons == ["correct"] * 3 + ["unparseable"] + ["correct"] * 4
+
+
+def test_grades_come_in_order_while_rows_are_read_and_closing_ends_the_workers(no_process_left):
+    read = []
+
+    def endless():
+        while True:
+            read.append(0)
+            yield len(read)
+
+    rows = grade_rows(endless(), lambda n: [Question(f"\\boxed{{{n}}}", str(n))] * (n % 3), 2)
+    for expected in range(1, 200):
+        number, verdicts = next(rows)
+        assert number == expected and [one.extracted for one in verdicts] == [str(number)] * (number % 3)
+    assert len(read) < 200 + AHEAD_ROWS
+    rows.close()
+
+
+def test_an_error_while_rows_are_read_ends_the_workers(no_process_left):
+    def broken():
+        yield from range(100)
+        raise KeyError("row")
+
+    with pytest.raises(KeyError):
+        list(grade_rows(broken(), lambda n: [Question(f"\\boxed{{{n}}}", "1")], 2))
+
+
+SCRIPT = """
+from micota_lf.grading import Limits, Question, grade_rows
+pairs = [("\\\\boxed{99999999!}", "3")] * 9
+list(grade_rows(pairs, lambda pair: [Question(*pair)], 2, Limits(seconds=99)))
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_its_parent(end):
+    parent = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: graders_of(parent.pid))
+        time.sleep(1)
+        workers = graders_of(parent.pid)
+        parent.send_signal(end)
+        assert parent.wait(timeout=30) != 0
+        wait_until(lambda: not any(map(alive, workers)))
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+PIECES = [
+    "\\boxed{", "\\fbox{", "\\boxed ", "{", "}", "(", ")", "[", "]", "$", "$$", "\\(", "\\)", "\\frac",
+    "\\sqrt", "\\frac{1}{2}", "\\frac12", "^", "_", "^{", "9", "12", "0.5", "1,000", "-", "+", "=", "/",
+    "!", "%", "x", "\\pi", "\\left(", "\\right)", "\\text{ cm}", "\\begin{pmatrix}", "\\end{pmatrix}", "&",
+    "\\\\", "\\cup", "\\infty", "\\le", "\\{", "\\}", " ", "\n", "\x00", "\ud83d", "\u2212", "\u00bd",
+    "\u0663", "so the answer is ", "<think>", "\\", "None", "nan", "oo", "lambda", "\\int_0^1", "\\sum",
+    "\\log", "\\mathrm{d}", "\\%", "\\$", ";", ":", "or",
+]  # fmt: skip
+
+
+def odd_pair(seed):
+    draw = random.Random(seed)
+    answer = "".join(draw.choices(PIECES, k=draw.randint(0, 4)))
+    inside = draw.choice([answer, "".join(draw.choices(PIECES, k=draw.randint(0, 12)))])
+    response = "".join(draw.choices(PIECES, k=draw.randint(0, 9)))
+    return response + draw.choice(["", "\\boxed{" + inside + "}", inside]), answer
+
+
+def test_odd_inputs_crash_nothing_and_the_number_of_workers_changes_nothing(no_process_left):
+    pairs = [odd_pair(seed) for seed in range(int(os.environ.get("MICOTA_FUZZ") or 300))]
+    alone, together = graded(pairs, workers=1), graded(pairs, workers=3)
+    differ = [
+        (pair, one, other) for pair, one, other in zip(pairs, alone, together, strict=True) if one != other
+    ]
+    assert not differ, differ[:3]
+    assert len(alone) == len(pairs) and {one.reason for one in alone} <= REASONS
+
+
+def test_one_response_is_graded_as_many_are_and_cannot_hang():
+    assert grade_safely(Question("\\boxed{0.125}", "\\frac18")) == grade("\\boxed{0.125}", "\\frac18")
+    assert grade_safely(Question("\\boxed{99999999!}", "3"), SHORT).reason == "timeout"
+    assert grade_safely(Question("\\boxed{0.125}", "\\frac18"), SHORT).symbolic
+    started = time.monotonic()
+    for n in range(200):
+        assert grade_safely(Question("text " * 3000 + f"\\boxed{{{n}}}", str(n))).symbolic
+    assert (time.monotonic() - started) / 200 < 0.01
+
+
+def test_lm_evals_metrics_survive_a_hostile_answer(monkeypatch):
+    monkeypatch.setattr("micota_lf.metrics.grade_safely", lambda question: grade_safely(question, SHORT))
+    doc = {"answer": "3", "legacy_rule": "hendrycks", "tokenizer": None}
+    assert response_metrics(doc, "Wait, \\boxed{99999999!}") == {"legacy": 0, "symbolic": 0, "reflections": 1}
+
+
+def test_the_filter_names_the_answers_that_it_could_not_judge(tmp_path, monkeypatch):
+    monkeypatch.setattr("micota_lf.filter.grade_rows", lambda *rows: grade_rows(*rows, limits=SHORT))
+    texts = {"a": "\\boxed{12}", "b": "\\boxed{99999999!}", "c": "\\boxed{\ud800}"}
+    plain = {"prompt": "p", "answer": "12", "finish_reason": "stop", "response_tokens": 5}
+    lines = [json.dumps({"id": name, "response": text, **plain}) for name, text in texts.items()]
+    (tmp_path / "r.jsonl").write_text("\n".join(lines))
+    counts = filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", Filter())
+    assert counts["reasons"] == {"kept": 1, "timeout": 1, "wrong": 1}
+    assert [row["response"] for row in read_jsonl(tmp_path / "rejected.jsonl")] == [texts["b"], texts["c"]]
+
+
+def run_grade(tmp_path, rows, *words):
+    write_jsonl(tmp_path / "in.jsonl", rows)
+    return main(["grade", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl"), *words])
+
+
+def test_grade_adds_four_columns_to_any_file(tmp_path, capsys):
+    rows = [
+        {"out": "so \\boxed{0.125}", "gold": "\\frac{1}{8}", "kept": [1, {"a": None}]},
+        {"out": "so \\boxed{007}", "gold": 7, "finish_reason": "stop"},
+        {"out": ["\\boxed{1}", None, "no"], "gold": ["2"]},
+        {"out": [], "gold": "2"},
+        {"out": "so \\boxed{1", "gold": "1.5", "finish_reason": "length"},
+    ]
+    words = ["--response-field", "out", "--answer-field", "gold", "--workers", "2", "--disagreements"]
+    assert run_grade(tmp_path, rows, *words) == 0
+    found = read_jsonl(tmp_path / "out.jsonl")
+    assert [{key: row[key] for key in given} for row, given in zip(found, rows, strict=True)] == rows
+    assert [row["reason"] for row in found] == [
+        "correct", "correct", ["wrong", "no answer", "no answer"], [], "truncated"
+    ]  # fmt: skip
+    assert found[2]["extracted"] == ["1", None, None] and found[3]["symbolic"] == []
+    assert (found[0]["legacy"], found[0]["symbolic"], found[0]["extracted"]) == (False, True, "0.125")
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == ("row 1: symbolic right, legacy wrong: gold '\\\\frac{1}{8}', extracted '0.125', correct")
+    assert second.startswith("row 2: symbolic right")
+    assert last.endswith(
+        "n=6, right: legacy 0, symbolic 2, 2 differ; 2 correct, 2 no answer, 1 truncated, 1 wrong"
+    )
+    assert run_grade(tmp_path, rows[1:2], *words, "--legacy-rule", "number") == 0
+    assert read_jsonl(tmp_path / "out.jsonl")[0]["legacy"] is True
+
+
+def test_grade_reads_lm_evals_samples(tmp_path, capsys):
+    doc = {"id": "a", "answer": "7", "legacy_rule": "number"}
+    rows = [
+        {"doc_id": 0, "doc": doc, "target": "", "filtered_resps": ["\\boxed{007}"], "legacy": 0},
+        {"doc_id": 1, "doc": {"problem": "p"}, "target": "8", "filtered_resps": ["\\boxed{008}"]},
+        {"doc_id": 2, "doc": doc, "target": "", "filtered_resps": [["\\boxed{7}", "\\boxed{8}"]]},
+    ]
+    assert run_grade(tmp_path, rows, "--samples") == 0
+    found = read_jsonl(tmp_path / "out.jsonl")
+    assert [row["legacy"] for row in found] == [True, False, [True, False]]
+    assert [row["symbolic"] for row in found] == [True, True, [True, False]]
+    assert run_grade(tmp_path, [{"response": "x", "answer": "y"}], "--samples") == 2
+    assert "row 1 has no 'filtered_resps'" in capsys.readouterr().err
+
+
+def test_a_graded_file_says_which_responses_were_too_long_to_read(tmp_path):
+    rows = [{"response": "x" * 1_000_001 + "\\boxed{7}", "answer": "7"}, {"response": "7", "answer": "8"}]
+    assert run_grade(tmp_path, rows) == 0
+    long, short = read_jsonl(tmp_path / "out.jsonl")
+    assert long["graded_characters"] == 1_000_000 and long["symbolic"] and "graded_characters" not in short
+
+
+GOOD = '{"response": "\\\\boxed{1}", "answer": "1"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD * 99 + '{"respones": "1", "answer": "1"}', "row 100 has no 'response' (--response-field); did"),
+        (GOOD + '{"response": "1", "Answer": "1"}', "row 2 has no 'answer' (--answer-field); did you mean"),
+        (GOOD + '{"response": 3, "answer": "1"}', "row 2: the response is a int, not text"),
+        (GOOD + '{"response": "3", "answer": null}', "row 2: 'answer' is None, not an answer"),
+        (GOOD + "\n{oops", "line 3 is not JSON"),
+        (GOOD + "[1]", "line 2 is a list"),
+        ("", "holds no rows"),
+    ],
+)
+def test_a_bad_file_to_grade_is_one_line_and_code_2_and_nothing_is_written(tmp_path, capsys, text, message):
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text(text)
+    assert main(["grade", str(path), "-o", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and str(path) in line
+    assert list(tmp_path.iterdir()) == [path]
