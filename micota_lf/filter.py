@@ -25,7 +25,8 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
     """Write the kept rows to `output`, the others to `rejected.jsonl`, the counts to `counts.json`.
 
     Kept is a row with finish_reason `stop`, at most `rule.max_tokens` response tokens, and a right answer
-    in the eyes of `rule.verdict` (`none`: any answer). Raises UserError if rows lack columns or none is kept.
+    in the eyes of `rule.verdict` (`none`: any answer); what grading could not end is rejected as `timeout` or
+    `unparseable` (`grading`). Raises UserError if rows lack columns or none is kept.
     """
     output = Path(output)
     given = read_jsonl(responses)
@@ -62,7 +63,9 @@ def _need_columns(row: Row, rule: Filter, where: str) -> None:
 
 
 def _questions(row: Row) -> list[Question]:
-    return [Question(row["response"], row.get("answer"), row["finish_reason"] != "stop")]
+    answer = row.get("answer")
+    gold = None if answer is None else str(answer)
+    return [Question(row["response"], gold, row["finish_reason"] != "stop")]
 
 
 def _judged(row: Row, verdict: Grade, rule: Filter) -> Row:

@@ -17,6 +17,7 @@ Pools of the standard library and of pebble have no memory limit and no timer bu
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import resource
@@ -31,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from multiprocessing.connection import Connection, Pipe, wait
 from types import SimpleNamespace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .engines import die_with_parent
 from .errors import MicotaError, UserError
@@ -41,7 +42,6 @@ TIMEOUT, UNPARSEABLE = "timeout", "unparseable"
 BATCH_ROWS, BATCH_CHARACTERS = 32, 2**18  # what is sent to a worker at once
 AHEAD_ROWS, AHEAD_CHARACTERS = 2**11, 2**25  # how far fast rows may get ahead of a slow one
 START_SECONDS, IMPORT_SECONDS = 300.0, 20.0
-GROWN_BYTES = 2**29  # a worker that has taken this much is replaced, so that no row meets another's leftovers
 
 T = TypeVar("T")
 _LOCK = threading.Lock()
@@ -50,14 +50,16 @@ _LOCK = threading.Lock()
 class Limits(NamedTuple):
     """What one response may take: processor time, memory above the worker's start, characters looked at.
 
-    `wall_factor` times `seconds` on the clock end what waits instead of computing. Of a longer response only
-    the last part is graded: that is where its answer is.
+    `wall_factor` times `seconds` on the clock (and some to load) end what waits instead of computing. Of a
+    longer response only the last part is graded: that is where its answer is. A worker that has grown by
+    `growth` bytes is replaced after the row, so that no row meets another's leftovers.
     """
 
     seconds: float = 10.0
     memory: int = 2 * 2**30
     characters: int = 1_000_000
     wall_factor: float = 6.0
+    growth: int = 2**29
 
 
 LIMITS = Limits()
@@ -234,6 +236,8 @@ class Pool:
                     raise UserError(answer)
                 worker.ready, worker.deadline = True, self._deadline()
         except (EOFError, OSError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(START_SECONDS)  # it is ending; how, says what its row has done to it
             self._lose(worker, found)
 
     def _lose(self, worker: _Worker, found: list[tuple[int, Grade]], reason: str = "") -> None:
@@ -273,7 +277,7 @@ def _end(worker: _Worker) -> int:
     return worker.process.wait()
 
 
-def work(handle: int, parent: int, limits: tuple[float, int, int, float]) -> None:
+def work(handle: int, parent: int, limits: tuple[Any, ...]) -> None:
     """A worker's life: batches of questions from the pipe, one grade back for each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -282,9 +286,10 @@ def work(handle: int, parent: int, limits: tuple[float, int, int, float]) -> Non
     logging.disable()
     with Connection(handle) as pipe:
         pipe.send(_warm_up())
-        seconds, memory, *_ = limits
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (_used_memory() + memory, hard))
+        seconds, memory, _, _, growth = Limits(*limits)
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = _used_memory() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
         start = _peak_memory()
         while os.getppid() == parent:
             try:
@@ -301,7 +306,7 @@ def work(handle: int, parent: int, limits: tuple[float, int, int, float]) -> Non
                 result = result if question.lost else _grade(question, result)
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 pipe.send(result)
-                if _peak_memory() > start + GROWN_BYTES:
+                if _peak_memory() > start + growth:
                     return
 
 
@@ -339,6 +344,7 @@ def _by_strings(question: Question) -> Grade:
 
 def _alarms_by_processor_time() -> None:
     """Have math-verify's alarms, 5 s by the clock, count like our timer, so that load changes no verdict."""
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # for one that comes late
     signal.signal(signal.SIGVTALRM, lambda *_: signal.raise_signal(signal.SIGALRM))
     signal.alarm = lambda seconds: int(signal.setitimer(signal.ITIMER_VIRTUAL, seconds)[0])
 

@@ -143,6 +143,12 @@ def test_a_killed_worker_costs_the_row_that_it_was_at(no_process_left):
     assert reasons == ["correct"] * 3 + ["unparseable"] + ["correct"] * 4
 
 
+def test_a_worker_that_has_grown_is_replaced_and_no_row_notices(no_process_left):
+    pairs = [(f"\\boxed{{{n}}}", str(n)) for n in range(5)]
+    always = Limits(growth=-1)
+    assert {one.reason for one in graded(pairs, 2, always)} == {"correct"}
+
+
 def test_grades_come_in_order_while_rows_are_read_and_closing_ends_the_workers(no_process_left):
     read = []
 
