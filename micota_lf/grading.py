@@ -2,13 +2,14 @@
 
     for row, (verdict,) in grade_rows(rows, lambda row: [Question(row["response"], row["answer"])]):
         ...
-    grade_safely(Question("so \\\\boxed{9^{9^{9^9}}}", "3")).reason   -> "timeout"
+    grade_safely(Question("so \\\\boxed{9^{9^{9^9}}}", "3")).symbolic   -> False, in 10 s at most
 
 Computer algebra on a model's text can run for ever inside one C call, which no alarm interrupts. So a worker
 has a timer of processor time by which the kernel ends it, however busy the machine is, and a memory limit. A
 row that its worker dies of keeps its string verdict and gets the reason `timeout` or `unparseable`; the other
 rows of its batch go to a fresh worker. Workers are new interpreters (nothing is forked from a process that
-holds a GPU or threads) that the kernel ends with their parent.
+holds a GPU or threads) that the kernel ends with their parent. (math-verify's own alarms come after 5 s and
+mean `wrong`; `timeout` is what they could not stop.)
 
 Pools of the standard library and of pebble have no memory limit and no timer but the wall clock; pebble's
 `map` also charges a timeout to a whole chunk and takes in all rows before the first (pebble/pool/process.py).
