@@ -60,7 +60,8 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
             records.append({**names, **average, "n": sum(n for _, _, n in counts.values())})
         rows.append(row)
     note = (
-        "Differences in percentage points over the same problems. p: exact McNemar, Holm-adjusted over "
+        f"Differences in percentage points over the same problems (`{recipe.evaluation.verdict}` grader). p: "
+        "exact McNemar, Holm-adjusted over "
         f"the {len(tests)} benchmark cells of this table. Average: 95% paired bootstrap interval. `noise`: p "
         f"is not below {SIGNIFICANCE}, or the interval holds zero."
     )

@@ -131,9 +131,10 @@ def gap_sheet(outcomes: Outcomes, table: str = "table1") -> Sheet:
         rows.append([short_name(model), f"+{source}", short_name(teacher), average, delta])
         records.append(record)
     note = (
-        "Average over the benchmarks in percent, and its difference to the untrained student, with 95% "
-        "bootstrap intervals (the difference over the same problems). +Teacher: trained on the strong "
-        "teacher's responses, +TA: on those of the intermediate teacher trained on them."
+        f"Average over the benchmarks in percent by the `{recipe.evaluation.verdict}` grader, and its "
+        "difference to the untrained student, with 95% bootstrap intervals (the difference over the same "
+        "problems). +Teacher: trained on the strong teacher's responses, +TA: on those of the intermediate "
+        "teacher trained on them."
     )
     head = ["Student", "Trained on", "Strong teacher", AVERAGE, "Delta"]
     return Sheet(table, TITLES["table1"], note, head, rows, records)
