@@ -1,6 +1,6 @@
 r"""How often graders are right on labelled responses: precision and recall, for each and by transformation.
 
-    python benchmarks/grading_accuracy.py DIR      # DIR/{aime24,amc23,olympiadbench,math-500,gsm8k}/test.jsonl
+    python benchmarks/grading_accuracy.py DIR   # DIR/{aime24,amc23,olympiadbench,math-500,gsm8k}/test.jsonl
 
 Side by side: our two verdicts, math-verify alone, and the graders that lm-eval ships as hendrycks_math500,
 minerva_math (exact_match) and aime24. hendrycks_math500 looks at the text between the first and the last `$`,

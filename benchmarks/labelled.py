@@ -25,7 +25,8 @@ WRAPS = (
 )
 UNITS = ("cm", "m", "km", "kg", "hours", "minutes", "dollars")
 OTHER_UNIT = {
-    "cm": "m", "m": "cm", "km": "cm", "kg": "hours", "hours": "minutes", "minutes": "hours", "dollars": "cents"
+    "cm": "m", "m": "cm", "km": "cm", "kg": "hours", "hours": "minutes", "minutes": "hours",
+    "dollars": "cents",
 }  # fmt: skip
 
 
@@ -271,7 +272,8 @@ FORMS: dict[str, tuple[str, Callable[[str], Iterator[Case]]]] = {
     "percent": (r"[\d.]+ ?\\?%", percents),
     "quantity": (r"\d+\\text\{ \w+\}", quantities),
     "list": (
-        r"(?!.*(?:\\\$|\[|\\in|pm|\\\{))[^()=,]*[^()=,\d][^()=,]*(?:, ?[^()=,]+)+|-?\d+(?:, -?\d+)+|-?\d{1,2}(?:,-?\d{1,2})+",
+        r"(?!.*(?:\\\$|\[|\\in|pm|\\\{))[^()=,]*[^()=,\d][^()=,]*(?:, ?[^()=,]+)+"
+        r"|-?\d+(?:, -?\d+)+|-?\d{1,2}(?:,-?\d{1,2})+",
         lists,
     ),
     "list of tuples": (r"\([^()]*\)(?:, ?\([^()]*\))+", lists),

@@ -16,6 +16,9 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+LONGEST = 1000
+"""Characters of an answer that is still taken apart; a longer one is a response that repeats itself."""
+
 Verdict = bool | None
 """None: neither text nor computer algebra can tell, because one side is not readable as mathematics."""
 
@@ -23,7 +26,9 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
         ("[\u2212\u2012\u2013\u2014]", "-"),
-        ("π", r"\\pi "), ("∞", r"\\infty "), ("\u00d7", r"\\times "), ("\u222a", r"\\cup "), ("\u2208", r"\\in "),
+        ("π", r"\\pi "), ("∞", r"\\infty "),
+        ("\u00d7", r"\\times "),
+        ("\u222a", r"\\cup "), ("\u2208", r"\\in "),
         ("±", r"\\pm "), ("≤", r"\\le "), ("≥", r"\\ge "), (r"√\s*\(?(\w+)\)?", r"\\sqrt{\1}"),
         (r"\\(?:boxed|fbox|framebox)\s*\{", "{"),
         (r"(?<!\\)\$|(?<!\\)\\[()\[\]]|\*\*", " "),
@@ -37,7 +42,8 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<=[\s}])(?:and|or)(?=[\s\\])", ","),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|°", r"\\text{degrees}"),
         (r"\\?%", r"\\text{percent}"),
-        (r"\\\$", r"\\text{dollars}"), ("€", r"\\text{euros}"), ("£", r"\\text{sterling}"),
+        (r"\\\$|\bUSD\b", r"\\text{dollars}"), ("¢", r"\\text{cents}"),
+        ("€", r"\\text{euros}"), ("£", r"\\text{sterling}"), (r"\\\\\s*$", ""),
     )
 )  # fmt: skip
 
@@ -49,7 +55,8 @@ _UNITS = {
         "mi": "mi mile", "mg": "mg milligram", "g": "g gm gram", "kg": "kg kilogram", "oz": "oz ounce",
         "lb": "lb pound", "ml": "ml milliliter millilitre", "l": "l liter litre", "s": "s sec second",
         "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month",
-        "year": "year yr", "mph": "mph milesperhour miles/hour mi/h", "km/h": "km/h kph kmph kilometersperhour",
+        "year": "year yr", "mph": "mph milesperhour miles/hour mi/h",
+        "km/h": "km/h kph kmph kilometersperhour",
         "m/s": "m/s meterspersecond metrespersecond", "degrees": "degree deg", "radians": "radian rad",
         "percent": "percent", "dollars": "dollar usd", "cents": "cent", "euros": "euro eur",
         "sterling": "sterling gbp",
@@ -63,19 +70,20 @@ _UNIT_AFTER = re.compile(
 _UNIT_BEFORE = re.compile(r"(?P<sign>-?)\s*\\text\{(?P<text>[^{}]*)\}\s*(?P<value>-?.*\d.*)")
 _BASE = re.compile(r"\(?(\d[\dA-F]*)\)?_\{?(\d+)\}?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
-_CHOICE = re.compile(r"\(?([A-J])(?:[).:].*)?")
+_CHOICE = re.compile(r"(?:[Oo]ption|[Cc]hoice)?\(?([A-J])(?:[).:].*)?")
 
 _COMMA, _CUP = re.compile(r"[,;]"), re.compile(r"\\cup(?![A-Za-z])")
 _EQUALS = re.compile(r"(?<![<>!:\\])=|\\in(?![A-Za-z])")
 _NAME = re.compile(
     r"\(?\\?[A-Za-z]+'*(?:_\{?[^{}=]*\}?)?(?:\([^()]*\))?(?:,\s*\\?[A-Za-z]\w*)*\)?|\\text\{[^{}]*\}|\\angle.*"
 )
+_FUNCTION = re.compile(r"([A-Za-z])\s*\(([a-z])\)")
 _MULTIPLE = re.compile(r"-?[\d.]+\s*\\?[A-Za-z]\w*|[A-Za-z]\^.*")  # 2x = 6 does not answer 6
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:(?:, ?\d{3})+|(?: \d{3})+)(?![\d])")
 _ONE_NUMBER = re.compile(rf"\W*(?:\\text\{{[^{{}}]*\}})?\s*-?{_GROUPED.pattern}(?:\.\d+)?[^\d,]*")
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?)matrix\}(.*)\\end\{\1matrix\}", re.DOTALL)
 _DECIMAL = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
-_NUMBER = re.compile(rf"({_DECIMAL})(?:(?:\\times|\\cdot|\*)10\^\{{?([+-]?\d{{1,3}})\}}?)?")
+_NUMBER = re.compile(rf"({_DECIMAL})(?:(?:(?:\\times|\\cdot|\*)10\^|[eE])\{{?([+-]?\d{{1,3}})\}}?)?")
 _RATIO = re.compile(rf"([+-]?)(?:\\frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}|\(?({_DECIMAL})/({_DECIMAL})\)?)")
 _MIXED = re.compile(r"(-?)(\d+)\s*(?:\\frac\s*\{(\d+)\}\s*\{(\d+)\}|(?<=\s)(\d+)/(\d+))")
 
@@ -85,6 +93,8 @@ def same_answer(got: str, gold: str) -> Verdict:
 
     `1,234` is one number, or a list of two: answers are the same if they are so in one of both readings.
     """
+    if len(got) > LONGEST:
+        return True if got == gold else None
     got, gold = clean(got), clean(gold)
     if not got or not gold:
         return None
@@ -111,7 +121,8 @@ def _digits(match: re.Match[str]) -> str:
 
 
 def _key(text: str) -> str:
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text.replace("\\text", ""))
+    text = re.sub(r"\\text\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac\s*(\d)\s*(?=\{)", r"\\frac{\1}", re.sub(r"\\sqrt\s*(\w)", r"\\sqrt{\1}", text))
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", text).replace(" ", "")
 
@@ -156,7 +167,7 @@ def _members(text: str) -> list[str]:
     parts = _split(text, _COMMA)
     if len(parts) == 1:
         sides = _split(parts[0], _EQUALS)
-        inner = _inside(sides[-1], "\\{", "\\}") if len(sides) < 3 else None
+        inner = _inside(sides[-1], "\\{", "\\}") if 0 < len(sides) < 3 else None
         if inner is not None:
             parts = _split(inner, _COMMA)
     signs = (("\\pm", "+", "-"), ("\\mp", "-", "+"))
@@ -164,7 +175,10 @@ def _members(text: str) -> list[str]:
     for part in parts:
         both = [part, part] if "\\pm" in part else [part]
         for sign, plus, minus in signs:
-            both = [re.sub(rf"\{sign}(?![A-Za-z])", new, text) for text, new in zip(both, (plus, minus), strict=False)]
+            both = [
+                re.sub(rf"\{sign}(?![A-Za-z])", new, text)
+                for text, new in zip(both, (plus, minus), strict=False)
+            ]
         out += [re.sub(r"(^|[=(]\s*)\+", r"\1", text) for text in both]
     return out
 
@@ -218,6 +232,7 @@ def _same_one(got: str, gold: str) -> Verdict:
     if len(ours) == 2 and _NAME.fullmatch(ours[1]) and not _NAME.fullmatch(ours[0]):
         ours.reverse()  # 3 = x
     if len(ours) > 1 and len(theirs) > 1:
+        ours = _renamed(ours, theirs[0])
         ours[0], theirs[0] = (re.sub(r"_(?:\w|\{.*?\})$", "", _key(side[0])) for side in (ours, theirs))
         if ours[0] == theirs[0]:
             return _same(clean(ours[-1]), clean(theirs[-1]))
@@ -241,7 +256,18 @@ def _same_one(got: str, gold: str) -> Verdict:
     return _same_value(got, gold)
 
 
+def _renamed(ours: list[str], other: str) -> list[str]:
+    """`f(n) = n + 1` with the other side's variable, `f(x) = x + 1`, where that cannot clash."""
+    a, b = _FUNCTION.fullmatch(ours[0]), _FUNCTION.fullmatch(other)
+    if not (a and b and a[1] == b[1]) or re.search(rf"(?<![A-Za-z\\]){b[2]}(?![A-Za-z])", ours[-1]):
+        return ours
+    return [re.sub(rf"(?<![A-Za-z\\]){a[2]}(?![A-Za-z])", b[2], side) for side in ours]
+
+
 def _same_value(got: str, gold: str) -> Verdict:
+    if (choice := _CHOICE.fullmatch(_key(gold))) and len(_key(gold)) < 4:
+        found = _CHOICE.fullmatch(_key(got))
+        return bool(found and found[1] == choice[1])
     (a, unit_a), (b, unit_b) = _unit(got), _unit(gold)
     if unit_a and unit_b and unit_a != unit_b:
         return False
@@ -255,9 +281,6 @@ def _same_value(got: str, gold: str) -> Verdict:
     words = [_bare(_key(text)) for text in (a, b)]
     if _key(a) == _key(b) or words[0] == words[1]:
         return True
-    if (choice := _CHOICE.fullmatch(words[1])) and len(words[1]) < 4:
-        found = _CHOICE.fullmatch(words[0])
-        return bool(found and found[1] == choice[1])
     for text, word in zip((a, b), words, strict=True):
         if _WORDS.fullmatch(word) and (len(word) > 3 or "\\text" in text):
             return re.sub("^(?:the|an?) ", "", words[0].casefold()) == words[1].casefold()

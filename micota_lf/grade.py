@@ -8,9 +8,9 @@ Small-Model-Learnability-Gap, lm_eval/tasks/{AIME,AMC,Olympiad,hendrycks_math_50
 Hendrycks's, which lm-eval ships. It never strips a bare `$`: on OlympiadBench, perfect answers boxed without
 `$` score 409 of 675. (The lineage scores GSM8K by the last number of a response; here its box decides too.)
 
-`symbolic` asks whether the final answer is the same mathematics (`equal.py`). The final answer is what the last
-box holds, after `</think>` if there is one there; without any box, what follows `the answer is`. An answer in
-prose never outweighs a box, nor an earlier box the last.
+`symbolic` asks whether the final answer is the same mathematics (`equal.py`). It is what the last box
+holds, after `</think>` if there is one; without any box, what follows `the answer is`. An answer in prose
+never outweighs a box, nor an earlier box the last.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _UNBRACED = re.compile(r"[^\s$]+")
 _JOINT = re.compile(r"(?:[\s$.,;]|\\[()\[\],; ]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\b[a-z]\s*=)*")
 _SAID = re.compile(
-    r"(?:\banswers?\b(?:[ \t]+[\w']+){0,8}?[ \t*]*(?:\b(?:is|are)\b|[:=])|####)[ \t]*:?\s*(\S.*)",
+    r"(?:\banswers?\b(?:[ \t]+[\w']+){0,8}?[ \t*]*(?:\b(?:is|are|(?:would|must|will) be)\b|[:=])"
+    r"|final answer[ \t*]*\n|####)[ \t]*:?\s*(\S.*)",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|(?<=\S)\s+(?:because|since|which)\b|\n")
+_FILLERS = re.compile(
+    r"^(?:(?:therefore|thus|then|simply|just|exactly|indeed|equal to|approximately)\b[ ,:]*)+"
+)
 _BARE_ANSWER = re.compile(r"[-\u2212+$\\(\[{.\d][^\n]{0,80}|[A-Z]\)?\.?")
 
 
@@ -138,7 +142,7 @@ def _said(text: str) -> str | None:
     """The answer that prose gives: after the last `the answer is`, or the whole text if that is no prose."""
     said = _SAID.findall(text)
     if said:
-        answer = _SENTENCE_END.split(said[-1].strip("* "))[0].strip("* ")
+        answer = _FILLERS.sub("", _SENTENCE_END.split(said[-1].strip("* "))[0].strip("* "))
         return answer or None
     return text.strip() if _BARE_ANSWER.fullmatch(text.strip()) else None
 
