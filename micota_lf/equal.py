@@ -68,6 +68,10 @@ _UNIT_AFTER = re.compile(
     r"\s*(?:\^\s*\{?(?P<power>[23])\}?)?\s*\.?"
 )
 _UNIT_BEFORE = re.compile(r"(?P<sign>-?)\s*\\text\{(?P<text>[^{}]*)\}\s*(?P<value>-?.*\d.*)")
+_NO_UNIT = re.compile(
+    r"\b(?:not?|less|fewer|more|greater|least|most|except|minus|plus|negative|to|half|dozens?|hundreds?|thousands?"
+    r"|[mb]illions?|factorial)\b"
+)
 _BASE = re.compile(r"\(?(\d[\dA-F]*)\)?_\{?(\d+)\}?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _CHOICE = re.compile(r"(?:[Oo]ption|[Cc]hoice)?\(?([A-J])(?:[).:].*)?")
@@ -155,6 +159,8 @@ def _inside(text: str, opening: str, closing: str) -> str | None:
 
 def _bare(text: str) -> str:
     """The text without braces or round brackets around one value."""
+    if found := re.fullmatch(r"\\text\{([^{}]*\d[^{}]*)\}", text):
+        return _bare(found[1].strip())
     for pair in ("{}", "()"):
         inner = _inside(text, *pair)
         if inner is not None and (pair == "{}" or len(_split(inner, _COMMA)) == 1):
@@ -298,6 +304,8 @@ def _unit(text: str) -> tuple[str, str | None]:
         value = groups.get("sign", "") + groups["value"].strip()
         words = (groups.get("text") or groups.get("words") or "").strip(" .").casefold()
         power = groups.get("power") or ""
+        if _NO_UNIT.search(words):
+            continue
         for word, exponent in (("square", "2"), ("sq.", "2"), ("sq", "2"), ("cubic", "3")):
             if words.startswith(word + " "):
                 words, power = words[len(word) :], exponent

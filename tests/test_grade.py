@@ -27,7 +27,8 @@ SAME = [
     ("\u22125", "-5"), ("1 4/5", "1\\frac{4}{5}"), ("1.8", "1\\frac{4}{5}"), ("1.5\\times 10^3", "1500"),
     ("\\dfrac{-1}{2}", "-\\frac 12"), ("\\frac{2}{4}", "0.5"), ("5!", "120"), ("$5$.", "5"), ("+5", "5"),
     # Units, currency, percent, degrees.
-    ("12 apples", "12"), ("$1,234.50", "1234.5"), ("\\$18.90", "18.9"), ("18 dollars", "\\$18"),
+    ("12 apples", "12"), ("\\text{13 apples}", "13"),
+    ("$1,234.50", "1234.5"), ("\\$18.90", "18.9"), ("18 dollars", "\\$18"),
     ("62.5", "62.5%"), ("0.625", "62.5%"), ("50\\%", "50"), ("50\\%", "0.5"), ("90", "90^\\circ"),
     ("90°", "90^{\\circ}"), ("15 square centimeters", "15\\mbox{ cm}^2"), ("52", "52_8"),
     ("5.4¢", "5.4 cents"),
@@ -56,6 +57,7 @@ DIFFERENT = [
     ("12", "1,2"),
     ("1,1", "1"), ("3", "\\pm 3"), ("3 or 5", "5"), ("x = 1", "y = 1"), ("2x = 6", "6"), ("x \\neq 5", "5"),
     ("seat", "\\text{east}"), ("\\text{(B)}", "\\text{(C)}"), ("(B) 5", "(C)"), ("\\text{none}", "0"),
+    ("5\\text{ million}", "5"), ("5\\text{ or more}", "5"), ("\\text{not }5", "5"),
     ("k", "5"),
     ("\\begin{pmatrix}1 & 2\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"), ("x+1", "x-1"),
     ("n", "m"),
@@ -155,51 +157,12 @@ def test_no_text_makes_grading_fail(monkeypatch):
     monkeypatch.setattr(equal, "_algebra", lambda got, gold: None)
     rng = random.Random(0)
     pieces = [
-        "\\boxed{",
-        "\\boxed",
-        "}",
-        "{",
-        "\\frac",
-        "\\text{",
-        "$",
-        "\\$",
-        ",",
-        "(",
-        ")",
-        "[",
-        "]",
-        "=",
-        "1",
-        "12",
-        "x",
-        "\\pm",
-        "\\cup",
-        "\\in",
-        "%",
-        "\\\\",
-        "&",
-        "and",
-        "</think>",
-        "\\begin{pmatrix}",
-        "\\end{pmatrix}",
-        "_",
-        "^",
-        "-",
-        "/",
-        "\\",
-        "\\{",
-        "\\}",
-        ".",
-        "cm",
-        "1,000",
-        "^\\circ",
-        "e",
-        "answer",
-        "is",
-        "####",
-    ]
+        "\\boxed{", "\\boxed ", "}", "{", "\\frac", "\\text{", "$", "\\$", ",", "(", ")", "[", "]", "=", "1", "12", "x",
+        "\\pm", "\\cup", "\\in", "%", "\\\\", "&", " and ", "</think>", "_", "^", "-", "/", "\\", "\\{", "\\}", ".", "cm",
+        "\\begin{pmatrix}", "\\end{pmatrix}", "1,000", "^\\circ", "e", "answer is ", "####", " ",
+    ]  # fmt: skip
     for _ in range(3000):
-        response, gold = (" ".join(rng.choices(pieces, k=rng.randint(0, n))) for n in (20, 5))
+        response, gold = ("".join(rng.choices(pieces, k=rng.randint(0, n))) for n in (20, 5))
         grade(response, gold)
         same_answer(response, gold)
 
