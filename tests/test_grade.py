@@ -157,9 +157,9 @@ def test_no_text_makes_grading_fail(monkeypatch):
     monkeypatch.setattr(equal, "_algebra", lambda got, gold: None)
     rng = random.Random(0)
     pieces = [
-        "\\boxed{", "\\boxed ", "}", "{", "\\frac", "\\text{", "$", "\\$", ",", "(", ")", "[", "]", "=", "1", "12", "x",
-        "\\pm", "\\cup", "\\in", "%", "\\\\", "&", " and ", "</think>", "_", "^", "-", "/", "\\", "\\{", "\\}", ".", "cm",
-        "\\begin{pmatrix}", "\\end{pmatrix}", "1,000", "^\\circ", "e", "answer is ", "####", " ",
+        "\\boxed{", "\\boxed ", "}", "{", "\\frac", "\\text{", "$", "\\$", ",", "(", ")", "[", "]", "=", "1",
+        "12", "x", "\\pm", "\\cup", "\\in", "%", "\\\\", "&", " and ", "</think>", "_", "^", "-", "/", "\\", "\\{", "\\}",
+        ".", "cm", "\\begin{pmatrix}", "\\end{pmatrix}", "1,000", "^\\circ", "e", "answer is ", "####", " ",
     ]  # fmt: skip
     for _ in range(3000):
         response, gold = ("".join(rng.choices(pieces, k=rng.randint(0, n))) for n in (20, 5))
