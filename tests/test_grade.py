@@ -158,7 +158,8 @@ def test_no_text_makes_grading_fail(monkeypatch):
     rng = random.Random(0)
     pieces = [
         "\\boxed{", "\\boxed ", "}", "{", "\\frac", "\\text{", "$", "\\$", ",", "(", ")", "[", "]", "=", "1",
-        "12", "x", "\\pm", "\\cup", "\\in", "%", "\\\\", "&", " and ", "</think>", "_", "^", "-", "/", "\\", "\\{", "\\}",
+        "12", "x", "\\pm",
+        "\\cup", "\\in", "%", "\\\\", "&", " and ", "</think>", "_", "^", "-", "/", "\\", "\\{", "\\}",
         ".", "cm", "\\begin{pmatrix}", "\\end{pmatrix}", "1,000", "^\\circ", "e", "answer is ", "####", " ",
     ]  # fmt: skip
     for _ in range(3000):
