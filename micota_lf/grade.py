@@ -8,8 +8,9 @@ Small-Model-Learnability-Gap, lm_eval/tasks/{AIME,AMC,Olympiad,hendrycks_math_50
 Hendrycks's, which lm-eval ships. It never strips a bare `$`: on OlympiadBench, perfect answers boxed without
 `$` score 409 of 675. (The lineage scores GSM8K by the last number of a response; here its box decides too.)
 
-`symbolic` is math-verify on the whole response, which also knows that 0.25 is 1/4; equal strings, `$` aside,
-need no computer algebra.
+`symbolic` asks whether the final answer is the same mathematics (`equal.py`). It is what the last box
+holds, after `</think>` if there is one; without any box, what follows `the answer is`. An answer in prose
+never outweighs a box, nor an earlier box the last.
 """
 
 from __future__ import annotations
@@ -21,16 +22,31 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from .equal import is_list, same_answer
 from .errors import UserError
 
 Reason = str
-_BARE_DOLLAR = re.compile(r"(?<!\\)\$")  # one that marks mathematics, not an amount
 CORRECT, WRONG, NO_ANSWER, TRUNCATED = "correct", "wrong", "no answer", "truncated"
+UNPARSEABLE = "unparseable"
+
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
+_UNBRACED = re.compile(r"[^\s$]+")
+_JOINT = re.compile(r"(?:[\s$.,;]|\\[()\[\],; ]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\b[a-z]\s*=)*")
+_SAID = re.compile(
+    r"(?:\banswers?\b(?:[ \t]+[\w']+){0,8}?[ \t*]*(?:\b(?:is|are|(?:would|must|will) be)\b|[:=])"
+    r"|final answer[ \t*]*\n|####)[ \t]*:?\s*(\S.*)",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|(?<=\S)\s+(?:because|since|which)\b|\n")
+_FILLERS = re.compile(
+    r"^(?:(?:therefore|thus|then|simply|just|exactly|indeed|equal to|approximately)\b[ ,:]*)+"
+)
+_BARE_ANSWER = re.compile(r"[-\u2212+$\\(\[{.\d][^\n]{0,80}|[A-Z]\)?\.?")
 
 
 @dataclass(frozen=True)
 class Grade:
-    """Verdicts on one response; `reason` explains the symbolic one."""
+    """Verdicts on one response. `extracted` is the answer that `symbolic` looked at, `reason` explains it."""
 
     extracted: str | None
     legacy: bool
@@ -51,16 +67,84 @@ def grade(
     is a benchmark's: `hendrycks`, or `number` for AIME, AMC and OlympiadBench.
     """
     response, answer = response or "", answer or ""
-    extracted = extract_boxed(response)
-    legacy = extracted is not None and legacy_equal(extracted, answer, legacy_rule)
-    symbolic = bool(answer) and (_same_text(extracted, answer) or _symbolic(response, answer))
-    if symbolic:
+    boxed = extract_boxed(response)
+    legacy = boxed is not None and legacy_equal(boxed, answer, legacy_rule)
+    final = final_answer(response, is_list(answer))
+    same = same_answer(final, answer) if final is not None else False
+    if same:
         reason = CORRECT
     elif truncated:
         reason = TRUNCATED
+    elif final is None:
+        reason = NO_ANSWER
     else:
-        reason = NO_ANSWER if extracted is None else WRONG
-    return Grade(extracted, legacy, symbolic, reason)
+        reason = WRONG if same is False else UNPARSEABLE
+    return Grade(final, legacy, bool(same), reason)
+
+
+def final_answer(response: str, several: bool = False) -> str | None:
+    """What a response gives as its answer: its last box, else what it says the answer is, else None.
+
+    An empty box is no answer. A last box that never closes leaves the response without one. With `several`,
+    boxes that only a comma or an `and` parts count together.
+    """
+    ending = response.rpartition("</think>")[2]
+    for text in (ending, response):
+        if boxes := _boxes(text):
+            break
+    else:
+        return _said(ending)
+    *earlier, (start, _, content) = boxes
+    if content is None:
+        return None
+    contents = [content]
+    while several and earlier:
+        before, end, content = earlier.pop()
+        if content is None or not _JOINT.fullmatch(text, end, start):
+            break
+        contents.insert(0, content)
+        start = before
+    return ", ".join(contents)
+
+
+def _boxes(text: str) -> list[tuple[int, int, str | None]]:
+    """Start, end and content of each outermost box that is not empty; content None if it never closes."""
+    found: list[tuple[int, int, str | None]] = []
+    at = 0
+    while match := _BOX.search(text, at):
+        at = match.end()
+        if not text.startswith("{", at):
+            bare = _UNBRACED.match(text, at)
+            if bare and match[0][-1].isspace():
+                found.append((match.start(), bare.end(), bare[0].rstrip(".,;")))
+            continue
+        end = _closing_brace(text, at)
+        if end is None:
+            if text[at + 1 :].strip():
+                found.append((match.start(), len(text), None))
+            break
+        if content := text[at + 1 : end].strip():
+            found.append((match.start(), end + 1, content))
+        at = end + 1
+    return found
+
+
+def _closing_brace(text: str, at: int) -> int | None:
+    depth = 0
+    for brace in re.finditer(r"\\.|[{}]", text[at:], re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0 and brace[0] == "}":
+            return at + brace.start()
+    return None
+
+
+def _said(text: str) -> str | None:
+    """The answer that prose gives: after the last `the answer is`, or the whole text if that is no prose."""
+    said = _SAID.findall(text)
+    if said:
+        answer = _FILLERS.sub("", _SENTENCE_END.split(said[-1].strip("* "))[0].strip("* "))
+        return answer or None
+    return text.strip() if _BARE_ANSWER.fullmatch(text.strip()) else None
 
 
 def extract_boxed(response: str) -> str | None:
@@ -94,20 +178,6 @@ def _bare_number(text: str) -> str:
     text = text.lstrip("0")
     whole, *after = text.split(".")
     return whole if after and not after[0].strip("0") else text
-
-
-def _same_text(extracted: str | None, answer: str) -> bool:
-    """Whether a box holds the gold answer after Hendrycks's normalisation, `$` and a final point aside."""
-    if extracted is None:
-        return False
-    bare = [_BARE_DOLLAR.sub("", text).strip().rstrip(".") for text in (extracted, answer)]
-    return bool(bare[0]) and bool(_hendrycks().is_equiv(*bare))
-
-
-def _symbolic(response: str, answer: str) -> bool:
-    from math_verify import parse, verify
-
-    return bool(verify(parse(f"\\boxed{{{answer}}}"), parse(response)))
 
 
 @cache
