@@ -302,7 +302,7 @@ def work(handle: int, parent: int, limits: tuple[Any, ...]) -> None:
                 result = _by_strings(question)
                 if not (result.legacy or question.lost or "math_verify" in sys.modules):
                     signal.setitimer(signal.ITIMER_PROF, 0)
-                    grade("\\boxed{1}", "2")  # loads the algebra on no row's time; equal texts need none
+                    grade("\\boxed{\\sin x}", "\\cos x")  # loads the algebra on no row's time
                     signal.setitimer(signal.ITIMER_PROF, seconds)
                 result = result if question.lost else _grade(question, result)
                 signal.setitimer(signal.ITIMER_PROF, 0)
