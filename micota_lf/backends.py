@@ -1,69 +1,41 @@
-"""Backends that turn prompts into responses, behind one small protocol.
+"""Backends that turn prompts into responses, behind the protocol of `protocol.py`.
 
-    with open_backend("tiny:teacher", Generation(max_tokens=256)) as backend:
-        for completion in backend.complete([Request("a", [{"role": "user", "content": "What is 1+1?"}])]):
-            print(completion.text, completion.finish_reason)
-
-A backend yields completions as they finish, in any order, one for each request; a request that fails
-yields a completion with `error` set and never ends the others.
+with open_backend("tiny:teacher", Generation(max_tokens=256)) as backend:
+    for completion in backend.complete([Request("a", [{"role": "user", "content": "What is 1+1?"}])]):
+        print(completion.text, completion.finish_reason)
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from importlib import metadata
+from typing import Any
 
-from .checks.tokens import opened_thought
+from .checks.hub import positions
+from .checks.tokens import load_chat, opened_thought
+from .engines import engine_argv
 from .errors import UserError
 from .files import digest
+from .protocol import Backend, Completion, Launch, Request, check_positions
 from .recipe import Generation
 from .refs import resolve
+from .server import Served, free_port, serving, vllm_arguments
 
+__all__ = ["BACKENDS", "Backend", "Completion", "Launch", "Request", "open_backend"]
 
-@dataclass(frozen=True)
-class Request:
-    """One prompt: chat messages, or with `raw` set its text as it is, without a chat template."""
-
-    id: str
-    messages: list[dict[str, str]]
-    raw: str | None = None
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One response. Token counts are the model's own; `response_tokens` counts the end-of-turn token.
-
-    Where the chat template opens a thought in the prompt (R1-Distill, QwQ: `<think>`), the text starts with
-    it, so that the thought is whole; its tokens are the prompt's.
-    """
-
-    id: str
-    text: str = ""
-    finish_reason: str = ""
-    prompt_tokens: int = 0
-    response_tokens: int = 0
-    error: str | None = None
-
-
-class Backend(Protocol):
-    """What every backend does."""
-
-    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Yield one completion a request, as they finish."""
-        ...
-
-    def close(self) -> None:
-        """Free what the backend holds (memory, a server)."""
-        ...
+SPARE_TOKENS = 16  # special tokens that an engine may add to a prompt beyond our count
 
 
 @contextmanager
-def open_backend(model: str, sampling: Generation, revision: str | None = None) -> Iterator[Backend]:
+def open_backend(
+    model: str, sampling: Generation, revision: str | None = None, launch: Launch | None = None
+) -> Iterator[Backend]:
     """Open the backend that `sampling` names and close it on every way out."""
-    backend = BACKENDS[sampling.backend](model, sampling, revision)
+    backend = BACKENDS[sampling.backend](model, sampling, revision, launch or Launch())
     try:
         yield backend
     finally:
@@ -73,7 +45,9 @@ def open_backend(model: str, sampling: Generation, revision: str | None = None) 
 class FakeBackend:
     """Instant responses that depend on the prompt and the seed alone: for tests and notebooks."""
 
-    def __init__(self, model: str, sampling: Generation, revision: str | None = None) -> None:
+    def __init__(
+        self, model: str, sampling: Generation, revision: str | None = None, launch: Launch | None = None
+    ) -> None:
         self.model, self.sampling = model, sampling
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -86,6 +60,10 @@ class FakeBackend:
             reason = "stop" if len(kept) == len(words) else "length"
             yield Completion(request.id, " ".join(kept), reason, len(prompt.split()), len(kept))
 
+    def numerics(self) -> dict[str, Any]:
+        """No arithmetic."""
+        return {}
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -93,7 +71,9 @@ class FakeBackend:
 class TransformersBackend:
     """Batched `generate` of Hugging Face transformers: the default without a GPU server."""
 
-    def __init__(self, model: str, sampling: Generation, revision: str | None = None) -> None:
+    def __init__(
+        self, model: str, sampling: Generation, revision: str | None = None, launch: Launch | None = None
+    ) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -129,7 +109,8 @@ class TransformersBackend:
         """Yield completions a batch at a time; prompts of like length share a batch."""
         encoded = [(request.id, *self._encode(request)) for request in requests]
         encoded.sort(key=lambda entry: len(entry[1]))
-        self._check_budget(max((len(ids) for _, ids, _ in encoded), default=0))
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        check_positions(max((len(ids) for _, ids, _ in encoded), default=0), self.sampling.max_tokens, limit)
         for start in range(0, len(encoded), self.batch_size):
             batch = encoded[start : start + self.batch_size]
             try:
@@ -137,6 +118,15 @@ class TransformersBackend:
             except RuntimeError as error:  # out of memory, mostly: the other batches can still succeed
                 reason = str(error).splitlines()[0]
                 yield from (Completion(request_id, error=reason) for request_id, _, _ in batch)
+
+    def numerics(self) -> dict[str, Any]:
+        """Versions, device, dtype, attention and batch size, which sets the padding."""
+        versions = {name: metadata.version(name) for name in ("transformers", "torch")}
+        attention = self.model.config._attn_implementation
+        return {
+            **versions, "dtype": self.sampling.dtype, "device": self.device, "attention": attention,
+            "batch_size": self.batch_size,
+        }  # fmt: skip
 
     def close(self) -> None:
         """Drop the weights."""
@@ -155,14 +145,6 @@ class TransformersBackend:
         templated = request.raw is None and self.tokenizer.chat_template is not None
         ids: list[int] = self.tokenizer(text, add_special_tokens=not templated)["input_ids"]
         return ids, opened_thought(text) if templated else ""
-
-    def _check_budget(self, longest: int) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        if limit and longest + self.sampling.max_tokens > limit:
-            raise UserError(
-                f"--max-tokens: {self.sampling.max_tokens} and the longest prompt ({longest} tokens) "
-                f"exceed the model's {limit} positions"
-            )
 
     def _complete_batch(self, batch: list[tuple[str, list[int], str]], start: int) -> Iterator[Completion]:
         import torch
@@ -183,4 +165,56 @@ class TransformersBackend:
             yield Completion(request_id, opened + text, reason, len(prompt), len(kept))
 
 
-BACKENDS: dict[str, Callable[..., Backend]] = {"transformers": TransformersBackend, "fake": FakeBackend}
+class VllmBackend:
+    """A vLLM server that lives as long as the backend, asked as any other endpoint is."""
+
+    def __init__(
+        self, model: str, sampling: Generation, revision: str | None = None, launch: Launch | None = None
+    ) -> None:
+        self.model, self.sampling, self.revision = model, sampling, revision
+        self.launch, self.stack = launch or Launch(), ExitStack()
+        self.command = engine_argv(self.launch.command)
+        self.chat = load_chat(model, revision)
+        self.served: Served | None = None
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Start the server with room for the longest of these prompts, then ask it."""
+        from .endpoint import EndpointBackend
+
+        requests = list(requests)
+        raw = self.chat.counts([request.raw for request in requests if request.raw is not None])
+        templated = (request.messages for request in requests if request.raw is None)
+        longest = max([self.chat.longest_prompt(templated), *raw])
+        limit, length = positions(self.model, self.revision), longest + self.sampling.max_tokens
+        check_positions(longest, self.sampling.max_tokens, limit)
+        length, port = min(length + SPARE_TOKENS, limit or length + SPARE_TOKENS), free_port()
+        path = resolve(self.model)
+        arguments = vllm_arguments(path, self.sampling, self.revision, self.launch, length, port)
+        self.served = self.stack.enter_context(serving([*self.command, *arguments], port, self.launch.log))
+        sampling = replace(self.sampling, endpoints=[self.served.url], api_key_env=None)
+        self.asked = EndpointBackend(path, sampling, self.revision, self.launch, self.served.check)
+        yield from self.asked.complete(requests)
+
+    def numerics(self) -> dict[str, Any]:
+        """Version, dtype, parallelism, attention kernels, and whether batches were made not to matter."""
+        return {
+            **self.asked.numerics(), "dtype": self.sampling.dtype,
+            "tensor_parallel": self.launch.tensor_parallel, "data_parallel": self.launch.data_parallel,
+            "attention": self.served and self.served.attention(),
+            "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1",
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Stop the server."""
+        self.stack.close()
+
+
+def _endpoint(model: str, sampling: Generation, revision: str | None, launch: Launch) -> Backend:
+    from .endpoint import EndpointBackend  # aiohttp is not loaded for the others
+
+    return EndpointBackend(model, sampling, revision)
+
+
+BACKENDS: dict[str, Callable[[str, Generation, str | None, Launch], Backend]] = {
+    "transformers": TransformersBackend, "vllm": VllmBackend, "endpoint": _endpoint, "fake": FakeBackend,
+}  # fmt: skip

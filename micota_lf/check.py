@@ -37,6 +37,7 @@ def semantic_problems(recipe: Recipe) -> list[str]:
     return [
         *names,
         *_prompt_problems(recipe),
+        *_generation_problems(recipe),
         *_model_problems(recipe),
         *_benchmark_problems(recipe),
         *trainings,
@@ -128,6 +129,14 @@ def _prompt_problems(recipe: Recipe) -> Iterator[str]:
         if bare:
             hint = nearest(field, rows[bare - 1])
             yield f"prompts.path: {prompts.path}: row {bare} has no {field!r}; {hint}"
+
+
+def _generation_problems(recipe: Recipe) -> Iterator[str]:
+    spec = recipe.generation
+    if spec.backend == "endpoint" and not spec.endpoints:
+        yield "generation.endpoints: the backend 'endpoint' needs at least one address"
+    if spec.prompt_format == "raw" and recipe.prompts.system:
+        yield "generation.prompt_format: raw prompts have no place for prompts.system"
 
 
 def _model_problems(recipe: Recipe) -> Iterator[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from . import bpc, evaluate, merge, train
 from .checks import parity
@@ -19,10 +19,11 @@ from .engines import engine_argv
 from .errors import StepFailed, UserError
 from .files import digest, read_json, read_jsonl
 from .filter import filter_responses
-from .generate import generate
+from .generate import generate, summary_lines
 from .kinds import Context, refuse_cut_rows, refuse_merge
 from .load import section_from, section_of
 from .mix import mix_corpora
+from .protocol import Launch
 from .recipe import (
     Assistant,
     Bpc,
@@ -57,6 +58,10 @@ def add_stage_commands(commands: Any) -> None:
     parser.add_argument("--prompts", required=True, help="JSONL file, tiny:NAME, or hub data set id")
     _flags(parser, Generation)
     _flags(parser, Prompts, leave_out=("path",))
+    words = "vLLM's command (default: %(default)s), GPUs of a copy of the model, and copies"
+    parser.add_argument("--engine", default=Engines.vllm, help=words)
+    parser.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help=words)
+    parser.add_argument("--data-parallel", type=int, default=1, metavar="N", help=words)
     parser = command(
         commands, "filter", "Keep responses that are right, finished and not too long (paper equation 1).",
         "--responses out.jsonl --verdict symbolic --max-tokens 16384 -o corpus.jsonl", _filter, OUT_FILE,
@@ -145,11 +150,13 @@ def _flags(
     for name in only or get_type_hints(section):
         if name in leave_out:
             continue
-        hint, default = get_type_hints(section)[name], getattr(section, name)
+        hint, default = get_type_hints(section)[name], getattr(section, name, None)
         choices = [choice for choice in get_args(hint) if isinstance(choice, str)] or None
         flag, words = f"--{name.replace('_', '-')}", f"(default: {default})".replace("\n", "\\n")
         if hint is bool:
             parser.add_argument(flag, action="store_true")
+        elif get_origin(hint) is list:
+            parser.add_argument(flag, action="append", default=[], metavar="X", help="may be repeated")
         else:
             parser.add_argument(
                 flag, choices=choices, default=default, help=words, metavar=None if choices else "X"
@@ -171,11 +178,17 @@ def _engine_arguments(parser: argparse.ArgumentParser, engine: str) -> None:
 def _generate(args: argparse.Namespace) -> None:
     _need_model("--model", args.model, chat=False)
     prompts = _section(Prompts, args, path=args.prompts)
-    summary = generate(args.model, prompts, args.output, _section(Generation, args), args.model_revision)
-    tokens = f"mean {summary['mean_response_tokens']:.1f} tokens"
-    print(
-        f"{args.output}: {summary['responses']} responses, {tokens}, {summary['truncated']} cut at the limit"
-    )
+    sampling, launch = _section(Generation, args), _launch(args)
+    summary = generate(args.model, prompts, args.output, sampling, args.model_revision, launch)
+    for line in summary_lines(summary):
+        print(f"{args.output}: {line}")
+
+
+def _launch(args: argparse.Namespace) -> Launch:
+    for flag in ("tensor_parallel", "data_parallel"):
+        if getattr(args, flag) < 1:
+            raise UserError(f"--{flag.replace('_', '-')}: {getattr(args, flag)} must be above 0")
+    return Launch(args.engine, args.tensor_parallel, args.data_parallel)
 
 
 def _filter(args: argparse.Namespace) -> None:
@@ -233,7 +246,7 @@ def _merge(args: argparse.Namespace) -> None:
     if args.prompts:
         asked = _section(Generation, args, dtype=spec.dtype)
         config["health"] = merge.health_settings(spec, asked, Prompts(args.prompts))
-        how["batch_size"], inputs["prompts"] = asked.batch_size, args.prompts
+        how["generate"], inputs["prompts"] = {"batch_size": asked.batch_size}, args.prompts
     results = _execute("merge", args.output, config, inputs, how, first=lambda given: refuse_merge(given, {}))
     health, size = results["health"], f"{results['bytes'] / 1e6:.1f} MB of weights"
     ended = (

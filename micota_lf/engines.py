@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -73,13 +74,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run_logged(job: Job, cwd: Path, log: Path) -> int:
+def run_logged(job: Job, cwd: Path, log: Path, parent: int | None = None) -> int:
     """Run a job to its end with both outputs appended to `log`; return its exit code.
 
-    The child gets SIGKILL if we die, and we stop it if our own parent dies: a step must not go on
-    writing after the run that owns it is gone.
+    The child gets SIGKILL if we die, and we stop it if our own parent (`parent`, if it may be gone already)
+    dies: a step must not go on writing after the run that owns it is gone. Whatever of the child's process
+    group outlives it is killed.
     """
-    parent = os.getppid()
+    parent = parent or os.getppid()
     env = {**os.environ, "PYTHONUNBUFFERED": "1", **job.env}
     with log.open("ab") as handle:
         child = subprocess.Popen(
@@ -92,13 +94,13 @@ def run_logged(job: Job, cwd: Path, log: Path) -> int:
                     raise KeyboardInterrupt
                 time.sleep(0.1)
         finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGTERM)
-                try:
+            with suppress(subprocess.TimeoutExpired):
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGTERM)
                     child.wait(timeout=10)
-                except subprocess.TimeoutExpired:
-                    os.killpg(child.pid, signal.SIGKILL)
-                    child.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     return child.returncode
 
 

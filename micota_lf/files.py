@@ -83,13 +83,25 @@ def json_line(row: Row) -> str:
     return text + "\n"
 
 
-def iter_jsonl(path: str | Path) -> Iterator[Row]:
-    """The rows of a JSON Lines file one by one, as `read_jsonl` reads them."""
+def iter_jsonl(path: str | Path, repair: bool = False) -> Iterator[Row]:
+    """The rows of a JSON Lines file one by one; blank lines are skipped.
+
+    With `repair`, a torn last line (the writer was killed in the middle of it) is dropped.
+    Raises UserError naming the file and the line for anything else that is not a JSON object.
+    """
     try:
-        with Path(path).open(encoding="utf-8", newline="\n") as lines:
+        with Path(path).open("rb") as lines:  # a line may be torn within a character
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _json_row(path, number, line)
+                if not line.strip():
+                    continue
+                try:
+                    row = _json_row(path, number, line.decode())
+                except (UnicodeDecodeError, UserError) as error:
+                    torn = isinstance(error.__cause__ or error, ValueError) and not line.endswith(b"\n")
+                    if repair and torn:
+                        return
+                    raise
+                yield row
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {error}") from error
 
@@ -105,26 +117,8 @@ def _json_row(path: str | Path, number: int, line: str) -> Row:
 
 
 def read_jsonl(path: str | Path, repair: bool = False) -> list[Row]:
-    """Read JSON Lines; blank lines are skipped.
-
-    With `repair`, a torn last line (the writer was killed in the middle of it) is dropped.
-    Raises UserError naming the file and the line for anything else that is not a JSON object.
-    """
-    rows: list[Row] = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(_json_row(path, number, line))
-        except UserError as error:
-            if repair and number == len(lines) and isinstance(error.__cause__, ValueError):
-                break
-            raise
-    return rows
+    """All rows of a JSON Lines file, as `iter_jsonl` reads them."""
+    return list(iter_jsonl(path, repair))
 
 
 def write_yaml(path: str | Path, data: Any) -> None:

@@ -5,91 +5,119 @@ In: a model, a prompt set, how to sample. Out: `OUT.jsonl`, one row a problem:
     {"id", "prompt", "response", "finish_reason", "prompt_tokens", "response_tokens",
      "status", "error", "answer"}
 
-with status `ok` or `error`, and `OUT.meta.json` with what was asked. A killed run is continued by running
-it again: finished rows are kept, a torn last line is dropped, failed rows are tried once more.
+with status `ok` or `error`; `OUT.meta.json` with what was asked and, under `numerics`, by which engines;
+`OUT.prompts.json` with a digest of each problem. A killed run is continued by running it again, on other GPUs
+or endpoints too: finished rows are kept, a torn last line is dropped, failed rows are tried once more.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
-from .backends import Request, open_backend
+from .backends import open_backend
+from .engines import log_tail
 from .errors import StepFailed, UserError
-from .files import Row, digest, read_json, read_jsonl, write_json, write_jsonl
+from .files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
 from .prompts import chat, load_problems, user_text
-from .recipe import Generation, Prompts
+from .protocol import Completion, Launch, Request
+from .recipe import Generation, Prompts, sampling_settings
 
 REPORT_SECONDS = 5.0
+NAMED_IDS = 5  # of those that differ, in an error
 
 
 def generate(
-    model: str, prompts: Prompts, output: str | Path, sampling: Generation, revision: str | None = None
+    model: str,
+    prompts: Prompts,
+    output: str | Path,
+    sampling: Generation,
+    revision: str | None = None,
+    launch: Launch | None = None,
 ) -> dict[str, Any]:
     """Write one row a problem to `output` and return the counts and token statistics.
 
-    Raises UserError if `output` holds responses to another question, StepFailed if rows failed.
+    Raises UserError if `output` holds responses to another question, StepFailed if rows failed or the
+    backend's server did.
     """
+    if sampling.prompt_format == "raw" and prompts.system:
+        raise UserError("prompt_format: raw prompts have no place for prompts.system")
     problems, output = load_problems(prompts), Path(output)
+    digests = {row["id"]: digest(row) for row in problems}
     asked = {
-        **asdict(sampling), **asdict(prompts), "model": model, "model_revision": revision,
+        **sampling_settings(sampling), **asdict(prompts), "model": model, "model_revision": revision,
         "prompts": len(problems), "problems": digest(problems),
     }  # fmt: skip
-    for how in ("batch_size", "path"):
-        del asked[how]
-    done = _finished_rows(output, asked)
-    todo = [row for row in problems if row["id"] not in done]
-    by_id = {row["id"]: row for row in problems}
-    requests = [Request(row["id"], chat(row["problem"], prompts)) for row in todo]
-    if requests:
-        _say(f"{len(done)} of {len(problems)} responses are there; {len(requests)} to generate")
+    del asked["path"]
+    done = _finished_ids(output, asked, digests)
+    by_id = {row["id"]: row for row in problems if row["id"] not in done}
+    launch = replace(launch or Launch(), log=output.with_suffix(".server.log"))
+    if by_id:
+        _say(f"{len(done)} of {len(problems)} responses are there; {len(by_id)} to generate")
         with ExitStack() as stack:
-            backend = stack.enter_context(open_backend(model, sampling, revision))
-            started = last = time.monotonic()
-            for n, completion in enumerate(backend.complete(requests), start=1):
-                if n == 1:  # not before: a model or limit that is refused leaves no file behind
-                    handle = stack.enter_context(_appendable(output, asked, done))
-                problem = by_id[completion.id]
-                row: Row = {
-                    "id": completion.id, "prompt": user_text(problem["problem"], prompts.template),
-                    "response": completion.text, "finish_reason": completion.finish_reason,
-                    "prompt_tokens": completion.prompt_tokens, "response_tokens": completion.response_tokens,
-                    "status": "error" if completion.error else "ok", "error": completion.error,
-                    "answer": problem["answer"],
-                }  # fmt: skip
-                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+            backend = stack.enter_context(open_backend(model, sampling, revision, launch))
+            progress = _Progress(len(problems), len(done))
+            requests = (_request(row, prompts, sampling) for row in by_id.values())
+            for n, completion in enumerate(backend.complete(requests)):
+                if n == 0:  # not before: a model or limit that is refused leaves no file behind
+                    numerics = {"backend": sampling.backend, **backend.numerics()}
+                    handle = stack.enter_context(_appendable(output, asked, digests, numerics))
+                handle.write(json_line(_row(by_id[completion.id], completion, prompts)))
                 handle.flush()
-                if time.monotonic() - last > REPORT_SECONDS:
-                    last = time.monotonic()
-                    left = (last - started) / n * (len(requests) - n)
-                    _say(f"{len(done) + n}/{len(problems)} responses, about {left:.0f} s left")
+                progress.add(completion)
     return response_summary(output)
 
 
 def response_summary(output: str | Path) -> dict[str, Any]:
-    """Counts, mean tokens and the share that hit the limit. Raises StepFailed if rows failed."""
-    rows = read_jsonl(output)
-    failed = [row for row in rows if row["status"] != "ok"]
+    """Counts, mean tokens, responses that hit the limit, and `lengths`: how many are up to 2, 4, 8... tokens.
+
+    Raises StepFailed if rows failed.
+    """
+    rows = tokens = truncated = 0
+    lengths: Counter[int] = Counter()
+    failed: list[str] = []
+    for row in iter_jsonl(output):
+        rows += 1
+        if row["status"] != "ok":
+            failed.append(f"({row['id']}) with: {row['error']}")
+            continue
+        tokens += row["response_tokens"]
+        truncated += row["finish_reason"] == "length"
+        lengths[1 << (row["response_tokens"] - 1).bit_length()] += 1
     if failed:
         raise StepFailed(
-            f"{len(failed)} of {len(rows)} responses in {output} failed, the first ({failed[0]['id']}) with: "
-            f"{failed[0]['error']}. Run the same command again: it retries only those."
+            f"{len(failed)} of {rows} responses in {output} failed, the first {failed[0]}. "
+            "Run the same command again: it retries only those."
         )
-    lengths = [row["response_tokens"] for row in rows]
+    counts = {str(bound): lengths[bound] for bound in sorted(lengths)}
     return {
-        "responses": len(rows),
-        "mean_response_tokens": sum(lengths) / len(lengths),
-        "truncated": sum(row["finish_reason"] == "length" for row in rows),
-    }
+        "responses": rows, "mean_response_tokens": tokens / rows, "truncated": truncated, "lengths": counts
+    }  # fmt: skip
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """The summary in words: counts, the share cut at the limit, and how long responses are."""
+    n, cut = summary["responses"], summary["truncated"]
+    words = [f"<={bound}: {count}" for bound, count in summary["lengths"].items()]
+    mean = f"mean {summary['mean_response_tokens']:.1f} tokens"
+    return [
+        f"{n} responses, {mean}, {cut} ({cut / n:.1%}) cut at the limit",
+        f"response tokens: {', '.join(words)}",
+    ]
 
 
 def generation_progress(directory: Path) -> str:
-    """`128/500 responses` from a step's directory, or an empty string before the first."""
+    """What a step's own progress line said last, or `128/500 responses`; empty before the first."""
+    said = re.findall(r"generate: (\d+/\d+ responses.*)", log_tail(directory / "log.txt", 3))
+    if said:
+        return str(said[-1])
     try:
         total = json.loads((directory / "responses.meta.json").read_text())["prompts"]
         with (directory / "responses.jsonl").open("rb") as handle:
@@ -98,10 +126,49 @@ def generation_progress(directory: Path) -> str:
         return ""
 
 
-def _finished_rows(output: Path, asked: dict[str, Any]) -> dict[str, Row]:
-    """Rows by id that need no second answer. Raises UserError if they answer another request."""
+class _Progress:
+    """Says every few seconds how far it is, how fast, how many were cut, and how long it may still take."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.before, self.done = total, done, done
+        self.tokens = self.cut = 0
+        self.started = self.last = time.monotonic()
+
+    def add(self, completion: Completion) -> None:
+        if self.done == self.before:  # loading the model is no generating
+            self.started = self.last
+        self.done += 1
+        self.tokens += completion.response_tokens
+        self.cut += completion.finish_reason == "length"
+        now = time.monotonic()
+        if now - self.last > REPORT_SECONDS or self.done == self.total:
+            self.last, spent, new = now, max(now - self.started, 1e-9), self.done - self.before
+            left = spent / new * (self.total - self.done)
+            _say(
+                f"{self.done}/{self.total} responses, {self.tokens / spent:,.0f} tokens/s, "
+                f"{self.cut / new:.1%} cut at the limit, about {left:.0f} s left"
+            )
+
+
+def _request(problem: Row, prompts: Prompts, sampling: Generation) -> Request:
+    raw = user_text(problem["problem"], prompts.template) if sampling.prompt_format == "raw" else None
+    return Request(problem["id"], chat(problem["problem"], prompts), raw)
+
+
+def _row(problem: Row, completion: Completion, prompts: Prompts) -> Row:
+    return {
+        "id": completion.id, "prompt": user_text(problem["problem"], prompts.template),
+        "response": completion.text, "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens, "response_tokens": completion.response_tokens,
+        "status": "error" if completion.error else "ok", "error": completion.error,
+        "answer": problem["answer"],
+    }  # fmt: skip
+
+
+def _finished_ids(output: Path, asked: dict[str, Any], digests: dict[str, str]) -> set[str]:
+    """Ids of the rows that need no second answer. Raises UserError if they answer another request."""
     if not output.exists() or not output.stat().st_size:
-        return {}
+        return set()
     meta = output.with_suffix(".meta.json")
     if not meta.is_file():
         raise UserError(f"{output}: exists without {meta.name}, which says what was asked; choose another -o")
@@ -109,17 +176,42 @@ def _finished_rows(output: Path, asked: dict[str, Any]) -> dict[str, Row]:
     changed = [key for key in asked if before.get(key) != asked[key]]
     if changed:
         key = changed[0]
+        words = f"{key}: {before.get(key)!r} then, {asked[key]!r} now"
+        if "problems" in changed and output.with_suffix(".prompts.json").is_file():
+            words += _differing(read_json(output.with_suffix(".prompts.json")), digests)
         raise UserError(
-            f"{output}: holds responses to another request: {', '.join(changed)} differ "
-            f"({key}: {before.get(key)!r} then, {asked[key]!r} now); choose another -o or remove it"
+            f"{output}: holds responses to another request: {', '.join(changed)} differ ({words}); "
+            "choose another -o or remove it"
         )
-    return {row["id"]: row for row in read_jsonl(output, repair=True) if row["status"] == "ok"}
+    return {row["id"] for row in iter_jsonl(output, repair=True) if row["status"] == "ok"}
 
 
-def _appendable(output: Path, asked: dict[str, Any], finished: dict[str, Row]) -> IO[str]:
-    """The output opened for more rows, holding exactly the finished ones, with its meta file beside it."""
-    write_json(output.with_suffix(".meta.json"), asked)
-    write_jsonl(output, finished.values())
+def _differing(then: dict[str, str], now: dict[str, str]) -> str:
+    """Which problems were added, removed and changed, as `; 2 added: a, b`."""
+    kinds = {
+        "added": [key for key in now if key not in then],
+        "removed": [key for key in then if key not in now],
+        "changed": [key for key in now if key in then and then[key] != now[key]],
+    }
+    return "".join(
+        f"; {len(ids)} {kind}: {', '.join(ids[:NAMED_IDS])}{', ...' if len(ids) > NAMED_IDS else ''}"
+        for kind, ids in kinds.items()
+        if ids
+    )
+
+
+def _appendable(
+    output: Path, asked: dict[str, Any], digests: dict[str, str], numerics: dict[str, Any]
+) -> IO[str]:
+    """The output opened for more rows, holding exactly the finished ones, with its other files beside it."""
+    meta = output.with_suffix(".meta.json")
+    resumed = output.is_file() and output.stat().st_size > 0
+    known = read_json(meta).get("numerics", []) if resumed else []
+    known += [] if numerics in known else [numerics]
+    rows = iter_jsonl(output, repair=True) if resumed else iter(())
+    write_json(output.with_suffix(".prompts.json"), digests)
+    write_json(meta, {**asked, "numerics": known})
+    write_jsonl(output, (row for row in rows if row["status"] == "ok"))
     return output.open("a", encoding="utf-8")
 
 

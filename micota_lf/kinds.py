@@ -64,13 +64,13 @@ class Kind:
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as the flags of our own commands; null ones are left to their defaults."""
-    given = {key: value for key, value in settings.items() if value is not None}
-    return [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    """Settings as the flags of our own commands; null ones are left to their defaults, lists are repeated."""
+    pairs = [(k, one) for k, v in settings.items() for one in (v if isinstance(v, list) else [v])]
+    return [word for k, v in pairs if v is not None for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
 def _prepare_generate(step: Context) -> Job:
-    output = {"output": step.directory / "responses.jsonl", "batch_size": step.how["batch_size"]}
+    output = {"output": step.directory / "responses.jsonl", **step.how["generate"]}
     pins = {"model": "model_revision", "prompts": "revision"}
     revisions = {pins[role]: revision for role, revision in step.revisions.items()}
     return step.job(own_argv("generate", *_flags({**step.inputs, **revisions, **step.config, **output})))
@@ -147,7 +147,7 @@ def _follow_merge(step: Context) -> Job | None:
         raise StepFailed("\n".join(problems))
     if not step.config.get("health"):
         return None
-    asked = {"model": model, "prompts": step.inputs["prompts"], "batch_size": step.how["batch_size"]}
+    asked = {"model": model, "prompts": step.inputs["prompts"], **step.how["generate"]}
     asked |= {"revision": step.revisions.get("prompts"), "output": step.directory / ANSWERS}
     return step.job(own_argv("generate", *_flags({**asked, **step.config["health"]})))
 

@@ -37,6 +37,31 @@ def overlay(base: Section, partial: dict[str, Any]) -> Section:
     return cast(Section, laid)
 
 
+def generation_how(recipe: Recipe, gpus: int) -> dict[str, Any]:
+    """Flags of `micota generate` that decide no response, for a step that may use so many GPUs.
+
+    vLLM splits a model over `hardware.inference_gpus` and serves as many copies as the GPUs allow.
+    """
+    spec = recipe.generation
+    if spec.backend == "endpoint":
+        return {"endpoints": spec.endpoints, "api_key_env": spec.api_key_env}
+    if spec.backend != "vllm":
+        return {"batch_size": spec.batch_size}
+    split = max(1, min(recipe.hardware.inference_gpus, gpus))
+    return {
+        "engine": recipe.engines.vllm, "tensor_parallel": split, "data_parallel": max(1, gpus // split),
+        "gpu_memory_utilization": spec.gpu_memory_utilization,
+    }  # fmt: skip
+
+
+def generation_gpus(recipe: Recipe) -> int:
+    """GPUs of a step that generates: those of one copy of the model, with vLLM those of all copies."""
+    hardware = recipe.hardware
+    one = min(hardware.inference_gpus, hardware.gpus)
+    copies = hardware.gpus // max(1, one) if recipe.generation.backend == "vllm" else 1
+    return 0 if recipe.generation.backend == "endpoint" else one * copies
+
+
 def trained_student(recipe: Recipe, name: str) -> tuple[str, str] | None:
     """The student and the corpus that `STUDENT/CORPUS` names, or None for any other name."""
     student, _, corpus = name.partition("/")

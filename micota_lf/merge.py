@@ -21,7 +21,8 @@ from typing import Any
 from .checks.merge_check import STOP_KEYS
 from .errors import StepFailed
 from .files import read_json, write_json, write_yaml
-from .recipe import Generation, Merge, Prompts, Recipe
+from .lineage import generation_how
+from .recipe import Generation, Merge, Prompts, Recipe, sampling_settings
 from .refs import resolve
 
 SPARSIFYING = ("dare_ties", "dare_linear", "ties")
@@ -59,9 +60,18 @@ def health_settings(spec: Merge, generation: Generation, prompts: Prompts) -> di
     """How the merged model is asked for answers, as flags of `micota generate`; None for not at all."""
     if not spec.health_prompts:
         return None
-    asked = {**dataclasses.asdict(generation), **dataclasses.asdict(prompts), "temperature": 0.0}
+    asked = {**sampling_settings(generation), **dataclasses.asdict(prompts), "temperature": 0.0}
     asked["limit"] = min(spec.health_prompts, prompts.limit or spec.health_prompts)
-    return {key: value for key, value in asked.items() if key not in ("batch_size", "path", "revision")}
+    if generation.backend == "endpoint":  # no server serves the merged model yet
+        asked["backend"] = "transformers"
+    return {key: value for key, value in asked.items() if key not in ("path", "revision")}
+
+
+def health_how(recipe: Recipe, gpus: int) -> dict[str, Any]:
+    """How it is asked: flags of `micota generate` beside those of `health_settings`."""
+    if recipe.generation.backend == "endpoint":
+        return {"batch_size": recipe.generation.batch_size}
+    return generation_how(recipe, gpus)
 
 
 def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str | None) -> dict[str, Any]:

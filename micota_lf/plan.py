@@ -22,6 +22,8 @@ from .files import digest
 from .lineage import (
     baseline,
     filtering,
+    generation_gpus,
+    generation_how,
     model_of,
     strong_teachers,
     table_names,
@@ -30,14 +32,22 @@ from .lineage import (
     trained_student,
     training,
 )
-from .recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_ROLES, ASSISTANT_SFT, Model, Recipe
+from .recipe import (
+    ASSISTANT,
+    ASSISTANT_MERGED,
+    ASSISTANT_ROLES,
+    ASSISTANT_SFT,
+    Model,
+    Recipe,
+    sampling_settings,
+)
 from .refs import identity, resolve, slug
 
 # Raise it when a step's outputs change for the same config: old steps are then left alone and made anew.
 SCHEMA = 1
 LABEL_CHARACTERS = 80
-# Kinds that take `inference_gpus` where there are GPUs; a training says itself how many.
-GPU_KINDS = ("generate", "evaluate", "bpc")
+# Kinds that take `inference_gpus` where there are GPUs; others say themselves how many.
+GPU_KINDS = ("evaluate", "bpc")
 
 
 class Input(TypedDict, total=False):
@@ -149,8 +159,10 @@ class _Compiler:
     def responses(self, source: str) -> Input:
         """Responses of a model to the recipe's prompts."""
         model = self.model(source)
-        config = asdict(self.recipe.generation) | self._prompt_fields()
-        how = {"batch_size": config.pop("batch_size")}
+        config = sampling_settings(self.recipe.generation) | self._prompt_fields()
+        gpus = generation_gpus(self.recipe)
+        flags = generation_how(self.recipe, gpus)
+        how = {"gpus": gpus, "generate": flags, **({"engine": flags["engine"]} if "engine" in flags else {})}
         inputs = {"model": model, "prompts": self._prompts()}
         made = self._add(f"generate/{source}", "generate", self._label(model), config, inputs, how)
         return {"step": made, "file": "responses.jsonl"}
@@ -182,10 +194,8 @@ class _Compiler:
         how: dict[str, Any] = {"engine": self.recipe.engines.mergekit}
         if health:
             inputs["prompts"] = self._prompts()
-            how |= {
-                "batch_size": self.recipe.generation.batch_size,
-                "gpus": min(1, self.recipe.hardware.gpus),
-            }
+            gpus = min(1, self.recipe.hardware.gpus)
+            how |= {"gpus": gpus, "generate": merge.health_how(self.recipe, gpus)}
         config = {"merge": merge.merge_settings(spec), "health": health}
         label = f"{self._label(after)}-merged"
         made = self._add(f"merge/{ASSISTANT}", "merge", label, config, inputs, how)

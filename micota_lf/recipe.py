@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
@@ -84,17 +85,48 @@ class Model:
     revision: str | None = None
 
 
+def _is_server(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+
+
 @dataclass(frozen=True)
 class Generation:
-    """How responses are sampled. Greedy and 16K tokens are the paper's (section 4.2)."""
+    """How responses are sampled. Greedy and 16K tokens are the paper's (section 4.2).
 
-    backend: Literal["transformers", "fake"] = "transformers"
+    `vllm` starts a server of its own on the step's GPUs; `endpoint` asks OpenAI-compatible servers that run
+    already, those of `endpoints` that serve the model. `prompt_format: raw` gives the prompt as plain text,
+    as the official repository does, instead of through the model's chat template.
+    """
+
+    backend: Literal["transformers", "vllm", "endpoint", "fake"] = "transformers"
+    prompt_format: Literal["chat", "raw"] = "chat"
     max_tokens: int = positive(16384)
     temperature: float = not_negative(0.0)
     top_p: float = share(1.0)
     seed: int = not_negative(0)
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    batch_size: int = positive(64)
+    # Below: how, not what. These do not enter a step's identity.
+    batch_size: int = positive(64)  # of `transformers`
+    gpu_memory_utilization: float = limited(0.9, lambda v: 0 < v <= 1, "must lie in (0, 1]")  # of `vllm`
+    endpoints: list[str] = field(
+        default_factory=list,
+        metadata={
+            "check": lambda urls: all(map(_is_server, urls)),
+            "says": "must be http(s) addresses without user and password",
+        },
+    )
+    api_key_env: str | None = None  # the environment variable that holds the endpoints' key
+
+
+def sampling_settings(sampling: Generation) -> dict[str, Any]:
+    """The settings that decide responses, for hashes; a value that came later is there only if it is set."""
+    settings = asdict(sampling)
+    for how in ("batch_size", "gpu_memory_utilization", "endpoints", "api_key_env"):
+        del settings[how]
+    if settings["prompt_format"] == Generation.prompt_format:
+        del settings["prompt_format"]
+    return settings
 
 
 @dataclass(frozen=True)
@@ -265,7 +297,8 @@ class Hardware:
 
     `gpus` are those of one machine; a training uses `train_gpus` of them (null: all) on each of `nodes`
     machines, with one process a GPU, and a step that generates, evaluates or scores `inference_gpus`, over
-    which the model is split. Without GPUs it has `cpu_processes` processes a machine.
+    which the model is split; one that generates with vLLM takes as many such copies as there are GPUs for.
+    Without GPUs a training has `cpu_processes` processes a machine.
 
     With several nodes, `micota run` starts the training's part on its own machine, and needs NODE_RANK,
     MASTER_ADDR and MASTER_PORT in its environment; starting the same step on the others is the scheduler's
@@ -305,6 +338,7 @@ class Engines:
     llamafactory: str = "llamafactory-cli"
     mergekit: str = "mergekit-yaml"
     lm_eval: str = "lm_eval"
+    vllm: str = "vllm serve"
 
 
 def paper_methods() -> dict[str, str | None]:

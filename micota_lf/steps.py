@@ -30,7 +30,7 @@ from .locks import try_lock
 from .plan import Plan, resolved_inputs, step_directory
 
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
-BOOKKEEPING = {"step.json", "done.json", "failed.json", "holder.json", "log.txt"}
+BOOKKEEPING = {"step.json", "done.json", "failed.json", "holder.json", "log.txt", "responses.server.log"}
 Record = dict[str, Any]
 
 

@@ -61,7 +61,7 @@ def test_no_module_reaches_up():
         {"files", "lineage", "engines", "launch"}, {"refs", "grade", "gpus"}, {"grading"},
         {"checks.hub", "checks.merge_check", "costs.models"}, {"checks.tokens"},
         {"prompts", "mix", "filter", "metrics", "overlap", "regrade"},
-        {"benchmarks"}, {"evaluate"}, {"check"},
+        {"benchmarks"}, {"evaluate"}, {"check"}, {"protocol"}, {"api", "server"}, {"endpoint"},
         {"load", "backends", "bpc", "train", "merge", "sources"},
         {"checks.parity"}, {"checks.probe"}, {"checks.preflight"}, {"generate", "plan"},
         {"kinds", "costs.volumes"}, {"steps", "costs.estimate"},

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..files import read_json
 from ..refs import local_path
 
 Reference = tuple[str, str | None]
@@ -29,6 +30,15 @@ def model_file(ref: str, name: str, revision: str | None = None) -> Path | None:
         return Path(hf_hub_download(ref, name, revision=revision))
     except EntryNotFoundError:  # also raised if it is not in the cache and the hub is out of reach
         return None
+
+
+def positions(ref: str, revision: str | None = None) -> int | None:
+    """How many tokens a model can see, prompt and response together, if its config says so."""
+    file = model_file(ref, "config.json", revision)
+    config = read_json(file) if file else {}
+    inner = config.get("text_config", {})
+    limit: int | None = config.get("max_position_embeddings") or inner.get("max_position_embeddings")
+    return limit
 
 
 def weights_directory(ref: str, revision: str | None = None, offline: bool = False) -> Path:

@@ -17,7 +17,7 @@ from ..files import read_json
 from ..prompts import chat, load_problems
 from ..recipe import Prompts
 from . import merge_check, parity
-from .hub import Reference, hub_problems, model_file, weights_directory
+from .hub import Reference, hub_problems, model_file, positions, weights_directory
 from .tokens import Chat, load_chat, opened_thought
 from .weights import tensors
 
@@ -117,7 +117,7 @@ def _budgets(
     for which, roles, key in ((0, "generating", "max_tokens"), (1, "evaluated", "max_gen_toks")):
         at = f"{'evaluation' if which else 'generation'}.{key}"
         for role in config[roles]:
-            limit = _positions(*models[role]) if role in longest else None
+            limit = positions(*models[role]) if role in longest else None
             if limit:
                 prompt, response = longest[role][which], config[key]
                 words = f"{response} and the longest prompt ({prompt} tokens)"
@@ -125,14 +125,6 @@ def _budgets(
                     report.problems.append(f"{at}: {words} exceed the {limit} positions of {role}")
                 else:
                     report.facts.append(f"{at}: {words} fit into the {limit} positions of {role}")
-
-
-def _positions(ref: str, revision: str | None) -> int | None:
-    file = model_file(ref, "config.json", revision)
-    config = read_json(file) if file else {}
-    inner = config.get("text_config", {})
-    limit: int | None = config.get("max_position_embeddings") or inner.get("max_position_embeddings")
-    return limit
 
 
 def _cutoffs(

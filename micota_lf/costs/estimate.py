@@ -133,19 +133,26 @@ class _Estimator:
 
     def _generate(self, step: Step) -> Cost:
         rows, mean = self.volumes.responses(step)
-        return self._answering(step, rows * mean, step["config"]["max_tokens"], step["config"]["dtype"])
+        what, flags = step["config"], step["how"]["generate"]
+        if what["backend"] == "endpoint":  # on someone else's GPUs
+            return Cost(disk_gib=rows * mean * TOKEN_TEXT_BYTES / GIB)
+        # vLLM holds as many sequences as there is memory for, but one at least.
+        return self._answering(
+            step, rows * mean, what["max_tokens"], what["dtype"], flags.get("batch_size", 1)
+        )
 
     def _evaluate(self, step: Step) -> Cost:
         rows, mean = self.volumes.answers(step)
-        return self._answering(step, rows * mean, step["config"]["max_gen_toks"], step["config"]["dtype"])
+        what, batch = step["config"], step["how"]["batch_size"]
+        return self._answering(step, rows * mean, what["max_gen_toks"], what["dtype"], batch)
 
-    def _answering(self, step: Step, tokens: float, longest: int, dtype: str) -> Cost:
+    def _answering(self, step: Step, tokens: float, longest: int, dtype: str, batch: int) -> Cost:
         """Decoding: tokens / (decode_tokens_per_second of a 1B model / billions of parameters)."""
         size, disk = self._size(step["inputs"]["model"]), tokens * TOKEN_TEXT_BYTES
         if size is None:
             return self._on(step, None, disk, None)
         hours = tokens * size.parameters / BILLION / self.recipe.estimates.decode_tokens_per_second / HOUR
-        return self._on(step, hours, disk, inference_memory(size, longest, dtype, step["how"]["batch_size"]))
+        return self._on(step, hours, disk, inference_memory(size, longest, dtype, batch))
 
     def _corpus(self, step: Step) -> Cost:
         rows, mean = self.volumes.corpus(step["id"])
@@ -191,7 +198,9 @@ class _Estimator:
 
     def _on(self, step: Step, hours: float | None, disk: float | None, memory: float | None) -> Cost:
         """A cost on the step's GPUs, or on the host if it has none."""
-        share = 1 if step["kind"] == "train" else max(1, step["how"]["gpus"])  # a model split over GPUs
+        how = step["how"]  # a model is split over a step's GPUs, or over those of one copy
+        split = how.get("generate", {}).get("tensor_parallel", how["gpus"])
+        share = 1 if step["kind"] == "train" else max(1, split)
         held = None if memory is None else memory / GIB / share
         kept = None if disk is None else disk / GIB
         return Cost(hours, kept, held, 0.0) if step["how"]["gpus"] else Cost(0.0, kept, 0.0, held)

@@ -1,0 +1,158 @@
+"""A vLLM server of our own: started, waited for, and gone with us, however we end.
+
+    argv = [*engine_argv("vllm serve"), *vllm_arguments(model, sampling, None, launch, 18432, port)]
+    with serving(argv, port, log) as server:
+        requests.get(server.url + "/v1/models")
+
+Between us and the server stands a keeper (`python -m micota_lf.server`): it ends the server and all processes
+of its group when it is told to, when the server dies, and when we are gone, SIGKILL included. vLLM's own
+children would otherwise hold the GPUs' memory for a while.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from .engines import Job, log_tail, run_logged
+from .errors import StepFailed
+from .protocol import Launch
+from .recipe import Generation
+
+HOST = "127.0.0.1"
+START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
+STOP_SECONDS = 30.0
+ADVICE = (
+    "What helps most often: more GPUs a copy (hardware.inference_gpus), another share of their memory "
+    "(generation.gpu_memory_utilization), a lower generation.max_tokens, vLLM's own options in engines.vllm"
+)
+
+
+def vllm_arguments(
+    model: str, sampling: Generation, revision: str | None, launch: Launch, max_model_len: int, port: int
+) -> list[str]:
+    """Arguments for `vllm serve` and for `python -m vllm.entrypoints.openai.api_server` alike.
+
+    `--generation-config vllm`: the model's own sampling values, such as Qwen's repetition penalty, are no
+    defaults; its stop tokens still hold.
+    """
+    options: dict[str, Any] = {
+        "model": model, "host": HOST, "port": port, "dtype": sampling.dtype, "seed": sampling.seed,
+        "max-model-len": max_model_len, "generation-config": "vllm",
+        "tensor-parallel-size": launch.tensor_parallel, "data-parallel-size": launch.data_parallel,
+        "gpu-memory-utilization": sampling.gpu_memory_utilization,
+    }  # fmt: skip
+    if revision:
+        options |= {"revision": revision, "tokenizer-revision": revision}
+    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server."""
+
+    url: str
+    keeper: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Raise StepFailed, with the log's last words, if the server has died."""
+        if self.keeper.poll() is not None:
+            raise StepFailed(f"the vLLM server has died{_last_words(self.log)}")
+
+    def attention(self) -> str | None:
+        """The attention kernels that vLLM says it uses, as in `FLASH_ATTN`."""
+        named = re.findall(r"Using (\w+) attention backend", self.log.read_text(errors="replace"))
+        return named[-1] if named else None
+
+
+@contextmanager
+def serving(argv: list[str], port: int, log: Path) -> Iterator[Served]:
+    """Run a server until the block ends; it is healthy when the block begins. Its words go to `log`.
+
+    Raises StepFailed with the last of them if it dies first, or is not there after START_SECONDS.
+    """
+    log = log.absolute()
+    log.write_bytes(b"")
+    words = [sys.executable, "-m", "micota_lf.server", str(os.getpid()), str(log), *argv]
+    with _orderly_end():
+        keeper = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+        served = Served(f"http://{HOST}:{port}", keeper, log)
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not _healthy(served.url):
+                served.check()
+                if time.monotonic() > deadline:
+                    raise StepFailed(f"no vLLM server after {START_SECONDS:.0f} s{_last_words(log)}")
+                time.sleep(0.5)
+            yield served
+        finally:
+            keeper.terminate()
+            try:
+                keeper.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                keeper.kill()
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Let SIGTERM end this process by an exception, so that the server is stopped before we are gone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/health", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def _last_words(log: Path) -> str:
+    """The errors that a log names (the cause stands far above its end), its last lines, and advice."""
+    text = log.read_text(errors="replace")
+    errors = dict.fromkeys(re.findall(r"\w+Error: .+", text))
+    lines = [*list(errors)[-3:], f"last lines of {log}:", *log_tail(log, 8).splitlines()]
+    return "\n".join([":", *(f"    {line[:400]}" for line in lines), ADVICE])
+
+
+def keep(parent: int, log: Path, argv: list[str]) -> int:
+    """The keeper: run the server until it ends, we are told to end it, or `parent` is gone."""
+    signal.signal(signal.SIGTERM, _exit)
+    with suppress(KeyboardInterrupt):  # how run_logged says that the parent is gone
+        return run_logged(Job(argv), log.parent, log, parent)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(keep(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
