@@ -193,7 +193,7 @@ class VllmBackend:
         self.served = self.stack.enter_context(serving([*self.command, *arguments], port, self.launch.log))
         sampling = replace(self.sampling, endpoints=[self.served.url], api_key_env=None)
         self.asked = EndpointBackend(path, sampling, self.revision, self.launch, self.served.check)
-        yield from self.asked.complete(requests)
+        return self.asked.complete(requests)
 
     def numerics(self) -> dict[str, Any]:
         """Version, dtype, parallelism, attention kernels, and whether batches were made not to matter."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from .errors import UserError
 
 ENGINE_PACKAGES = ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch", "math-verify")
+STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -78,8 +79,8 @@ def run_logged(job: Job, cwd: Path, log: Path, parent: int | None = None) -> int
     """Run a job to its end with both outputs appended to `log`; return its exit code.
 
     The child gets SIGKILL if we die, and we stop it if our own parent (`parent`, if it may be gone already)
-    dies: a step must not go on writing after the run that owns it is gone. Whatever of the child's process
-    group outlives it is killed.
+    dies: a step must not go on writing after the run that owns it is gone. What outlives the child of its
+    process group is ended too.
     """
     parent = parent or os.getppid()
     env = {**os.environ, "PYTHONUNBUFFERED": "1", **job.env}
@@ -94,14 +95,20 @@ def run_logged(job: Job, cwd: Path, log: Path, parent: int | None = None) -> int
                     raise KeyboardInterrupt
                 time.sleep(0.1)
         finally:
-            with suppress(subprocess.TimeoutExpired):
-                if child.poll() is None:
-                    os.killpg(child.pid, signal.SIGTERM)
-                    child.wait(timeout=10)
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            _end_group(child)
     return child.returncode
+
+
+def _end_group(leader: subprocess.Popen[bytes]) -> None:
+    """End what is left of a child's process group, which may have outlived it, politely at first."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGTERM)
+        for _ in range(int(STOP_SECONDS / 0.1)):
+            leader.poll()  # reaps it
+            os.killpg(leader.pid, 0)
+            time.sleep(0.1)
+        os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
 
 
 def log_tail(log: Path, lines: int = 15) -> str:

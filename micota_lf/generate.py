@@ -63,9 +63,10 @@ def generate(
         _say(f"{len(done)} of {len(problems)} responses are there; {len(by_id)} to generate")
         with ExitStack() as stack:
             backend = stack.enter_context(open_backend(model, sampling, revision, launch))
-            progress = _Progress(len(problems), len(done))
             requests = (_request(row, prompts, sampling) for row in by_id.values())
-            for n, completion in enumerate(backend.complete(requests)):
+            completions = backend.complete(requests)  # a server starts here: no part of the speed
+            progress = _Progress(len(problems), len(done))
+            for n, completion in enumerate(completions):
                 if n == 0:  # not before: a model or limit that is refused leaves no file behind
                     numerics = {"backend": sampling.backend, **backend.numerics()}
                     handle = stack.enter_context(_appendable(output, asked, digests, numerics))
@@ -135,8 +136,6 @@ class _Progress:
         self.started = self.last = time.monotonic()
 
     def add(self, completion: Completion) -> None:
-        if self.done == self.before:  # loading the model is no generating
-            self.started = self.last
         self.done += 1
         self.tokens += completion.response_tokens
         self.cut += completion.finish_reason == "length"
