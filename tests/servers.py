@@ -121,7 +121,7 @@ if __name__ == "__main__":
     parser.add_argument("--model")
     parser.add_argument("--port", type=int)
     parser.add_argument("--max-model-len", type=int)
-    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--pace", type=float, default=0.0, help="seconds between two answers")
     parser.add_argument("--stubborn", action="store_true")
     args, _ = parser.parse_known_args()
     print("INFO Using FLASH_ATTN attention backend out of potential backends", flush=True)
@@ -132,5 +132,11 @@ if __name__ == "__main__":
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " if args.stubborn else ""
     engine = [sys.executable, "-c", f"import signal, time; {ignore}time.sleep(600)"]
     subprocess.Popen([*engine, f"engine-of-{args.model}"])
-    FaultyServer(args.model, port=args.port, delay=args.delay)
+    turn = threading.Lock()
+
+    def paced(prompt, nth):
+        with turn:
+            time.sleep(args.pace)
+
+    FaultyServer(args.model, port=args.port, fault=paced)
     threading.Event().wait()

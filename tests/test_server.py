@@ -1,0 +1,177 @@
+"""A server of our own: its arguments, its start, and that nothing of it outlives us; a stand-in for vLLM."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from micota_lf import compile_plan, load_recipe
+from micota_lf.cli import main
+from micota_lf.files import read_json, read_jsonl
+from micota_lf.lineage import generation_gpus, generation_how
+from micota_lf.protocol import Launch
+from micota_lf.recipe import Generation
+from micota_lf.server import vllm_arguments
+
+STAND_IN = f"{sys.executable} {Path(__file__).parent / 'servers.py'}"
+
+
+def command(out, *more, engine=STAND_IN):
+    words = ["generate", "--model", "tiny:teacher", "--prompts", "tiny:two", "--limit", "30"]
+    return [*words, "--backend", "vllm", "--engine", engine, "--max-tokens", "200", "-o", str(out), *more]
+
+
+def processes(out):
+    """The server's processes: they run in the output's directory, or name it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.cwd() == str(out.parent) or str(out.parent) in " ".join(process.cmdline())
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def gone(out):
+    """Wait until none is left; False if that takes too long."""
+    deadline = time.monotonic() + 40
+    while processes(out) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not processes(out)
+
+
+def started(out, *more, engine=STAND_IN):
+    """A client in a process of its own, once it has written rows."""
+    argv = [sys.executable, "-m", "micota_lf", *command(out, *more, engine=engine)]
+    client = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not out.exists() or not out.stat().st_size:
+        assert client.poll() is None
+        time.sleep(0.02)
+    return client
+
+
+def complete(out, number=30):
+    rows = read_jsonl(out)
+    return len(rows) == len({row["id"] for row in rows}) == number
+
+
+def test_a_server_is_started_asked_and_stopped(tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    assert main(command(out)) == 0 and complete(out) and gone(out)
+    (numerics,) = read_json(out.with_suffix(".meta.json"))["numerics"]
+    assert numerics == {
+        "backend": "vllm", "versions": ["vllm 0.0"], "dtype": "bfloat16", "tensor_parallel": 1,
+        "data_parallel": 1, "attention": "FLASH_ATTN", "batch_invariant": False,
+    }  # fmt: skip
+    assert main(command(out, "--data-parallel", "2", "--gpu-memory-utilization", "0.5")) == 0  # how, not what
+
+
+def test_a_server_that_cannot_start_is_shown_with_its_last_words_and_the_cause(tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    assert main(command(out, "--max-tokens", "900")) == 0
+    out.unlink()
+    assert main([*command(out), "--max-tokens", "1000"]) == 2  # more than the model's positions
+    engine = f"{STAND_IN} --max-model-len 4000"
+    capsys.readouterr()
+    assert main(command(out, engine=f"{sys.executable} -c exit(3)")) == 1
+    assert "the vLLM server has died" in capsys.readouterr().err
+    model = tmp_path / "long"
+    long_model(model)
+    assert main([*command(out, engine=engine), "--model", str(model), "--max-tokens", "3000"]) == 1
+    said = capsys.readouterr().err
+    assert "ValueError: not enough memory for max_model_len" in said and "see above" in said
+    assert "generation.gpu_memory_utilization" in said and not out.exists() and gone(out)
+
+
+def long_model(directory):
+    """The tiny teacher with more positions, on paper."""
+    import json
+    import shutil
+
+    from micota_lf.refs import local_path
+
+    shutil.copytree(local_path("tiny:teacher"), directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
+
+
+def test_an_engine_that_is_not_installed_is_one_line_and_code_2(tmp_path, capsys):
+    assert main(command(tmp_path / "out.jsonl", engine="no-such-vllm serve")) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "'no-such-vllm' was not found" in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_outlives_a_client_that_is_ended_and_the_next_run_completes(tmp_path, number):
+    out = tmp_path / "out.jsonl"
+    stubborn = " --stubborn" if number == signal.SIGKILL else ""  # an engine that ignores SIGTERM
+    client = started(out, engine=f"{STAND_IN} --pace 0.2{stubborn}")
+    assert len(processes(out)) >= 4  # client, keeper, server, engine
+    client.send_signal(number)
+    assert client.wait(40) != 0 and gone(out)
+    assert 0 < len(out.read_bytes().splitlines()) < 30
+    assert main(command(out)) == 0 and complete(out)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["server", "server and client"])
+def test_nothing_is_left_of_a_server_that_crashes_and_the_next_run_completes(tmp_path, both, capsys):
+    out = tmp_path / "out.jsonl"
+    client = started(out, engine=f"{STAND_IN} --pace 0.2")
+    for process in processes(out):
+        words = process.cmdline()
+        if words[1:2] == [str(Path(__file__).parent / "servers.py")] or (both and process.pid == client.pid):
+            process.send_signal(signal.SIGKILL)
+    assert client.wait(40) == (-signal.SIGKILL if both else 1) and gone(out)
+    assert main(command(out)) == 0 and complete(out)
+
+
+def test_arguments_for_a_32b_model_on_eight_gpus():
+    words = ["generation.backend=vllm", "hardware.gpus=8", "hardware.inference_gpus=2"]
+    recipe = load_recipe(ROOT / "recipes" / "micota.yaml", words)
+    how = generation_how(recipe, generation_gpus(recipe))
+    assert (how["tensor_parallel"], how["data_parallel"], generation_gpus(recipe)) == (2, 4, 8)
+    launch = Launch(tensor_parallel=how["tensor_parallel"], data_parallel=how["data_parallel"])
+    arguments = vllm_arguments("Qwen/QwQ-32B", recipe.generation, "main", launch, 17408, 8000)
+    assert arguments == [
+        "--model", "Qwen/QwQ-32B", "--host", "127.0.0.1", "--port", "8000", "--dtype", "bfloat16",
+        "--seed", "0", "--max-model-len", "17408", "--generation-config", "vllm",
+        "--tensor-parallel-size", "2", "--data-parallel-size", "4", "--gpu-memory-utilization", "0.9",
+        "--revision", "main", "--tokenizer-revision", "main",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(
+    "MICOTA_VLLM_GPU_PYTHON" not in os.environ,
+    reason="MICOTA_VLLM_GPU_PYTHON names no Python with the GPU build of vLLM",
+)
+def test_vllm_0_20_2_accepts_these_arguments():
+    arguments = vllm_arguments("Qwen/QwQ-32B", Generation(), None, Launch("", 2, 4), 17408, 8000)
+    program = Path(__file__).parent / "parse_vllm.py"
+    argv = [os.environ["MICOTA_VLLM_GPU_PYTHON"], str(program), "serve", *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Qwen/QwQ-32B 2 4 17408 vllm" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "hardware.inference_gpus=4", "hardware.gpus=4", "generation.gpu_memory_utilization=0.8",
+        "engines.vllm=vllm serve --enforce-eager", "generation.endpoints=[http://a:1]",
+    ],
+)  # fmt: skip
+def test_parallelism_and_addresses_change_no_step(override):
+    words = ["generation.backend=vllm", "train.per_device_train_batch_size=1", "hardware.gpus=8"]
+    tiny = ROOT / "recipes" / "tiny.yaml"
+    steps = compile_plan(load_recipe(tiny, words))["steps"]
+    assert set(compile_plan(load_recipe(tiny, [*words, override]))["steps"]) == set(steps)
+    raw = compile_plan(load_recipe(tiny, [*words, "generation.prompt_format=raw"]))["steps"]
+    assert {s["kind"] for i, s in raw.items() if i not in steps} >= {"generate", "filter", "train"}
