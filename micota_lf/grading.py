@@ -37,9 +37,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from .engines import die_with_parent
 from .errors import MicotaError, UserError
-from .grade import Grade, extract_boxed, grade, legacy_equal
+from .grade import UNPARSEABLE, Grade, extract_boxed, grade, legacy_equal
 
-TIMEOUT, UNPARSEABLE = "timeout", "unparseable"
+TIMEOUT = "timeout"
 BATCH_ROWS, BATCH_CHARACTERS = 32, 2**18  # what is sent to a worker at once
 AHEAD_ROWS, AHEAD_CHARACTERS = 2**11, 2**25  # how far fast rows may get ahead of a slow one
 START_SECONDS, IMPORT_SECONDS = 300.0, 20.0

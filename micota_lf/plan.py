@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from . import bpc, evaluate, merge, train
 from .checks import preflight
@@ -30,6 +30,7 @@ from .lineage import (
     trained_student,
     training,
 )
+from .prompts import prompt_fields, prompt_input
 from .recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_ROLES, ASSISTANT_SFT, Model, Recipe
 from .refs import identity, resolve, slug
 
@@ -149,7 +150,7 @@ class _Compiler:
     def responses(self, source: str) -> Input:
         """Responses of a model to the recipe's prompts."""
         model = self.model(source)
-        config = asdict(self.recipe.generation) | self._prompt_fields()
+        config = asdict(self.recipe.generation) | prompt_fields(self.recipe.prompts)
         how = {"batch_size": config.pop("batch_size")}
         inputs = {"model": model, "prompts": self._prompts()}
         made = self._add(f"generate/{source}", "generate", self._label(model), config, inputs, how)
@@ -215,7 +216,10 @@ class _Compiler:
         if not (spec.tasks and spec.overlap_words):
             return []
         settings, how = self._evaluation
-        config = self._prompt_fields() | {"words": spec.overlap_words, "benchmarks": settings["benchmarks"]}
+        config = prompt_fields(self.recipe.prompts) | {
+            "words": spec.overlap_words,
+            "benchmarks": settings["benchmarks"],
+        }
         inputs = {"prompts": self._prompts()}
         where = {"benchmarks": how["benchmarks"]}
         self._add("overlap", "overlap", slug(self.recipe.prompts.path), config, inputs, where)
@@ -250,13 +254,7 @@ class _Compiler:
         return evaluate.evaluation_settings(spec, self.recipe.prompts), how
 
     def _prompts(self) -> Input:
-        prompts = self.recipe.prompts
-        return {"ref": prompts.path, "identity": identity(prompts.path, prompts.revision, "data")}
-
-    def _prompt_fields(self) -> dict[str, Any]:
-        """The prompts' hashed settings; path and revision are in the input's identity."""
-        fields = asdict(self.recipe.prompts)
-        return {key: value for key, value in fields.items() if key not in ("path", "revision")}
+        return cast(Input, prompt_input(self.recipe.prompts))
 
     def _reference(self, model: Model) -> Input:
         return {"ref": model.model, "identity": identity(model.model, model.revision)}

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..lineage import table_rows
 from .outcomes import Outcomes
-from .stats import difference_interval, holm, mcnemar
-from .tables import AVERAGE, TITLES, Sheet, discordant, noise_word, short_name
+from .stats import holm, mcnemar
+from .tables import AVERAGE, TITLES, Sheet, average_difference, difference_text, discordant, short_name
 
 SIGNIFICANCE = 0.05
 
@@ -53,9 +53,8 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
             })  # fmt: skip
         row.append("missing")
         if counts:
-            value = sum((gained - lost) / n for gained, lost, n in counts.values()) / len(counts)
-            low, high = difference_interval(list(counts.values()))
-            row[-1] = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{noise_word(low, high)}"
+            value, low, high = average_difference(counts)
+            row[-1] = difference_text(value, low, high)
             average: dict[str, Any] = {"benchmark": AVERAGE, "difference": value, "low": low, "high": high}
             records.append({**names, **average, "n": sum(n for _, _, n in counts.values())})
         rows.append(row)

@@ -121,10 +121,9 @@ def gap_sheet(outcomes: Outcomes, table: str = "table1") -> Sheet:
             record |= {"average": cell.accuracy, "low": cell.low, "high": cell.high, "n": cell.n}
             counts = discordant(outcomes, slot, before)
             if counts:
-                value = sum((gained - lost) / n for gained, lost, n in counts.values()) / len(counts)
-                low, high = difference_interval(list(counts.values()))
+                value, low, high = average_difference(counts)
                 record |= {"delta": value, "delta_low": low, "delta_high": high}
-                delta = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{noise_word(low, high)}"
+                delta = difference_text(value, low, high)
         if paper:
             average += f"\npaper {paper[0]:.2f}"
             delta += f"\npaper {paper[1]:+.2f}"
@@ -215,6 +214,17 @@ def discordant(outcomes: Outcomes, first: str, second: str) -> dict[str, tuple[i
             lost = sum(ours[key][verdict] < theirs[key][verdict] for key in both)
             counts[task] = (gained, lost, len(both))
     return counts
+
+
+def average_difference(counts: dict[str, tuple[int, int, int]]) -> tuple[float, float, float]:
+    """The unweighted mean over benchmarks of the paired differences of `discordant`, with its interval."""
+    value = sum((gained - lost) / n for gained, lost, n in counts.values()) / len(counts)
+    return value, *difference_interval(list(counts.values()))
+
+
+def difference_text(value: float, low: float, high: float) -> str:
+    """A difference of shares in percentage points, with its interval."""
+    return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{noise_word(low, high)}"
 
 
 def noise_word(low: float, high: float) -> str:
