@@ -14,13 +14,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from fractions import Fraction
+from functools import partial
 
 LONGEST = 1000
 """Characters of an answer that is still taken apart; a longer one is a response that repeats itself."""
 
+SHORT = 200
+"""Characters of an answer that `same_text` looks at: no pattern takes long on so few."""
+
 Verdict = bool | None
 """None: neither text nor computer algebra can tell, because one side is not readable as mathematics."""
+
+Pair = tuple[str, str]
+
+
+class NeedsAlgebra(Exception):
+    """Text alone cannot tell whether this pair is the same."""
+
+    def __init__(self, got: str, gold: str) -> None:
+        self.pair: Pair = got, gold
+
+
+_ALGEBRA: ContextVar[Callable[[str, str], Verdict]] = ContextVar("algebra")
 
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), new)
@@ -92,24 +109,47 @@ _RATIO = re.compile(rf"([+-]?)(?:\\frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}|\(?(
 _MIXED = re.compile(r"(-?)(\d+)\s*(?:\\frac\s*\{(\d+)\}\s*\{(\d+)\}|(?<=\s)(\d+)/(\d+))")
 
 
-def same_answer(got: str, gold: str) -> Verdict:
+def same_answer(got: str, gold: str, seconds: int | None = 5) -> Verdict:
     """Whether two answers are the same; None if one cannot be read.
 
     `1,234` is one number, or a list of two: answers are the same if they are so in one of both readings.
+    `seconds` bound each call of computer algebra by math-verify's own alarm (in the main thread alone).
     """
-    if len(got) > LONGEST:
+    return _compared(got, gold, partial(_algebra, seconds=seconds))
+
+
+def same_text(got: str, gold: str) -> Verdict:
+    """The same without computer algebra. Raises NeedsAlgebra where it would be asked."""
+    if max(len(got), len(gold)) > SHORT and got != gold:
+        raise NeedsAlgebra(got, gold)
+    try:
+        return _compared(got, gold, _no_algebra)
+    except NeedsAlgebra:
+        raise NeedsAlgebra(got, gold) from None
+
+
+def _compared(got: str, gold: str, algebra: Callable[[str, str], Verdict]) -> Verdict:
+    if max(len(got), len(gold)) > LONGEST:
         return True if got == gold else None
     got, gold = clean(got), clean(gold)
     if not got or not gold:
         return None
-    verdict = True if _key(got) == _key(gold) else _same(got, gold)
-    grouped = tuple(_GROUPED.sub(_digits, text) for text in (got, gold))
-    return verdict if verdict or grouped == (got, gold) else _same(*grouped)
+    token = _ALGEBRA.set(algebra)
+    try:
+        verdict = True if _key(got) == _key(gold) else _same(got, gold)
+        grouped = tuple(_GROUPED.sub(_digits, text) for text in (got, gold))
+        return verdict if verdict or grouped == (got, gold) else _same(*grouped)
+    finally:
+        _ALGEBRA.reset(token)
+
+
+def _no_algebra(got: str, gold: str) -> Verdict:
+    raise NeedsAlgebra(got, gold)
 
 
 def is_list(gold: str) -> bool:
     """Whether a gold answer is several answers, such as `1, 2` or `\\pm 3`, and not one number."""
-    gold = clean(gold)
+    gold = clean(gold[:LONGEST])
     return len(_members(gold)) > 1 and not _ONE_NUMBER.fullmatch(gold)
 
 
@@ -243,9 +283,9 @@ def _same_one(got: str, gold: str) -> Verdict:
         if ours[0] == theirs[0]:
             return _same(clean(ours[-1]), clean(theirs[-1]))
         named = _NAME.fullmatch(ours[0]) and _NAME.fullmatch(theirs[0])
-        return False if named else _algebra(got, gold)
+        return False if named else _ALGEBRA.get()(got, gold)
     if len(theirs) > 1:
-        return _same(got, clean(theirs[-1])) if _NAME.fullmatch(theirs[0]) else _algebra(got, gold)
+        return _same(got, clean(theirs[-1])) if _NAME.fullmatch(theirs[0]) else _ALGEBRA.get()(got, gold)
     if len(ours) > 1:
         return False if _MULTIPLE.fullmatch(ours[0]) else _same(clean(ours[-1]), gold)
     unions = _split(got, _CUP), _split(gold, _CUP)
@@ -290,7 +330,7 @@ def _same_value(got: str, gold: str) -> Verdict:
     for text, word in zip((a, b), words, strict=True):
         if _WORDS.fullmatch(word) and (len(word) > 3 or "\\text" in text):
             return re.sub("^(?:the|an?) ", "", words[0].casefold()) == words[1].casefold()
-    return _algebra(a, b)
+    return _ALGEBRA.get()(a, b)
 
 
 def _unit(text: str) -> tuple[str, str | None]:
@@ -341,7 +381,7 @@ def rational(text: str) -> Fraction | None:
     return None
 
 
-def _algebra(got: str, gold: str) -> Verdict:
+def _algebra(got: str, gold: str, seconds: int | None) -> Verdict:
     """The verdict of math-verify on two single values; it reads neither prose nor units here."""
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
@@ -349,12 +389,16 @@ def _algebra(got: str, gold: str) -> Verdict:
 
     rules = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="all")
     config = [LatexExtractionConfig(normalization_config=rules)]
-    a, b = (parse(f"\\boxed{{{text}}}", config, fallback_mode="no_fallback") for text in (got, gold))
+    a, b = (
+        parse(f"\\boxed{{{text}}}", config, fallback_mode="no_fallback", parsing_timeout=seconds)
+        for text in (got, gold)
+    )
     if not a or not b:
         return None
-    equal = bool(verify(b, a, float_rounding=10, allow_set_relation_comp=True))
+    limit = {"timeout_seconds": seconds}
+    equal = bool(verify(b, a, float_rounding=10, allow_set_relation_comp=True, **limit))
     sides = a[0], b[0]
     if equal or not any(isinstance(side, Symbol) for side in sides):
         return equal
     # math-verify compares a bare symbol as text.
-    return all(isinstance(side, Expr) for side in sides) and bool(verify(b[0] + 1, a[0] + 1))
+    return all(isinstance(side, Expr) for side in sides) and bool(verify(b[0] + 1, a[0] + 1, **limit))

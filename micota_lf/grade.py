@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from .equal import is_list, same_answer
+from .equal import Verdict, is_list, same_answer
 from .errors import UserError
 
 Reason = str
@@ -30,6 +31,7 @@ CORRECT, WRONG, NO_ANSWER, TRUNCATED = "correct", "wrong", "no answer", "truncat
 UNPARSEABLE = "unparseable"
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"[^\s$]+")
 _JOINT = re.compile(r"(?:[\s$.,;]|\\[()\[\],; ]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\b[a-z]\s*=)*")
 _SAID = re.compile(
@@ -59,27 +61,32 @@ class Grade:
 
 
 def grade(
-    response: str | None, answer: str | None, truncated: bool = False, legacy_rule: str = "hendrycks"
+    response: str | None,
+    answer: str | None,
+    truncated: bool = False,
+    legacy_rule: str = "hendrycks",
+    same: Callable[[str, str], Verdict] = same_answer,
 ) -> Grade:
     """Grade one response against its gold answer.
 
     A truncated response can still be right; `truncated` is its reason only where it is not. `legacy_rule`
-    is a benchmark's: `hendrycks`, or `number` for AIME, AMC and OlympiadBench.
+    is a benchmark's: `hendrycks`, or `number` for AIME, AMC and OlympiadBench. `same` compares the final
+    answer with the gold one; what it raises on odd text passes through (`grading` lets nothing through).
     """
     response, answer = response or "", answer or ""
     boxed = extract_boxed(response)
     legacy = boxed is not None and legacy_equal(boxed, answer, legacy_rule)
     final = final_answer(response, is_list(answer))
-    same = same_answer(final, answer) if final is not None else False
-    if same:
+    verdict = same(final, answer) if final is not None else False
+    if verdict:
         reason = CORRECT
     elif truncated:
         reason = TRUNCATED
     elif final is None:
         reason = NO_ANSWER
     else:
-        reason = WRONG if same is False else UNPARSEABLE
-    return Grade(final, legacy, bool(same), reason)
+        reason = WRONG if verdict is False else UNPARSEABLE
+    return Grade(final, legacy, bool(verdict), reason)
 
 
 def final_answer(response: str, several: bool = False) -> str | None:
@@ -114,8 +121,7 @@ def _boxes(text: str) -> list[tuple[int, int, str | None]]:
     while match := _BOX.search(text, at):
         at = match.end()
         if not text.startswith("{", at):
-            bare = _UNBRACED.match(text, at)
-            if bare and match[0][-1].isspace():
+            if match[0][-1].isspace() and (bare := _UNBRACED.match(text, at)):
                 found.append((match.start(), bare.end(), bare[0].rstrip(".,;")))
             continue
         end = _closing_brace(text, at)
@@ -131,15 +137,17 @@ def _boxes(text: str) -> list[tuple[int, int, str | None]]:
 
 def _closing_brace(text: str, at: int) -> int | None:
     depth = 0
-    for brace in re.finditer(r"\\.|[{}]", text[at:], re.DOTALL):
+    for brace in _BRACE.finditer(text, at):  # no copy of the text: there may be a box every few characters
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0 and brace[0] == "}":
-            return at + brace.start()
+            return brace.start()
     return None
 
 
 def _said(text: str) -> str | None:
     """The answer that prose gives: after the last `the answer is`, or the whole text if that is no prose."""
+    # In one blank or line end each: runs of them would make the search quadratic.
+    text = re.sub(r"\s+", lambda run: "\n" if "\n" in run[0] else " ", text)
     said = _SAID.findall(text)
     if said:
         answer = _FILLERS.sub("", _SENTENCE_END.split(said[-1].strip("* "))[0].strip("* "))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from . import bpc, evaluate, merge, train
 from .checks import preflight
@@ -32,6 +32,7 @@ from .lineage import (
     trained_student,
     training,
 )
+from .prompts import prompt_fields, prompt_input
 from .recipe import (
     ASSISTANT,
     ASSISTANT_MERGED,
@@ -159,7 +160,7 @@ class _Compiler:
     def responses(self, source: str) -> Input:
         """Responses of a model to the recipe's prompts."""
         model = self.model(source)
-        config = sampling_settings(self.recipe.generation) | self._prompt_fields()
+        config = sampling_settings(self.recipe.generation) | prompt_fields(self.recipe.prompts)
         gpus = generation_gpus(self.recipe)
         flags = generation_how(self.recipe, gpus)
         how = {"gpus": gpus, "generate": flags, **({"engine": flags["engine"]} if "engine" in flags else {})}
@@ -225,7 +226,10 @@ class _Compiler:
         if not (spec.tasks and spec.overlap_words):
             return []
         settings, how = self._evaluation
-        config = self._prompt_fields() | {"words": spec.overlap_words, "benchmarks": settings["benchmarks"]}
+        config = prompt_fields(self.recipe.prompts) | {
+            "words": spec.overlap_words,
+            "benchmarks": settings["benchmarks"],
+        }
         inputs = {"prompts": self._prompts()}
         where = {"benchmarks": how["benchmarks"]}
         self._add("overlap", "overlap", slug(self.recipe.prompts.path), config, inputs, where)
@@ -247,8 +251,8 @@ class _Compiler:
         """All corpora of the BPC table under one model: one load of the model for all of them."""
         recipe, model = self.recipe, self.model(name)
         corpora = {f"corpus{n}": self.corpus(corpus) for n, corpus in enumerate(recipe.bpc.corpora)}
-        config = bpc.bpc_settings(recipe.bpc, recipe.evaluation.dtype)
-        how = {"batch_size": recipe.evaluation.batch_size, "engine": recipe.engines.lm_eval}
+        config = bpc.bpc_settings(recipe.bpc, recipe.evaluation)
+        how = evaluate.engine_how(recipe.evaluation) | {"engine": recipe.engines.lm_eval}
         self._add(f"bpc/{name}", "bpc", self._label(model), config, {"model": model, **corpora}, how)
         return f"bpc/{name}"
 
@@ -260,13 +264,7 @@ class _Compiler:
         return evaluate.evaluation_settings(spec, self.recipe.prompts), how
 
     def _prompts(self) -> Input:
-        prompts = self.recipe.prompts
-        return {"ref": prompts.path, "identity": identity(prompts.path, prompts.revision, "data")}
-
-    def _prompt_fields(self) -> dict[str, Any]:
-        """The prompts' hashed settings; path and revision are in the input's identity."""
-        fields = asdict(self.recipe.prompts)
-        return {key: value for key, value in fields.items() if key not in ("path", "revision")}
+        return cast(Input, prompt_input(self.recipe.prompts))
 
     def _reference(self, model: Model) -> Input:
         return {"ref": model.model, "identity": identity(model.model, model.revision)}

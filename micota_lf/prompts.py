@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from .errors import UserError
 from .files import Row, digest, read_jsonl
 from .recipe import Problems, Prompts
-from .refs import local_path
+from .refs import identity, local_path
 
 
 def text_or_none(value: Any) -> str | None:
@@ -56,6 +57,16 @@ def load_problems(spec: Problems, read_answer: Callable[[Any], str | None] = tex
     if not rows:
         raise UserError(f"{path}: holds no prompts")
     return rows
+
+
+def prompt_input(prompts: Prompts) -> dict[str, Any]:
+    """A prompt set as an input of a step: its reference and identity."""
+    return {"ref": prompts.path, "identity": identity(prompts.path, prompts.revision, "data")}
+
+
+def prompt_fields(prompts: Prompts) -> dict[str, Any]:
+    """A prompt set's other settings; path and revision are in the input's identity."""
+    return {key: value for key, value in asdict(prompts).items() if key not in ("path", "revision")}
 
 
 def user_text(problem: str, template: str) -> str:

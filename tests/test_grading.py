@@ -3,20 +3,26 @@
 MICOTA_FUZZ sets the number of odd inputs (300; the full test is 10000).
 """
 
+import contextlib
+import itertools
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from micota_lf.cli import main
+from micota_lf.equal import SHORT as SHORT_TEXT
+from micota_lf.equal import NeedsAlgebra, same_text
 from micota_lf.files import read_jsonl, write_jsonl
 from micota_lf.filter import filter_responses
 from micota_lf.grade import Grade, grade
@@ -24,6 +30,7 @@ from micota_lf.grading import AHEAD_ROWS, Limits, Question, grade_rows, grade_sa
 from micota_lf.metrics import response_metrics
 from micota_lf.recipe import Filter
 
+FUZZ = int(os.environ.get("MICOTA_FUZZ") or 300)
 SHORT = Limits(seconds=1.0)
 REASONS = {"correct", "wrong", "no answer", "truncated", "unparseable", "timeout"}
 
@@ -61,7 +68,7 @@ def workers_of(pid):
 
 
 def graders_of(pid):
-    return {child for child in workers_of(pid) if "micota_lf.grading" in command_line(child)}
+    return {child for child in workers_of(pid) if "popen_loky" in command_line(child)}
 
 
 def command_line(pid):
@@ -116,12 +123,25 @@ def test_a_timeout_keeps_the_string_verdict(no_process_left):
     assert one == Grade("99999999!", legacy=False, symbolic=False, reason="timeout")
 
 
-def test_memory_of_a_response_is_limited(no_process_left):
-    pairs = [("\\boxed{2^{" + "9" * n + "}}", "3") for n in (10, 12)] + [("\\boxed{1/4}", "0.25")]
-    *hostile, last = graded(pairs, workers=1)
-    assert {one.reason for one in hostile} <= {"timeout", "unparseable", "wrong"} and last.symbolic
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    assert children < SHORT.memory + 2**30
+MEMORY = """
+import resource
+from micota_lf import grading
+pairs = [("\\\\boxed{2^{7000000000}}", "3"), ("\\\\boxed{\\\\sqrt{8}}", "2\\\\sqrt{2}")]
+limits = grading.Limits(seconds=9, memory=2**28)
+rows = grading.grade_rows(pairs, lambda pair: [grading.Question(*pair)], 1, limits)
+print(*(one.symbolic for _, (one,) in rows))
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+grading._limit(2**28)
+kept = bytearray(2**27)
+bytearray(2**28)
+"""
+
+
+def test_memory_of_a_response_is_limited():
+    done = subprocess.run([sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.endswith("MemoryError\n") and ", line 11," in done.stderr, done.stderr
+    verdicts, peak_mib = done.stdout.splitlines()
+    assert verdicts == "False True" and int(peak_mib) < 600
 
 
 def test_only_the_last_part_of_an_endless_response_is_graded():
@@ -131,21 +151,47 @@ def test_only_the_last_part_of_an_endless_response_is_graded():
 
 
 def test_a_killed_worker_costs_the_row_that_it_was_at(no_process_left):
-    pairs = [(f"\\boxed{{{n}}}", str(n)) for n in range(8)]
+    pairs = [(f"\\boxed{{{n}\\sqrt{{8}}}}", f"{2 * n}\\sqrt{{2}}") for n in range(2, 8)]
     pairs[3] = ("\\boxed{99999999!}", "3")
     before = graders_of(os.getpid())
-    rows = grade_rows(pairs, lambda pair: [Question(*pair)], 1, Limits(seconds=60))
-    reasons = [next(rows)[1][0].reason for _ in range(3)]
-    (worker,) = graders_of(os.getpid()) - before
-    time.sleep(5)  # it is at the fourth row by then
-    os.kill(worker, signal.SIGKILL)
-    reasons += [one.reason for _, (one,) in rows]
-    assert reasons == ["correct"] * 3 + ["unparseable"] + ["correct"] * 4
+
+    def kill():
+        wait_until(lambda: any(processor_seconds(one) > 10 for one in graders_of(os.getpid()) - before))
+        os.kill(*(graders_of(os.getpid()) - before), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    reasons = [one.reason for one in graded(pairs, workers=1, limits=Limits(seconds=60))]
+    killer.join()
+    assert reasons == ["correct"] * 3 + ["unparseable"] + ["correct"] * 2
+
+
+def processor_seconds(pid):
+    try:
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13])) / 100
+    except OSError:
+        return 0
+
+
+def test_the_death_of_an_idle_worker_costs_nothing():
+    limits = Limits(seconds=7)  # no other test's worker
+    before = graders_of(os.getpid())
+    assert grade_safely(Question("\\boxed{\\sqrt{8}}", "2\\sqrt{2}"), limits).symbolic
+    os.kill(*(graders_of(os.getpid()) - before), signal.SIGKILL)
+    time.sleep(1)
+    assert grade_safely(Question("\\boxed{\\sqrt{18}}", "3\\sqrt{2}"), limits).symbolic
+
+
+def test_an_answer_that_text_decides_starts_no_worker(monkeypatch):
+    monkeypatch.setattr("micota_lf.grading.ProcessPool.schedule", lambda *_, **__: pytest.fail("algebra"))
+    same = {"0.5": "\\frac{1}{2}", "(1, 2)": "(1,2)", "2, 1": "1, 2", "5 cm": "5", "x = 3": "3", "-7": "7"}
+    for got, gold in same.items():
+        assert grade_safely(Question(f"\\boxed{{{got}}}", gold)).symbolic == (got != "-7")
 
 
 def test_a_worker_that_has_grown_is_replaced_and_no_row_notices(no_process_left):
     pairs = [(f"\\boxed{{{n}}}", str(n)) for n in range(5)]
-    always = Limits(growth=-1)
+    always = Limits(answers=1)
     assert {one.reason for one in graded(pairs, 2, always)} == {"correct"}
 
 
@@ -206,22 +252,41 @@ PIECES = [
 ]  # fmt: skip
 
 
+odd = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
+odd_responses = (
+    odd | odd.map(lambda text: f"\\boxed{{{text}}}") | odd.map(lambda text: f"The answer is {text}.")
+)
+
+
+@settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
+@given(odd_responses, odd, st.booleans(), st.sampled_from(["hendrycks", "number"]))
+def test_odd_inputs_crash_nothing(response, answer, truncated, rule):
+    assert grade_safely(Question(response, answer, truncated, rule), SHORT).reason in REASONS
+
+
 def odd_pair(seed):
     draw = random.Random(seed)
     answer = "".join(draw.choices(PIECES, k=draw.randint(0, 4)))
     inside = draw.choice([answer, "".join(draw.choices(PIECES, k=draw.randint(0, 12)))])
-    response = "".join(draw.choices(PIECES, k=draw.randint(0, 9)))
-    return response + draw.choice(["", "\\boxed{" + inside + "}", inside]), answer
+    return f"\\boxed{{{inside}}}", answer
 
 
-def test_odd_inputs_crash_nothing_and_the_number_of_workers_changes_nothing(no_process_left):
-    pairs = [odd_pair(seed) for seed in range(int(os.environ.get("MICOTA_FUZZ") or 300))]
+def test_the_number_of_workers_changes_nothing(no_process_left):
+    pairs = [odd_pair(seed) for seed in range(300)]
     alone, together = graded(pairs, workers=1), graded(pairs, workers=3)
-    differ = [
-        (pair, one, other) for pair, one, other in zip(pairs, alone, together, strict=True) if one != other
-    ]
-    assert not differ, differ[:3]
-    assert len(alone) == len(pairs) and {one.reason for one in alone} <= REASONS
+    assert alone == together and len(alone) == len(pairs)
+
+
+@pytest.mark.parametrize(("size", "others"), [(SHORT_TEXT, PIECES), (200_000, ["", "\\boxed", "answer "])])
+def test_repeated_text_is_read_in_time_that_grows_with_its_length_alone(size, others):
+    """In this process: no worker's timer guards what is decided from text."""
+    for one, other in itertools.product(PIECES, others):
+        text = (one + other) * (size // len(one + other))
+        used = time.process_time()
+        for response in (text, f"\\boxed{{{text}}}", f"the answer is {text}"):
+            with contextlib.suppress(NeedsAlgebra):
+                grade(response, text[:SHORT_TEXT], same=same_text)
+        assert time.process_time() - used < 20, (one, other)  # quadratic ones took minutes
 
 
 def test_one_response_is_graded_as_many_are_and_cannot_hang():

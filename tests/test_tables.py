@@ -11,8 +11,15 @@ from micota_lf.files import write_json, write_jsonl
 from micota_lf.reports.compare import comparison_sheet
 from micota_lf.reports.outcomes import Outcomes
 from micota_lf.reports.report import latex, markdown, write_report
-from micota_lf.reports.stats import average_interval, difference_interval, holm, mcnemar, wilson
-from micota_lf.reports.tables import accuracy_sheet, gap_sheet
+from micota_lf.reports.stats import (
+    average_interval,
+    difference_interval,
+    holm,
+    least_difference,
+    mcnemar,
+    wilson,
+)
+from micota_lf.reports.tables import Cell, accuracy_sheet, gap_sheet
 
 TASKS = ("micota_tiny_two", "micota_tiny_three")
 
@@ -100,13 +107,22 @@ def test_the_last_method_is_tested_against_each_other_on_the_same_problems(bench
     assert mcnemar(4, 0) == 0.125 and two["p_holm"] == 0.5
     assert average["difference"] == 0.625 and average["low"] > 0
     texts = {(row[0], row[1]): row[2:] for row in sheet.rows}
-    assert texts["student-s", "MiCoTA - Strong Teacher CoT"][0] == "+100.0 p=0.5 (noise)"
+    assert texts["student-s", "MiCoTA - Strong Teacher CoT"][0] == "+100.0 p=0.5 (n too small)"
     assert set(texts["student-m", "MiCoTA - Instruct"]) == {"missing"}
 
 
 def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs():
     assert mcnemar(0, 0) == 1.0 and mcnemar(5, 5) == 1.0
     assert mcnemar(7, 1) == pytest.approx(2 * (1 + 8) / 2**8)
+
+
+def test_few_problems_can_show_large_differences_only(bench):
+    assert [least_difference(n) for n in (30, 40, 600)] == [0.2, 0.15, 0.01]
+    assert mcnemar(6, 0) < 0.05 <= mcnemar(5, 0)
+    sheet = accuracy_sheet(bench.outcomes(), "table2")
+    line = next(row for row in sheet.rows if row[:2] == ["student-s", "MiCoTA"])
+    assert "n=4 (too few to tell <100.0), " in line[2]
+    assert Cell("done", n=600, least=least_difference(600)).text().endswith("n=600, 0 tok, 0.0% cut")
 
 
 def test_holm_steps_down_and_never_decreases():

@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..evaluate import evaluated_benchmarks
 from ..files import write_json
 from ..lineage import filtering, strong_teachers, training
+from ..prompts import prompt_fields, prompt_input
 from ..recipe import ASSISTANT_ROLES, ASSISTANT_SFT, Model, Recipe
 from ..refs import identity, local_path, resolve
 from .parity import DATA_ARGUMENTS
@@ -59,7 +60,7 @@ def checks(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     evaluated += [f"students.{name}" for name in recipe.students]
     sources = {corpus.from_ for corpus in recipe.corpora.values() if corpus.from_}
     config: dict[str, Any] = {
-        "prompts": {key: v for key, v in asdict(prompts).items() if key not in ("path", "revision")},
+        "prompts": prompt_fields(prompts),
         "generating": sorted({_role(recipe, name) for name in sources}),
         "max_tokens": recipe.generation.max_tokens,
         "evaluated": evaluated,
@@ -76,7 +77,7 @@ def checks(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
         role: {"ref": spec.model, "identity": identity(spec.model, spec.revision)}
         for role, spec in models.items()
     }
-    inputs["prompts"] = {"ref": prompts.path, "identity": identity(prompts.path, prompts.revision, "data")}
+    inputs["prompts"] = prompt_input(prompts)
     for name, benchmark in evaluated_benchmarks(recipe.evaluation).items():
         if local_path(benchmark.path, "data"):  # others are the hub's
             content = identity(benchmark.path, None, "data")

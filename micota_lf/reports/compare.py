@@ -11,10 +11,8 @@ from typing import Any
 
 from ..lineage import table_rows
 from .outcomes import Outcomes
-from .stats import difference_interval, holm, mcnemar
-from .tables import AVERAGE, TITLES, Sheet, discordant, noise_word, short_name
-
-SIGNIFICANCE = 0.05
+from .stats import SIGNIFICANCE, TELLING, holm, least_difference, mcnemar
+from .tables import AVERAGE, TITLES, Sheet, average_difference, difference_text, discordant, short_name
 
 
 def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
@@ -45,7 +43,8 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
                 continue
             gained, lost, n = counts[task]
             p = adjusted[pair, task]
-            word = "" if p < SIGNIFICANCE else " (noise)"
+            few = least_difference(n) > TELLING
+            word = "" if p < SIGNIFICANCE else " (n too small)" if few else " (noise)"
             row.append(f"{100 * (gained - lost) / n:+.1f} p={p:.2g}{word}")
             records.append({
                 **names, "benchmark": title, "difference": (gained - lost) / n, "only_first": gained,
@@ -53,9 +52,8 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
             })  # fmt: skip
         row.append("missing")
         if counts:
-            value = sum((gained - lost) / n for gained, lost, n in counts.values()) / len(counts)
-            low, high = difference_interval(list(counts.values()))
-            row[-1] = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{noise_word(low, high)}"
+            value, low, high = average_difference(counts)
+            row[-1] = difference_text(value, low, high)
             average: dict[str, Any] = {"benchmark": AVERAGE, "difference": value, "low": low, "high": high}
             records.append({**names, **average, "n": sum(n for _, _, n in counts.values())})
         rows.append(row)
@@ -63,7 +61,8 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
         f"Differences in percentage points over the same problems (`{recipe.evaluation.verdict}` grader). p: "
         "exact McNemar, Holm-adjusted over "
         f"the {len(tests)} benchmark cells of this table. Average: 95% paired bootstrap interval. `noise`: p "
-        f"is not below {SIGNIFICANCE}, or the interval holds zero."
+        f"is not below {SIGNIFICANCE:.2g}, or the interval holds zero; `n too small`: with so few problems, "
+        f"a difference of {100 * TELLING:.0f} points could not come below it."
     )
     title = f"{TITLES.get(table, table)}: differences"
     return Sheet(

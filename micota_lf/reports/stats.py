@@ -3,6 +3,7 @@
 wilson(130, 200)          -> (0.581, 0.713)   accuracy of one cell
 average_interval([...])   -> interval of an unweighted mean over benchmarks
 mcnemar(7, 1)             -> 0.070            p that two methods are right equally often, on the same problems
+least_difference(30)      -> 0.2              what 30 problems can show at best
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 CONFIDENCE = 0.95
+SIGNIFICANCE = 1 - CONFIDENCE
+TELLING = (
+    0.05  # a difference in accuracy that a benchmark should be able to show: the paper's are mostly smaller
+)
 RESAMPLES = 2000
 
 
 def wilson(correct: float, n: int) -> tuple[float, float]:
-    """Wilson score interval of a proportion, in [0, 1] (Wilson 1927).
+    """Wilson score interval of a proportion p = correct / n, in [0, 1] (Wilson 1927).
 
-    `correct` is a fraction where each problem has several responses; the interval is then too wide, because
-    means of several responses vary less than single ones.
+    (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z the normal quantile of 97.5%. `correct` is
+    a fraction where each problem has several responses; the interval is then too wide, because means of
+    several responses vary less than single ones.
     """
     from scipy.stats import norm
 
@@ -28,7 +34,10 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's t interval of a mean; equal to the value itself for a single one."""
+    """Student's t interval of a mean: m +- t s / sqrt(n), t of n - 1 degrees of freedom (Student 1908).
+
+    Equal to the value itself for a single one.
+    """
     import numpy as np
     from scipy.stats import t
 
@@ -40,7 +49,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def average_interval(cells: Sequence[tuple[float, int]], seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap of the unweighted mean of several accuracies, given as (correct, n) pairs.
+    """Percentile bootstrap (Efron 1979) of the unweighted mean of several accuracies, given as (correct, n).
 
     Problems are resampled within each benchmark; resampling n zeros and ones is a binomial draw.
     """
@@ -70,10 +79,23 @@ def difference_interval(counts: Sequence[tuple[int, int, int]], seed: int = 0) -
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided McNemar test: the binomial p of the discordant pairs (scipy.stats.binomtest)."""
+    """Exact two-sided McNemar test (McNemar 1947): 2 P(X <= min(gained, lost)), at most 1.
+
+    X is binomial with gained + lost tries and probability 1/2 (scipy.stats.binomtest); pairs on which both
+    methods agree say nothing.
+    """
     from scipy.stats import binomtest
 
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def least_difference(n: int) -> float:
+    """The smallest difference of two accuracies on the same n problems that `mcnemar` can call significant.
+
+    That is where all discordant pairs favour one method: the least k with 2 / 2^k below 5%, over n; 1 if n
+    problems can show nothing. One response a problem is assumed, and no correction for many tests.
+    """
+    return min(1.0, next(k for k in range(1, 100) if mcnemar(k, 0) < SIGNIFICANCE) / n)
 
 
 def holm(values: Sequence[float]) -> list[float]:

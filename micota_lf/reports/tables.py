@@ -7,7 +7,8 @@ step is not done says so (missing, running, failed). An accuracy reads
     paper 60.00, +2.5 (noise)   the paper's value, ours minus it, and whether it lies in our interval
     n=200, 31 tok, 0.0% cut     problems, mean response tokens, share of responses cut at max_gen_toks
 
-The average is the paper's, unweighted over the benchmarks.
+A benchmark with too few problems says so: `n=30 (too few to tell <20.0)`. The average is the paper's,
+unweighted over the benchmarks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..recipe import ASSISTANT_MERGED, Recipe
 from ..steps import DONE
 from .outcomes import Outcomes
 from .paper import paper_bpc, paper_cell, paper_delta
-from .stats import average_interval, difference_interval, wilson
+from .stats import TELLING, average_interval, difference_interval, least_difference, wilson
 
 AVERAGE = "Average"
 TITLES = {
@@ -47,7 +48,10 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Cell:
-    """One accuracy: over one benchmark, or the unweighted average over all; shares lie in [0, 1]."""
+    """One accuracy: over one benchmark, or the unweighted average over all; shares lie in [0, 1].
+
+    `least` is the smallest difference that the benchmark's problems can show (stats.least_difference).
+    """
 
     state: str
     n: int = 0
@@ -58,6 +62,7 @@ class Cell:
     tokens: float = 0.0
     cut: float = 0.0
     paper: float | None = None
+    least: float | None = None
 
     def text(self) -> str:
         """The cell in two or three lines."""
@@ -66,7 +71,8 @@ class Cell:
         lines = [f"{100 * self.accuracy:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"]
         if self.paper is not None:
             lines.append(against_paper(100 * self.accuracy, self.paper, 100 * self.low, 100 * self.high))
-        return "\n".join([*lines, f"n={self.n}, {self.tokens:.0f} tok, {100 * self.cut:.1f}% cut"])
+        few = f" (too few to tell <{100 * self.least:.1f})" if self.least and self.least > TELLING else ""
+        return "\n".join([*lines, f"n={self.n}{few}, {self.tokens:.0f} tok, {100 * self.cut:.1f}% cut"])
 
 
 def against_paper(ours: float, paper: float, low: float, high: float, digits: int = 1) -> str:
@@ -92,7 +98,8 @@ def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
         f"Percent right by the `{spec.verdict}` grader with a 95% Wilson interval (average: unweighted, "
         f"bootstrap), greedy, zero-shot, at most {spec.max_gen_toks} tokens, "
         f"{f'first {spec.limit} problems' if spec.limit else 'all problems'}. `tok` is the mean response "
-        "length in the model's own tokens, `cut` the share of responses that hit the limit."
+        "length in the model's own tokens, `cut` the share of responses that hit the limit. `too few to "
+        "tell`: no paired test can show a smaller difference (points) on so few problems."
     )
     return Sheet(table, TITLES.get(table, table), note, ["Models", "Method", *titles], rows, records)
 
@@ -121,10 +128,9 @@ def gap_sheet(outcomes: Outcomes, table: str = "table1") -> Sheet:
             record |= {"average": cell.accuracy, "low": cell.low, "high": cell.high, "n": cell.n}
             counts = discordant(outcomes, slot, before)
             if counts:
-                value = sum((gained - lost) / n for gained, lost, n in counts.values()) / len(counts)
-                low, high = difference_interval(list(counts.values()))
+                value, low, high = average_difference(counts)
                 record |= {"delta": value, "delta_low": low, "delta_high": high}
-                delta = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{noise_word(low, high)}"
+                delta = difference_text(value, low, high)
         if paper:
             average += f"\npaper {paper[0]:.2f}"
             delta += f"\npaper {paper[1]:+.2f}"
@@ -217,6 +223,17 @@ def discordant(outcomes: Outcomes, first: str, second: str) -> dict[str, tuple[i
     return counts
 
 
+def average_difference(counts: dict[str, tuple[int, int, int]]) -> tuple[float, float, float]:
+    """The unweighted mean over benchmarks of the paired differences of `discordant`, with its interval."""
+    value = sum((gained - lost) / n for gained, lost, n in counts.values()) / len(counts)
+    return value, *difference_interval(list(counts.values()))
+
+
+def difference_text(value: float, low: float, high: float) -> str:
+    """A difference of shares in percentage points, with its interval."""
+    return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{noise_word(low, high)}"
+
+
 def noise_word(low: float, high: float) -> str:
     """` (noise)` for a difference whose interval holds zero."""
     return " (noise)" if low <= 0 <= high else ""
@@ -262,7 +279,7 @@ def _cell(score: Row, verdict: str, paper: float | None) -> Cell:
     n, correct = score["n"], score[verdict]
     low, high = wilson(correct, n)
     tokens, cut = score["mean_response_tokens"], score["truncated"] / n
-    return Cell(DONE, n, correct, correct / n, low, high, tokens, cut, paper)
+    return Cell(DONE, n, correct, correct / n, low, high, tokens, cut, paper, least_difference(n))
 
 
 def _corpus_counts(results: Row, mix: list[str]) -> Row:
