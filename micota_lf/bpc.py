@@ -18,17 +18,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .evaluate import TASKS_DIR, common_arguments, lm_eval_samples
+from .evaluate import TASKS_DIR, common_arguments, engine_settings, lm_eval_samples
 from .files import Row, write_json, write_jsonl, write_text
-from .recipe import Bpc
+from .recipe import Bpc, Evaluation
 from .reports.stats import mean_interval
 
 
-def bpc_settings(spec: Bpc, dtype: str) -> dict[str, Any]:
-    """The hashed settings of a BPC measurement."""
+def bpc_settings(spec: Bpc, evaluation: Evaluation) -> dict[str, Any]:
+    """The hashed settings of a BPC measurement, by the engine that evaluates."""
     return {
         "log_base": spec.log_base, "unit": spec.unit, "condition_on_prompt": spec.condition_on_prompt,
-        "limit": spec.limit, "dtype": dtype, "seed": 0,
+        "limit": spec.limit, "dtype": evaluation.dtype, "seed": 0,
+        **engine_settings(evaluation),
     }  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def add_stage_commands(commands: Any) -> None:
     _engine_arguments(parser, Engines.lm_eval)
     parser.add_argument("--corpus", action="append", required=True, help="JSONL with `prompt` and `response`")
     _flags(parser, Bpc, leave_out=("models", "corpora"))
-    _flags(parser, Evaluation, only=("dtype", "batch_size"))
+    _flags(parser, Evaluation, only=("dtype", "backend", "batch_size", "gpu_memory_utilization"))
 
 
 def command(
@@ -271,8 +271,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _bpc(args: argparse.Namespace) -> None:
     more = _section(Evaluation, args)
-    config = bpc.bpc_settings(_section(Bpc, args), more.dtype)
-    how = {"gpus": args.gpus, "engine": args.engine, "batch_size": more.batch_size}
+    config = bpc.bpc_settings(_section(Bpc, args), more)
+    how = {"gpus": args.gpus, "engine": args.engine, **evaluate.engine_how(more)}
     for path in args.corpus:
         _need_rows(path, "prompt", "response")
     inputs = {"model": args.model, **{f"corpus{n}": path for n, path in enumerate(args.corpus)}}

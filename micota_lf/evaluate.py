@@ -1,8 +1,9 @@
 """Benchmarks through lm-evaluation-harness with this package's task files.
 
 In: a model, task names. Out: lm-eval's own results under `lm_eval/`, and from its samples `samples.jsonl`
-(one row a problem, with the response), `problems.jsonl` (the same without texts) and `scores.json` (per task:
-n, correct by each grader, truncated, mean response tokens and reflection words; see `metrics.py`).
+(one row a problem, with the response), `problems.jsonl` (the same without texts), `scores.json` (per task: n,
+correct by each grader, truncated, mean response tokens and reflection words; see `metrics.py`) and
+`numerics.json` (what last digits, and with them greedy responses, depend on).
 
     evaluate_command(recipe, "/abs/model", "/abs/out")   -> ["lm_eval", "run", "--model", "hf", ...]
 """
@@ -10,6 +11,7 @@ n, correct by each grader, truncated, mean response tokens and reflection words;
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,7 +23,7 @@ from typing import Any
 from .benchmarks import benchmark_identity, benchmark_named, expand_groups, task_benchmarks, task_configs
 from .engines import log_tail
 from .errors import StepFailed
-from .files import Row, directory_digest, read_jsonl, write_json, write_jsonl
+from .files import Row, directory_digest, read_json, read_jsonl, write_json, write_jsonl
 from .metrics import METRICS, VERDICTS
 from .recipe import Benchmark, Evaluation, Prompts, Recipe
 
@@ -59,17 +61,28 @@ def evaluation_settings(spec: Evaluation, prompts: Prompts) -> dict[str, Any]:
         "tasks": expand_groups(spec.tasks, task_configs(folder)), "task_files": directory_digest(folder),
         "benchmarks": benchmarks, "max_gen_toks": spec.max_gen_toks, "limit": spec.limit,
         "dtype": spec.dtype, "seed": spec.seed, "system": prompts.system, "template": prompts.template,
+        **engine_settings(spec),
     }  # fmt: skip
 
 
+def engine_settings(spec: Evaluation) -> dict[str, Any]:
+    """The hashed setting of what runs the model: its numerics differ. Only there if it is not the default."""
+    return {} if spec.backend == Evaluation.backend else {"backend": spec.backend}
+
+
+def engine_how(spec: Evaluation) -> dict[str, Any]:
+    """Settings of what runs the model that decide no result."""
+    return {"batch_size": spec.batch_size, "gpu_memory_utilization": spec.gpu_memory_utilization}
+
+
 def evaluation_how(spec: Evaluation) -> dict[str, Any]:
-    """Settings that decide no result: batch size, and where task files and problems are."""
+    """Settings that decide no result: batch size, memory, and where task files and problems are."""
     plain = asdict(Benchmark(path=""))
     given = {
         name: {key: value for key, value in asdict(found).items() if value != plain[key]}
         for name, found in evaluated_benchmarks(spec).items()
     }
-    return {"batch_size": spec.batch_size, "include_path": str(task_folder(spec)), "benchmarks": given}
+    return {**engine_how(spec), "include_path": str(task_folder(spec)), "benchmarks": given}
 
 
 def render(what: Mapping[str, Any], how: Mapping[str, Any], model_path: str, output_dir: str) -> list[str]:
@@ -94,15 +107,30 @@ def render(what: Mapping[str, Any], how: Mapping[str, Any], model_path: str, out
 def common_arguments(
     what: Mapping[str, Any], how: Mapping[str, Any], model_path: str, output_dir: str, tasks: str
 ) -> list[str]:
-    """Arguments that every use of lm_eval shares; JSON so that a path may hold commas."""
-    model_args = {"pretrained": model_path, "dtype": what["dtype"], "trust_remote_code": False}
-    if how["gpus"] > 1:
-        model_args["parallelize"] = True  # lm-eval then splits the model over them (models/huggingface.py)
+    """Arguments that every use of lm_eval shares; JSON so that a path may hold commas.
+
+    A model is split over the step's GPUs: by `parallelize`, or vLLM's tensor parallelism. vLLM would take
+    sampling values that the model ships, and gets no max_model_len: the model's own holds every prompt that
+    the preflight lets through, and lm-eval cuts prompts on the left to fit a smaller one.
+    """
+    model_args: dict[str, Any] = {
+        "pretrained": model_path, "dtype": what["dtype"], "trust_remote_code": False,
+    }  # fmt: skip
     if how.get("revision"):
         model_args["revision"] = how["revision"]
+    if what.get("backend") == "vllm":
+        model_args |= {
+            "tensor_parallel_size": max(1, how["gpus"]), "generation_config": "vllm", "seed": what["seed"],
+            "gpu_memory_utilization": how["gpu_memory_utilization"],
+        }  # fmt: skip
+        engine = ["--model", "vllm", "--batch_size", "auto"]
+    else:
+        if how["gpus"] > 1:
+            model_args["parallelize"] = True  # models/huggingface.py
+        device = "cuda" if how["gpus"] else "cpu"
+        engine = ["--model", "hf", "--device", device, "--batch_size", str(how["batch_size"])]
     arguments = [
-        "run", "--model", "hf", "--model_args", json.dumps(model_args), "--include_path", tasks,
-        "--device", "cuda" if how["gpus"] else "cpu", "--batch_size", str(how["batch_size"]),
+        "run", *engine, "--model_args", json.dumps(model_args), "--include_path", tasks,
         "--output_path", output_dir, "--log_samples", "--seed", str(what["seed"]),
     ]  # fmt: skip
     return [*arguments, "--limit", str(what["limit"])] if what["limit"] else arguments
@@ -131,6 +159,36 @@ def finish_evaluation(directory: Path, tasks: list[str]) -> dict[str, Any]:
     )
     write_json(directory / "scores.json", scores)
     return scores
+
+
+def write_numerics(directory: Path, what: Mapping[str, Any], how: Mapping[str, Any]) -> None:
+    """Write `numerics.json`: engine, dtype, parallelism, versions, GPU, and vLLM's attention kernels.
+
+    Versions are those of lm-eval's own environment, from its results and vLLM's log; null if not said.
+    """
+    backend = what.get("backend", Evaluation.backend)
+    found = sorted(directory.glob("lm_eval/*/results_*.json"))
+    results = read_json(found[-1]) if found else {}
+    machine, log = results.get("pretty_env_info", ""), (directory / "log.txt").read_text(errors="replace")
+
+    def said(pattern: str, text: str) -> str | None:
+        match = re.search(pattern, text)
+        return match[1] if match else None
+
+    numerics = {
+        "backend": backend, "dtype": what["dtype"], "gpus": how["gpus"],
+        "gpu": said(r"GPU 0: (.+)", machine) if how["gpus"] else None,
+        "torch": said(r"\btorch==(\S+)", machine), "transformers": results.get("transformers_version"),
+    }  # fmt: skip
+    if backend == "vllm":
+        numerics["vllm"] = said(r"LLM engine \(v([\w.+]+)\)", log)
+        numerics["attention"] = said(r"Using (\w+) attention backend", log) or said(
+            r"AttentionBackendEnum\.(\w+)", log
+        )
+        numerics["batch_invariant"] = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
+    else:
+        numerics["batch_size"] = how["batch_size"]
+    write_json(directory / "numerics.json", numerics)
 
 
 def task_scores(rows: list[Row]) -> dict[str, Any]:

@@ -194,6 +194,7 @@ def _finish_overlap(step: Context) -> Results:
 
 
 def _finish_evaluate(step: Context) -> Results:
+    evaluate.write_numerics(step.directory, step.config, step.how)
     return evaluate.finish_evaluation(step.directory, step.config["tasks"])
 
 

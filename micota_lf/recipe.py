@@ -259,7 +259,8 @@ class Evaluation:
     `benchmarks` says where the tasks' problems are (a task file names its benchmark in its metadata; one
     without an entry here is the package's); with `data_dir`, those on the hub are read from
     `data_dir/NAME/test.jsonl` instead. Training prompts are searched for runs of `overlap_words` words that
-    they share with test problems (null: they are not).
+    they share with test problems (null: they are not). `backend` is how lm-eval runs a model, for BPC too:
+    with transformers, or with vLLM in its own process.
     """
 
     tasks: dict[str, str] = field(default_factory=dict)
@@ -272,7 +273,10 @@ class Evaluation:
     overlap_words: int | None = positive(13)
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     seed: int = not_negative(1234)
-    batch_size: int = positive(32)
+    backend: Literal["transformers", "vllm"] = "transformers"
+    # Below: how, not what.
+    batch_size: int = positive(32)  # of `transformers`
+    gpu_memory_utilization: float = limited(0.9, lambda v: 0 < v <= 1, "must lie in (0, 1]")  # of `vllm`
 
 
 @dataclass(frozen=True)

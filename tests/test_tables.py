@@ -78,6 +78,19 @@ def test_a_cell_has_its_share_interval_n_length_and_cut_and_the_average_is_unwei
     assert re.fullmatch(r"75\.0 \[[\d.]+, [\d.]+\]\nn=8, 25 tok, 25\.0% cut", line[-1])
 
 
+def test_rows_of_other_numerics_are_named_in_the_tables_note(bench):
+    for method, backend in (("Instruct", "transformers"), ("MiCoTA", "transformers")):
+        where = bench.outcomes().directory(f"evaluate/student-s/{method}")
+        write_json(where / "numerics.json", {"backend": backend, "dtype": "float32"})
+    assert "numerics" not in accuracy_sheet(bench.outcomes(), "table2").note
+    write_json(where / "numerics.json", {"backend": "vllm", "dtype": "float32", "vllm": "0.20.2"})
+    note = accuracy_sheet(bench.outcomes(), "table2").note
+    assert note.endswith(
+        "**The rows differ in numerics:** backend transformers (1 rows), vllm (1 rows); "
+        "vllm 0.20.2 (1 rows), None (1 rows)."
+    )
+
+
 def test_a_cell_whose_step_is_not_done_says_its_state(bench):
     failed = bench.outcomes().directory("evaluate/student-m/MiCoTA")
     failed.mkdir(parents=True)

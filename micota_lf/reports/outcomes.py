@@ -7,6 +7,8 @@ outcomes.problems("evaluate/student-s/MiCoTA")    -> {("micota_tiny_two", "tiny-
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,25 @@ class Outcomes:
             return None
         done = self.directory(slot) / "done.json"
         return dict(read_json(done)["results"]) if done.is_file() else None
+
+    def numerics(self, slot: str) -> Row:
+        """What the last digits of an evaluation depend on; empty if it is not done."""
+        path = self.directory(slot) / "numerics.json"
+        return read_json(path) if self.results(slot) is not None and path.is_file() else {}
+
+    def numerics_note(self, slots: Sequence[str]) -> str:
+        """A sentence on how done evaluations differ in numerics; empty if they do not.
+
+        Greedy responses change with the last digits of a float: such rows differ by more than their models.
+        """
+        found = [self.numerics(slot) for slot in slots if slot in self.plan["slots"]]
+        differing = []
+        for key in dict.fromkeys(key for numerics in found for key in numerics):
+            counts = Counter(str(numerics.get(key)) for numerics in found if numerics)
+            if len(counts) > 1:
+                rows = (f"{value} ({count} rows)" for value, count in sorted(counts.items()))
+                differing.append(f"{key} {', '.join(rows)}")
+        return f" **The rows differ in numerics:** {'; '.join(differing)}." if differing else ""
 
     def _problems(self, slot: str) -> Problems:
         if self.results(slot) is None:

@@ -85,8 +85,9 @@ def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
     """A table of accuracies: Table 2 with the teachers and the merged assistant on top, or its like."""
     recipe = outcomes.recipe
     titles = [*recipe.evaluation.tasks.values(), AVERAGE]
-    rows, records = [], []
+    rows, records, slots = [], [], []
     for model, method, slot in _accuracy_rows(recipe, table):
+        slots.append(slot)
         cells = _cells(outcomes, slot, table, model, method)
         rows.append([short_name(model), method, *(cells[title].text() for title in titles)])
         records += [
@@ -100,6 +101,7 @@ def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
         f"{f'first {spec.limit} problems' if spec.limit else 'all problems'}. `tok` is the mean response "
         "length in the model's own tokens, `cut` the share of responses that hit the limit. `too few to "
         "tell`: no paired test can show a smaller difference (points) on so few problems."
+        f"{outcomes.numerics_note(slots)}"
     )
     return Sheet(table, TITLES.get(table, table), note, ["Models", "Method", *titles], rows, records)
 
