@@ -15,7 +15,7 @@ from .benchmarks import load_benchmark
 from .errors import UserError
 from .evaluate import evaluated_benchmarks
 from .files import read_jsonl
-from .lineage import OTHERS, accumulation, parents, trained_student, training
+from .lineage import OTHERS, accumulation, parents, training, trainings
 from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, RATIO_TOLERANCE, Recipe
 from .refs import local_path, model_problem
 
@@ -33,14 +33,14 @@ def semantic_problems(recipe: Recipe) -> list[str]:
     if not names:
         names = list(_cycle_problems(recipe))
     # Settings of a training can only be worked out once every name in its lineage exists.
-    trainings = [] if names else _training_problems(recipe)
+    unfit = [] if names else _training_problems(recipe)
     return [
         *names,
         *_prompt_problems(recipe),
         *_generation_problems(recipe),
         *_model_problems(recipe),
         *_benchmark_problems(recipe),
-        *trainings,
+        *unfit,
     ]
 
 
@@ -169,17 +169,9 @@ def _benchmark_problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _training_problems(recipe: Recipe) -> Iterator[str]:
-    trainings = [("assistant.train", ASSISTANT_SFT, recipe.assistant.corpus)]
-    for student in recipe.students:
-        for corpus in recipe.methods.values():
-            if corpus:
-                trainings.append((f"students.{student}.train", student, corpus))
-    for spec in recipe.corpora.values():
-        trained = trained_student(recipe, spec.from_ or "")
-        if trained:
-            trainings.append((f"students.{trained[0]}.train", *trained))
     found: dict[str, None] = {}
-    for at, model, corpus in trainings:
+    for model, corpus in trainings(recipe):
+        at = "assistant.train" if model == ASSISTANT_SFT else f"students.{model}.train"
         try:
             settings = training(recipe, model, corpus)
             accumulation(recipe, settings)

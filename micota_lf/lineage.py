@@ -62,6 +62,17 @@ def generation_gpus(recipe: Recipe) -> int:
     return 0 if recipe.generation.backend == "endpoint" else one * copies
 
 
+def trainings(recipe: Recipe) -> list[tuple[str, str]]:
+    """Name and corpus of each training: the assistant's, the methods' of every student, the corpora's."""
+    learnt = [corpus for corpus in recipe.methods.values() if corpus]
+    sources = (trained_student(recipe, spec.from_ or "") for spec in recipe.corpora.values())
+    return list(dict.fromkeys([
+        (ASSISTANT_SFT, recipe.assistant.corpus),
+        *((student, corpus) for student in recipe.students for corpus in learnt),
+        *(source for source in sources if source),
+    ]))  # fmt: skip
+
+
 def trained_student(recipe: Recipe, name: str) -> tuple[str, str] | None:
     """The student and the corpus that `STUDENT/CORPUS` names, or None for any other name."""
     student, _, corpus = name.partition("/")

@@ -14,10 +14,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .check import nearest
 from .errors import UserError
 from .files import Row, atomic_writer, iter_jsonl, json_line
 from .grading import LIMITS, Question, grade_rows
@@ -126,9 +126,7 @@ def _of_sample(row: Row, columns: Columns, where: str) -> tuple[Any, str, str]:
 def _column(row: Row, name: str, flag: str, where: str) -> Any:
     if name in row:
         return row[name]
-    close = get_close_matches(name, list(row), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(map(repr, row)) or 'nothing'}"
-    raise UserError(f"{where} has no {name!r} ({flag}); {hint}")
+    raise UserError(f"{where} has no {name!r} ({flag}); {nearest(name, row)}")
 
 
 def _text(value: Any, name: str, where: str) -> str:

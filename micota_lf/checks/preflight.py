@@ -18,9 +18,9 @@ from typing import Any
 from ..errors import UserError
 from ..evaluate import evaluated_benchmarks
 from ..files import write_json
-from ..lineage import filtering, strong_teachers, training
+from ..lineage import filtering, strong_teachers, training, trainings
 from ..prompts import prompt_fields, prompt_input
-from ..recipe import ASSISTANT_ROLES, ASSISTANT_SFT, Model, Recipe
+from ..recipe import ASSISTANT_ROLES, Model, Recipe
 from ..refs import identity, local_path, resolve
 from .parity import DATA_ARGUMENTS
 from .probe import PRETRAINED, Report, run_checks
@@ -89,11 +89,8 @@ def checks(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _trainings(recipe: Recipe) -> list[dict[str, Any]]:
     """The distinct (model, template, cutoff) of the trainings, with the longest response each may meet."""
-    learnt = [corpus for corpus in recipe.methods.values() if corpus]
-    pairs = [(ASSISTANT_SFT, recipe.assistant.corpus)]
-    pairs += [(student, corpus) for student in recipe.students for corpus in learnt]
     found: list[dict[str, Any]] = []
-    for name, corpus in pairs:
+    for name, corpus in trainings(recipe):
         settings = training(recipe, name, corpus)
         one = {
             "model": _role(recipe, name),
