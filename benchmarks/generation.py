@@ -59,6 +59,7 @@ def drawn(wanted: dict[str, int], starts: dict[str, float]) -> type:
 
     class DrawnVllm(backends.VllmBackend):
         def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+            requests = list(requests)
             super().complete(requests)  # starts the server; its iterator is not used
             starts["sent"] = time.perf_counter()
             asked = replace(self.sampling, endpoints=[self.served.url])
@@ -128,7 +129,7 @@ def against_vllm(python: str, number: int, rounds: int, folder: Path) -> None:
                 done = subprocess.run(
                     argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
                 )
-                made = json.loads(done.stdout.splitlines()[-1])
+                made = json.loads(next(line for line in done.stdout.splitlines() if line[:2] == '{"'))
                 words = ", first row at the end"
             assert made["tokens"] == sum(drawn_lengths), made
             speeds[way].append(made["tokens"] / made["seconds"])
