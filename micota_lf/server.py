@@ -52,7 +52,7 @@ def vllm_arguments(
         "model": model, "host": HOST, "port": port, "dtype": sampling.dtype, "seed": sampling.seed,
         "max-model-len": max_model_len, "generation-config": "vllm",
         "tensor-parallel-size": launch.tensor_parallel, "data-parallel-size": launch.data_parallel,
-        "gpu-memory-utilization": sampling.gpu_memory_utilization,
+        "gpu-memory-utilization": sampling.gpu_memory_utilization, "uvicorn-log-level": "warning",
     }  # fmt: skip
     if revision:
         options |= {"revision": revision, "tokenizer-revision": revision}
