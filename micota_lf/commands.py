@@ -19,10 +19,11 @@ from .engines import engine_argv
 from .errors import StepFailed, UserError
 from .files import digest, read_json, read_jsonl
 from .filter import filter_responses
-from .generate import generate, summary_lines
+from .generate import generate
 from .kinds import Context, refuse_cut_rows, refuse_merge
 from .load import section_from, section_of
 from .mix import mix_corpora
+from .progress import summary_lines
 from .protocol import Launch
 from .recipe import (
     Assistant,

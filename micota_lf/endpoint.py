@@ -16,7 +16,6 @@ import asyncio
 import os
 import random
 import resource
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -26,6 +25,7 @@ from typing import Any
 from . import api
 from .checks.tokens import Chat, load_chat, opened_thought
 from .errors import UserError
+from .progress import say
 from .protocol import Completion, Launch, Request
 from .recipe import Generation
 from .refs import resolve
@@ -214,7 +214,7 @@ class EndpointBackend:
 
     def _turn(self, server: Server, out: str) -> None:
         if bool(out) != bool(server.out):
-            _say(f"{server.api.url} {out or 'is back'}")
+            say(f"{server.api.url} {out or 'is back'}")
         server.out, server.strikes = out, 0
 
     def _reasons(self) -> str:
@@ -225,7 +225,7 @@ def _chat_of(model: str, revision: str | None) -> Chat | None:
     try:
         return load_chat(model, revision)
     except (UserError, OSError, ValueError):  # a hosted model may have no public tokenizer
-        _say(f"{model} has no tokenizer here: a thought that its chat template opens is not given back")
+        say(f"{model} has no tokenizer here: a thought that its chat template opens is not given back")
         return None
 
 
@@ -234,7 +234,3 @@ def _largest_window(servers: int) -> float:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return LARGEST_WINDOW if hard < 0 else min(LARGEST_WINDOW, max(1, (hard - 256) // servers))
-
-
-def _say(text: str) -> None:
-    print(f"generate: {text}", file=sys.stderr, flush=True)

@@ -12,25 +12,19 @@ or endpoints too: finished rows are kept, a torn last line is dropped, failed ro
 
 from __future__ import annotations
 
-import json
-import re
-import sys
-import time
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
 from .backends import open_backend
-from .engines import log_tail
-from .errors import StepFailed, UserError
+from .errors import UserError
 from .files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
+from .progress import Progress, response_summary, say
 from .prompts import chat, load_problems, user_text
 from .protocol import Completion, Launch, Request
 from .recipe import Generation, Prompts, sampling_settings
 
-REPORT_SECONDS = 5.0
 NAMED_IDS = 5  # of those that differ, in an error
 
 
@@ -60,12 +54,12 @@ def generate(
     by_id = {row["id"]: row for row in problems if row["id"] not in done}
     launch = replace(launch or Launch(), log=output.with_suffix(".server.log"))
     if by_id:
-        _say(f"{len(done)} of {len(problems)} responses are there; {len(by_id)} to generate")
+        say(f"{len(done)} of {len(problems)} responses are there; {len(by_id)} to generate")
         with ExitStack() as stack:
             backend = stack.enter_context(open_backend(model, sampling, revision, launch))
             requests = (_request(row, prompts, sampling) for row in by_id.values())
             completions = backend.complete(requests)  # a server starts here: no part of the speed
-            progress = _Progress(len(problems), len(done))
+            progress = Progress(len(problems), len(done))
             for n, completion in enumerate(completions):
                 if n == 0:  # not before: a model or limit that is refused leaves no file behind
                     numerics = {"backend": sampling.backend, **backend.numerics()}
@@ -74,79 +68,6 @@ def generate(
                 handle.flush()
                 progress.add(completion)
     return response_summary(output)
-
-
-def response_summary(output: str | Path) -> dict[str, Any]:
-    """Counts, mean tokens, responses that hit the limit, and `lengths`: how many are up to 2, 4, 8... tokens.
-
-    Raises StepFailed if rows failed.
-    """
-    rows = tokens = truncated = 0
-    lengths: Counter[int] = Counter()
-    failed: list[str] = []
-    for row in iter_jsonl(output):
-        rows += 1
-        if row["status"] != "ok":
-            failed.append(f"({row['id']}) with: {row['error']}")
-            continue
-        tokens += row["response_tokens"]
-        truncated += row["finish_reason"] == "length"
-        lengths[1 << (row["response_tokens"] - 1).bit_length()] += 1
-    if failed:
-        raise StepFailed(
-            f"{len(failed)} of {rows} responses in {output} failed, the first {failed[0]}. "
-            "Run the same command again: it retries only those."
-        )
-    counts = {str(bound): lengths[bound] for bound in sorted(lengths)}
-    return {
-        "responses": rows, "mean_response_tokens": tokens / rows, "truncated": truncated, "lengths": counts
-    }  # fmt: skip
-
-
-def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """The summary in words: counts, the share cut at the limit, and how long responses are."""
-    n, cut = summary["responses"], summary["truncated"]
-    words = [f"<={bound}: {count}" for bound, count in summary["lengths"].items()]
-    mean = f"mean {summary['mean_response_tokens']:.1f} tokens"
-    return [
-        f"{n} responses, {mean}, {cut} ({cut / n:.1%}) cut at the limit",
-        f"response tokens: {', '.join(words)}",
-    ]
-
-
-def generation_progress(directory: Path) -> str:
-    """What a step's own progress line said last, or `128/500 responses`; empty before the first."""
-    said = re.findall(r"generate: (\d+/\d+ responses.*)", log_tail(directory / "log.txt", 3))
-    if said:
-        return str(said[-1])
-    try:
-        total = json.loads((directory / "responses.meta.json").read_text())["prompts"]
-        with (directory / "responses.jsonl").open("rb") as handle:
-            return f"{sum(1 for _ in handle)}/{total} responses"
-    except (OSError, ValueError, KeyError):
-        return ""
-
-
-class _Progress:
-    """Says every few seconds how far it is, how fast, how many were cut, and how long it may still take."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self.total, self.before, self.done = total, done, done
-        self.tokens = self.cut = 0
-        self.started = self.last = time.monotonic()
-
-    def add(self, completion: Completion) -> None:
-        self.done += 1
-        self.tokens += completion.response_tokens
-        self.cut += completion.finish_reason == "length"
-        now = time.monotonic()
-        if now - self.last > REPORT_SECONDS or self.done == self.total:
-            self.last, spent, new = now, max(now - self.started, 1e-9), self.done - self.before
-            left = spent / new * (self.total - self.done)
-            _say(
-                f"{self.done}/{self.total} responses, {self.tokens / spent:,.0f} tokens/s, "
-                f"{self.cut / new:.1%} cut at the limit, about {left:.0f} s left"
-            )
 
 
 def _request(problem: Row, prompts: Prompts, sampling: Generation) -> Request:
@@ -212,7 +133,3 @@ def _appendable(
     write_json(meta, {**asked, "numerics": known})
     write_jsonl(output, (row for row in rows if row["status"] == "ok"))
     return output.open("a", encoding="utf-8")
-
-
-def _say(text: str) -> None:
-    print(f"generate: {text}", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import bpc, evaluate, generate, launch, merge, overlap, train
+from . import bpc, evaluate, launch, merge, overlap, progress, train
 from .benchmarks import benchmark_named, load_benchmark
 from .checks import merge_check, preflight, tokens
 from .checks.hub import weights_directory
@@ -205,8 +205,8 @@ KINDS: dict[str, Kind] = {
     ),
     "generate": Kind(
         _prepare_generate,
-        lambda step: generate.response_summary(step.directory / "responses.jsonl"),
-        generate.generation_progress,
+        lambda step: progress.response_summary(step.directory / "responses.jsonl"),
+        progress.generation_progress,
     ),
     "overlap": Kind(lambda step: None, _finish_overlap),
     "filter": Kind(_prepare_filter, lambda step: read_json(step.directory / "counts.json")),

@@ -52,7 +52,7 @@ def vllm_arguments(
         "model": model, "host": HOST, "port": port, "dtype": sampling.dtype, "seed": sampling.seed,
         "max-model-len": max_model_len, "generation-config": "vllm",
         "tensor-parallel-size": launch.tensor_parallel, "data-parallel-size": launch.data_parallel,
-        "gpu-memory-utilization": sampling.gpu_memory_utilization,
+        "gpu-memory-utilization": sampling.gpu_memory_utilization, "uvicorn-log-level": "warning",
     }  # fmt: skip
     if revision:
         options |= {"revision": revision, "tokenizer-revision": revision}
@@ -141,7 +141,7 @@ def _healthy(url: str) -> bool:
 def _last_words(log: Path) -> str:
     """The errors that a log names (the cause stands far above its end), its last lines, and advice."""
     text = log.read_text(errors="replace")
-    errors = dict.fromkeys(re.findall(r"\w+Error: .+", text))
+    errors = dict.fromkeys(re.findall(r"(?:^|\] )([\w.]+Error: .+)", text, re.MULTILINE))
     lines = [*list(errors)[-3:], f"last lines of {log}:", *log_tail(log, 8).splitlines()]
     return "\n".join([":", *(f"    {line[:400]}" for line in lines), ADVICE])
 

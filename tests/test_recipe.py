@@ -199,3 +199,28 @@ def test_importing_the_package_loads_no_engine():
     code = f"import sys, micota_lf; print(*sorted({engines} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["generation.backend=endpoint"], "generation.endpoints: the backend 'endpoint' needs at least one"),
+        (
+            ["generation.endpoints=[host:8000]"],
+            "generation.endpoints: ['host:8000'] must be http(s) addresses",
+        ),
+        (["generation.endpoints=['http://me:secret@host']"], "without user and password"),
+        (
+            ["generation.gpu_memory_utilization=1.5"],
+            "generation.gpu_memory_utilization: 1.5 must lie in (0, 1]",
+        ),
+        (
+            ["generation.prompt_format=raw", "prompts.system=x"],
+            "generation.prompt_format: raw prompts have no",
+        ),
+    ],
+)
+def test_generation_settings_that_cannot_be_are_named(overrides, words):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(TINY, overrides)
+    assert words in str(caught.value)

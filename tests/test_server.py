@@ -144,6 +144,7 @@ def test_arguments_for_a_32b_model_on_eight_gpus():
         "--model", "Qwen/QwQ-32B", "--host", "127.0.0.1", "--port", "8000", "--dtype", "bfloat16",
         "--seed", "0", "--max-model-len", "17408", "--generation-config", "vllm",
         "--tensor-parallel-size", "2", "--data-parallel-size", "4", "--gpu-memory-utilization", "0.9",
+        "--uvicorn-log-level", "warning",
         "--revision", "main", "--tokenizer-revision", "main",
     ]  # fmt: skip
 

@@ -1,0 +1,128 @@
+"""The real vLLM, on the CPU: `make test-vllm` makes its environment and names its Python.
+
+The tiny family's heads are too small for vLLM's CPU attention, so a widened copy stands for it (benchmarks/
+widened.py); that it answers as the original does is one of the claims.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+from test_server import complete, gone, processes
+from widened import widened
+
+from micota_lf.backends import open_backend
+from micota_lf.cli import main
+from micota_lf.files import read_json, read_jsonl
+from micota_lf.generate import _request
+from micota_lf.prompts import load_problems
+from micota_lf.protocol import Launch
+from micota_lf.recipe import Generation, Prompts
+from micota_lf.server import free_port, serving, vllm_arguments
+
+PYTHON = os.environ.get("MICOTA_VLLM_PYTHON", "")
+pytestmark = pytest.mark.skipif(
+    not PYTHON, reason="MICOTA_VLLM_PYTHON names no Python with vLLM; `make test-vllm` makes one"
+)
+# Eager: compiling takes longer than all the answers.
+ENGINE = f"{PYTHON} -m vllm.entrypoints.openai.api_server --enforce-eager"
+PROMPTS = Prompts("tiny:three", limit=100)
+GREEDY = Generation(max_tokens=190, dtype="float32")  # cuts about a third
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_memory():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; a share of the machine's memory otherwise
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(widened("tiny:teacher", tmp_path_factory.mktemp("wide") / "teacher"))
+
+
+def answers(model, sampling, launch=None):
+    requests = [_request(problem, PROMPTS, sampling) for problem in load_problems(PROMPTS)]
+    with open_backend(model, sampling, None, launch) as backend:
+        return {c.id: c for c in backend.complete(requests)}, backend.numerics()
+
+
+@pytest.fixture(scope="module")
+def local(model):
+    """What transformers answers, by prompt format; and the model as it ships."""
+    raw = replace(GREEDY, prompt_format="raw")
+    return {"chat": answers(model, GREEDY)[0], "raw": answers(model, raw)[0],
+            "as shipped": answers("tiny:teacher", GREEDY)[0]}  # fmt: skip
+
+
+def test_a_widened_model_answers_as_the_original_does(local):
+    assert local["chat"] == local["as shipped"]
+
+
+def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp_path):
+    """Equal texts, ends and token counts, in both prompt formats."""
+    port = free_port()
+    argv = [*ENGINE.split(), *vllm_arguments(model, GREEDY, None, Launch(), 512, port)]
+    with serving(argv, port, tmp_path / "server.log") as server:
+        for prompt_format in ("chat", "raw"):
+            asked = replace(GREEDY, backend="endpoint", endpoints=[server.url], prompt_format=prompt_format)
+            found, numerics = answers(model, asked)
+            assert found == local[prompt_format]
+            assert {"stop", "length"} == {c.finish_reason for c in found.values()}
+    assert numerics == {"versions": ["vllm 0.32.0"]} and gone(tmp_path / "-")
+
+
+def command(model, out, *more):
+    words = ["generate", "--model", model, "--prompts", "tiny:train", "--limit", "160", "--dtype", "float32"]
+    engine = f"{ENGINE} --max-num-seqs 16"  # in many waves, of which the first is seen before the last
+    return [*words, "--backend", "vllm", "--engine", engine, "--max-tokens", "320", "-o", str(out), *more]
+
+
+def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of_transformers(
+    model, tmp_path
+):
+    out, rows = tmp_path / "run" / "out.jsonl", 0
+    out.parent.mkdir()
+    for victims in (["client"], ["server"], ["server", "client"]):
+        argv = [sys.executable, "-m", "micota_lf", *command(model, out)]
+        client = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+        while not out.exists() or len(out.read_bytes().splitlines()) < rows + 20:
+            assert client.poll() is None
+            time.sleep(0.05)
+        left = [p for p in processes(out) if "vllm.entrypoints.openai.api_server" in p.cmdline()]
+        (server,) = [p.pid for p in left if "micota_lf.server" not in p.cmdline()]
+        assert len(processes(out)) >= 4  # client, keeper, server, vLLM's own
+        for victim in victims:
+            os.kill({"client": client.pid, "server": server}[victim], signal.SIGKILL)
+        assert client.wait(60) == (-signal.SIGKILL if "client" in victims else 1)
+        assert gone(out), processes(out)
+        rows = len(out.read_bytes().splitlines()) - 1
+        assert 0 < rows < 160
+    assert main(command(model, out)) == 0 and complete(out, 160) and gone(out)
+    (numerics,) = read_json(out.with_suffix(".meta.json"))["numerics"]
+    assert numerics["versions"] == ["vllm 0.32.0"] and numerics["dtype"] == "float32"
+    local = tmp_path / "local.jsonl"
+    assert main([*command(model, local), "--backend", "transformers", "--batch-size", "160"]) == 0
+    assert by_id(out) == by_id(local)
+
+
+def by_id(path):
+    return {row["id"]: row for row in read_jsonl(path)}
+
+
+def test_a_server_that_cannot_start_shows_why(model, tmp_path, capsys):
+    long = widened("tiny:student-s", tmp_path / "long")
+    config = json.loads((long / "config.json").read_text())
+    (long / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4_000_000}))
+    out = tmp_path / "out.jsonl"
+    assert main([*command(str(long), out), "--max-tokens", "3900000"]) == 1
+    said = capsys.readouterr().err
+    assert "KV cache" in said and "last lines of" in said and "generation.max_tokens" in said
+    assert not out.exists() and gone(out)
