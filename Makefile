@@ -32,7 +32,7 @@ $(READY): requirements.txt pyproject.toml
 	$$UV pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt; \
 	$$UV pip install --quiet --no-deps --python $(BIN)/python -e .; \
 	if command -v nvidia-smi >/dev/null; then \
-	  $$UV pip install --quiet --python $(BIN)/python -c requirements.txt -e '.[gpu]'; \
+	  $$UV pip install --quiet --python $(BIN)/python -c requirements.txt -e '.[gpu,vllm]'; \
 	fi
 	@touch $@
 

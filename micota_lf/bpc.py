@@ -67,7 +67,9 @@ def render(
 ) -> list[str]:
     """Arguments of `lm_eval` for the task files that `write_bpc_tasks` wrote."""
     output = str(directory / "lm_eval")
-    arguments = common_arguments(what, how, model, output, str(directory / "tasks"))
+    # vLLM sets no memory aside for log-probabilities of prompts: 4 bytes a token and word of the vocabulary.
+    chunks = {"max_num_batched_tokens": 2048}
+    arguments = common_arguments(what, how, model, output, str(directory / "tasks"), chunks)
     arguments += ["--tasks", ",".join(tasks)]
     return [*arguments, "--apply_chat_template"] if what["condition_on_prompt"] else arguments
 

@@ -105,13 +105,19 @@ def render(what: Mapping[str, Any], how: Mapping[str, Any], model_path: str, out
 
 
 def common_arguments(
-    what: Mapping[str, Any], how: Mapping[str, Any], model_path: str, output_dir: str, tasks: str
+    what: Mapping[str, Any],
+    how: Mapping[str, Any],
+    model_path: str,
+    output_dir: str,
+    tasks: str,
+    vllm: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Arguments that every use of lm_eval shares; JSON so that a path may hold commas.
 
     A model is split over the step's GPUs: by `parallelize`, or vLLM's tensor parallelism. vLLM would take
     sampling values that the model ships, and gets no max_model_len: the model's own holds every prompt that
-    the preflight lets through, and lm-eval cuts prompts on the left to fit a smaller one.
+    the preflight lets through, and lm-eval cuts prompts on the left to fit a smaller one. `vllm`: more of its
+    engine arguments.
     """
     model_args: dict[str, Any] = {
         "pretrained": model_path, "dtype": what["dtype"], "trust_remote_code": False,
@@ -121,7 +127,7 @@ def common_arguments(
     if what.get("backend") == "vllm":
         model_args |= {
             "tensor_parallel_size": max(1, how["gpus"]), "generation_config": "vllm", "seed": what["seed"],
-            "gpu_memory_utilization": how["gpu_memory_utilization"],
+            "gpu_memory_utilization": how["gpu_memory_utilization"], **(vllm or {}),
         }  # fmt: skip
         engine = ["--model", "vllm", "--batch_size", "auto"]
     else:

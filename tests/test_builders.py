@@ -1,5 +1,7 @@
 """The builders render what LLaMA-Factory, mergekit and lm-eval read: compared with files kept in golden/."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,14 @@ def test_evaluate_command_matches_its_golden_file(tiny):
     assert Path(command[tasks], "_math.yaml").is_file()
     command[tasks] = "TASKS"
     assert command == golden("evaluate.yaml")
+
+
+def test_a_model_is_split_over_gpus_by_either_engine_of_an_evaluation(tiny):
+    hardware = replace(tiny.hardware, gpus=2)
+    found = {}
+    for backend in ("transformers", "vllm"):
+        spec = replace(tiny.evaluation, backend=backend)
+        command = evaluate_command(replace(tiny, hardware=hardware, evaluation=spec), "/models/s", "/runs/e")
+        found[backend] = json.loads(command[command.index("--model_args") + 1])
+    assert found["transformers"]["parallelize"] and found["vllm"]["tensor_parallel_size"] == 2
+    assert found["vllm"]["generation_config"] == "vllm"  # not the sampling values that a model ships

@@ -124,7 +124,7 @@ def test_lm_eval_and_our_own_commands_accept_every_other_step(plan, tmp_path):
             job = KINDS[kind].prepare(step)
             if kind in ("evaluate", "bpc"):
                 arguments = HarnessCLI()._parser.parse_args(job.argv[1:])
-                assert arguments.device == "cuda" and arguments.model_args["parallelize"]
+                assert arguments.model == "vllm" and arguments.model_args["tensor_parallel_size"] == 2
             else:
                 arguments = _parser().parse_args(job.argv[3:])
             parsed[kind] += arguments is not None

@@ -143,7 +143,8 @@ class _Estimator:
 
     def _evaluate(self, step: Step) -> Cost:
         rows, mean = self.volumes.answers(step)
-        what, batch = step["config"], step["how"]["batch_size"]
+        what = step["config"]
+        batch = 1 if what.get("backend") == "vllm" else step["how"]["batch_size"]
         return self._answering(step, rows * mean, what["max_gen_toks"], what["dtype"], batch)
 
     def _answering(self, step: Step, tokens: float, longest: int, dtype: str, batch: int) -> Cost:
