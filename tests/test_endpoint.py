@@ -27,7 +27,6 @@ GARBAGE = ["<html>", {}, {"choices": []}, [], completion("chat", "half", reason=
 def quick(monkeypatch):
     for name, value in (("BACKOFF_SECONDS", 0.01), ("PROBE_SECONDS", 0.05), ("GIVE_UP_SECONDS", 1.0)):
         monkeypatch.setattr(endpoint, name, value)
-    monkeypatch.setattr(api, "PROBE_TIMEOUT", 0.5)
 
 
 @pytest.fixture
@@ -125,7 +124,8 @@ def test_a_server_that_dies_is_taken_out_and_comes_back(serve, monkeypatch, caps
     assert f"{second.url} has failed 3 times in a row" in said and f"{second.url} is back" in said
 
 
-def test_what_a_hanging_server_holds_goes_to_another(serve):
+def test_what_a_hanging_server_holds_goes_to_another(serve, monkeypatch):
+    monkeypatch.setattr(api, "PROBE_TIMEOUT", 1.0)
     well, hanging = serve(), serve()
     # Once it is asked for a completion, its list of models hangs too.
     hanging.fault = lambda prompt, nth: (hanging.server.shutdown(), "hang")[1]
