@@ -27,7 +27,6 @@ def teacher(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the task files' helpers, in vLLM's environment
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # compiling takes longer than all the answers
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 
 
