@@ -11,7 +11,7 @@ RECIPE ?= recipes/micota.yaml
 SET ?=
 PAPER := table1 table2 table3 table4 figures
 
-.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test check tiny-family lock clean
+.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-slurm check tiny-family lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'; \
@@ -50,6 +50,9 @@ reproduce-tiny: $(READY)  ## the same tables and figures from the tiny family, o
 
 test: $(READY)  ## run the tests
 	$(TEST_ENV) $(BIN)/python -m pytest
+
+test-slurm: $(READY)  ## test runs on a real Slurm (root; first: apt-get install slurm-wlm munge)
+	$(TEST_ENV) $(BIN)/python -m pytest -rs tests/slurm
 
 check: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff check .
