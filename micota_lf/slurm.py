@@ -11,6 +11,7 @@ machine, and takes the cluster's defaults for what `hardware.slurm` leaves out.
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -54,11 +55,15 @@ def resources(
 ) -> dict[str, Any]:
     """Snakemake's resources for a step's job, which starts after the job with the id `after` has ended."""
     given = {RESOURCES[key]: value for key, value in settings.items() if key in RESOURCES}
-    extra = [f"--{key}={value}" for key, value in settings.items() if key not in RESOURCES]
+    extra = [
+        f"--{key}" if value is True else f"--{key}={value}"
+        for key, value in settings.items()
+        if key not in RESOURCES
+    ]
     extra += [f"--dependency=afterany:{after}"] if after else []
     # One task, whose engine starts its own processes. Snakemake would ask for 1 GB if nothing were said.
     gpus = {"gpu": how["gpus"], "tasks_per_gpu": 0, "nodes": 1} if how["gpus"] else {}
-    return {"mem": 0, **given, **gpus, **({"slurm_extra": " ".join(extra)} if extra else {})}
+    return {"mem": 0, **given, **gpus, **({"slurm_extra": shlex.join(extra)} if extra else {})}
 
 
 def leftovers(workspace: Path) -> dict[str, str]:

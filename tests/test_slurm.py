@@ -30,10 +30,10 @@ def programs(tmp_path, monkeypatch):
 
 
 def test_a_job_asks_for_its_gpus_on_one_machine_and_takes_sbatchs_options():
-    given = {"partition": "a100", "time": "2d", "exclusive": "user", "nice": 7}
+    given = {"partition": "a100", "time": "2d", "exclusive": True, "nice": 7, "exclude": "n1 ; ls"}
     assert slurm.resources({"gpus": 4}, given, after="17") == {
         "mem": 0, "slurm_partition": "a100", "runtime": "2d", "gpu": 4, "tasks_per_gpu": 0, "nodes": 1,
-        "slurm_extra": "--exclusive=user --nice=7 --dependency=afterany:17",
+        "slurm_extra": "--exclusive --nice=7 '--exclude=n1 ; ls' --dependency=afterany:17",
     }  # fmt: skip
     assert slurm.resources({"gpus": 0}, {"mem": "64G"}) == {"mem": "64G"}
 
