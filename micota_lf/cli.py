@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import __version__
+from . import __version__, slurm
 from .commands import add_stage_commands, command
 from .errors import MicotaError, StepFailed, UserError
 from .files import read_json, write_json
@@ -82,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
         "recipes/tiny.yaml --target train/student-s train.learning_rate=1e-3", _run,
     )  # fmt: skip
     _target_argument(run)
-    run.add_argument("--jobs", type=int, help="steps side by side on the CPU (default: hardware.cores)")
+    words = "steps side by side on the CPU (default: hardware.cores), or jobs in Slurm's hands (default: all)"
+    run.add_argument("--jobs", type=int, help=words)
+    words = "where steps run: here, or as Slurm jobs with the options in hardware.slurm (default: local)"
+    run.add_argument("--executor", choices=("local", "slurm"), default="local", help=words)
     _recipe_arguments(run)
     explain = command(
         commands, "explain", "Say why a step is fresh, stale or missing: which value changed.",
@@ -154,11 +157,11 @@ def _plan(args: argparse.Namespace) -> None:
     show_plan(recipe, plan, workspace, needed_steps(plan, args.target))
 
 
-def _need_hardware(recipe: Recipe, plan: Plan, workspace: Path, pending: list[str]) -> None:
-    """Show the plan and raise UserError if this machine lacks what the pending steps need."""
+def _need_hardware(recipe: Recipe, plan: Plan, workspace: Path, pending: list[str], here: bool) -> None:
+    """Show the plan and raise UserError if this machine, or one of a cluster, lacks what the steps need."""
     from .show import shortages, show_plan
 
-    lacks = shortages(recipe, plan, workspace, pending)
+    lacks = shortages(recipe, plan, workspace, pending, here)
     if lacks:
         show_plan(recipe, plan, workspace, pending)
         words = (
@@ -184,13 +187,16 @@ def _run(args: argparse.Namespace) -> None:
             show_tables(recipe, plan, workspace, args.target)
         print(f"{recipe.name}: {what} done already, nothing to do; report: {path}")
         return
-    _need_hardware(recipe, plan, workspace, pending)
+    on_slurm = recipe.hardware.slurm if args.executor == "slurm" else None
+    if on_slurm is not None:
+        slurm.check(on_slurm)
+    _need_hardware(recipe, plan, workspace, pending, here=on_slurm is None)
     preflight(plan, pending)
     print(f"{recipe.name}: {len(pending)} of {len(plan['steps'])} steps to do in {workspace}", flush=True)
     last = {"recipe": str(Path(args.recipe).absolute()), "overrides": args.overrides}
     write_json(workspace / LAST_RUN, last)
     try:
-        run_plan(plan, workspace, pending, jobs=args.jobs, say=_say)
+        run_plan(plan, workspace, pending, jobs=args.jobs, say=_say, on_slurm=on_slurm)
     finally:
         path = write_report(recipe, plan, workspace)
     show_tables(recipe, plan, workspace, args.target or ["table2"])

@@ -5,7 +5,8 @@
 
 Snakemake counts GPUs but does not say which; without a choice every engine would take the first, and
 LLaMA-Factory would train on all visible ones, which multiplies the global batch. There is one lock file a GPU
-and host, freed by the kernel if the step is killed. Under Slurm the job's own assignment is left alone.
+and host, freed by the kernel if the step is killed. GPUs that Slurm gave to this step alone are left to it;
+of a larger allocation, in which a whole run may live, it takes its share like anywhere else.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ def assigned_gpus(count: int, of: int, locks: Path) -> Iterator[dict[str, str]]:
     if not count:
         yield {"CUDA_VISIBLE_DEVICES": ""}  # a step counted on the CPU stays there
         return
-    if "SLURM_JOB_ID" in os.environ:
-        yield {}
-        return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(of)]
+    if "SLURM_JOB_ID" in os.environ and len(names) == count:
+        yield {}
+        return
     locks.mkdir(parents=True, exist_ok=True)
     while True:
         with ExitStack() as held:

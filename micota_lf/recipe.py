@@ -307,6 +307,9 @@ class Hardware:
     With several nodes, `micota run` starts the training's part on its own machine, and needs NODE_RANK,
     MASTER_ADDR and MASTER_PORT in its environment; starting the same step on the others is the scheduler's
     or the user's business (the step's train.yaml, with NODE_RANK=1 and so on).
+
+    `slurm` holds sbatch's long options for every job of `micota run --executor slurm` (partition, account,
+    time such as 12h or 2d, mem, ...); CPUs (`threads_per_step`) and GPUs are asked for without it.
     """
 
     gpus: int = not_negative(0)
@@ -317,6 +320,7 @@ class Hardware:
     nodes: int = positive(1)
     cores: int = positive(2)
     threads_per_step: int = positive(1)
+    slurm: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

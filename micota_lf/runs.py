@@ -4,7 +4,8 @@ In: a plan and a workspace. Out: each step's directory, and the list of steps th
 
 The frozen plan lists only steps without `done.json`; a finished step is no input to Snakemake, so making one
 anew never makes its dependants look old. Snakemake's own lock is off: a killed run would leave it behind, and
-ours (`.micota/run.lock`) is freed by the kernel.
+ours (`.micota/run.lock`) is a lease. What Snakemake waits for, and deletes as it sees fit, is a marker in
+`.micota/ended/`, never `done.json`: a Slurm job of a killed run may finish the step meanwhile.
 """
 
 from __future__ import annotations
@@ -14,23 +15,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import launch
+from . import launch, slurm
 from .check import nearest
 from .engines import die_with_parent, engine_argv
-from .errors import StepFailed, StepLocked, UserError
+from .errors import StepFailed, UserError
 from .files import digest, read_json, write_json
 from .kinds import KINDS
-from .locks import try_lock
+from .locks import holder, lease
 from .plan import Plan, dependencies, step_directory
 from .steps import DONE, FAILED, MISSING, RUNNING, failure_report, state, states
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 POLL_SECONDS = 0.5
 STATUS_SECONDS = 15.0
+STOP_SECONDS = 30.0  # for Snakemake to end its jobs when we are interrupted
+# Seconds on a CPU: on Slurm these run where `micota run` does, as a job each would cost more than its work.
+QUICK_KINDS = ("preflight", "overlap", "filter", "mix")
 
 
 def select(plan: Plan, targets: Iterable[str]) -> list[str]:
@@ -105,37 +109,46 @@ def run_plan(
     *,
     jobs: int | None = None,
     say: Callable[[str], None] = print,
+    on_slurm: Mapping[str, Any] | None = None,
 ) -> None:
     """Run the pending steps; independent branches go on after a failure.
 
-    Raises StepFailed naming every failed step with its log and command, StepLocked if another run is at
-    work in the workspace, UserError as `preflight` does.
+    With `on_slurm`, each step but the quick ones is a Slurm job with these options (`hardware.slurm`), and
+    `jobs` limits how many are in Slurm's hands. Raises StepFailed naming every failed step with its log and
+    command, StepLocked if another run is at work in the workspace, UserError as `preflight` does.
     """
     preflight(plan, pending)
-    frozen = freeze(plan, workspace, pending)
-    lock = try_lock(workspace / ".micota" / "run.lock")
-    if lock is None:
-        raise StepLocked(f"another run is at work in {workspace}")
-    try:
-        with (workspace / ".micota" / "snakemake.log").open("ab") as log:
+    state_dir = workspace / ".micota"
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with lease(state_dir / "run.lock", f"another run is at work in {workspace}"):
+        frozen = freeze(plan, workspace, pending, on_slurm)
+        if on_slurm is None:
+            how = ["--cores", str(jobs or plan["cores"]), "--resources", f"gpu={plan['gpus']}"]
+        else:
+            how = ["--local-cores", str(plan["cores"]), *slurm.options(workspace, jobs or len(pending))]
+        with (state_dir / "snakemake.log").open("ab") as log:
             child = subprocess.Popen(
-                _snakemake(frozen, workspace, jobs or plan["cores"], plan["gpus"]),
+                _snakemake(frozen, workspace, how),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=workspace, start_new_session=True,
                 preexec_fn=die_with_parent,
             )  # fmt: skip
             try:
                 _watch(plan, workspace, pending, child, say)
             finally:
-                if child.poll() is None:  # interrupted: Snakemake stops its jobs on SIGTERM
-                    os.killpg(child.pid, signal.SIGTERM)
-                    child.wait()
-    finally:
-        lock.release()
+                if child.poll() is None:
+                    _stop(child, workspace, on_slurm is not None)
     _raise_failures(plan, workspace, pending, child.returncode)
 
 
-def freeze(plan: Plan, workspace: Path, pending: list[str]) -> Path:
-    """Write the plan and what Snakemake must do to the workspace; return the file's path."""
+def freeze(
+    plan: Plan, workspace: Path, pending: list[str], on_slurm: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the plan and what Snakemake must do to the workspace; return the file's path.
+
+    On Slurm, queued jobs that a killed run has left are cancelled; a step waits for the one that is at it.
+    """
+    left = {} if on_slurm is None else slurm.leftovers(workspace)
+    slurm.cancel([job for job, now in left.items() if now == "PENDING"])
     todo: dict[str, Any] = {}
     # Steps that most others wait for go first: the method's chain is long, its side branches are short.
     waiting: dict[str, set[str]] = {step_id: set() for step_id in pending}
@@ -146,14 +159,20 @@ def freeze(plan: Plan, workspace: Path, pending: list[str]) -> Path:
         step = plan["steps"][step_id]
         first = [] if step_id in gates(plan) else gates(plan)
         after = [d for d in dict.fromkeys([*first, *dependencies(step)]) if d in pending]
+        at_work = holder(workspace / step_directory(step) / "holder.json").get("job")
+        here = on_slurm is None or step["kind"] in QUICK_KINDS
         todo[step_id] = {
             "kind": step["kind"],
-            "done": f"{step_directory(step)}/done.json",
-            "after": [f"{step_directory(plan['steps'][d])}/done.json" for d in after],
+            "ended": f".micota/ended/{step_id}",
+            "after": [f".micota/ended/{before}" for before in after],
             "threads": step["how"]["threads"],
-            "gpus": step["how"]["gpus"],
+            "here": here,
+            "resources": {"gpu": step["how"]["gpus"]}
+            if here
+            else slurm.resources(step["how"], on_slurm or {}, at_work if at_work in left else None),
             "priority": len(waiting[step_id]),
         }
+        (workspace / ".micota" / "ended" / step_id).unlink(missing_ok=True)
     path = workspace / ".micota" / f"{plan['recipe']}-{digest([plan, pending])}.json"
     write_json(path, {**plan, "pending": todo})
     return path
@@ -163,13 +182,26 @@ def _names(target: str, slot: str) -> bool:
     return slot == target or slot.startswith(target.rstrip("/") + "/")
 
 
-def _snakemake(frozen: Path, workspace: Path, jobs: int, gpus: int) -> list[str]:
+def _snakemake(frozen: Path, workspace: Path, how: list[str]) -> list[str]:
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(workspace),
-        "--config", f"plan={frozen}", "--cores", str(jobs), "--resources", f"gpu={gpus}",
+        "--config", f"plan={frozen}", "--latency-wait", "10", *how,
         "--keep-going", "--rerun-incomplete", "--rerun-triggers", "input", "mtime", "--nolock",
-        "--scheduler", "greedy", "--latency-wait", "10", "--nocolor",
+        "--scheduler", "greedy", "--nocolor",
     ]  # fmt: skip
+
+
+def _stop(child: subprocess.Popen[bytes], workspace: Path, jobs: bool) -> None:
+    """End an interrupted Snakemake, the steps that it runs here and, with `jobs`, those in Slurm's hands."""
+    # On SIGTERM it ends with its local jobs, but waits for those of a cluster; on SIGINT it does not.
+    os.killpg(child.pid, signal.SIGINT if jobs else signal.SIGTERM)
+    try:
+        child.wait(STOP_SECONDS if jobs else None)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    if jobs:
+        slurm.cancel(list(slurm.leftovers(workspace)))
 
 
 def _watch(

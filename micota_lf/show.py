@@ -68,14 +68,17 @@ def cost_words(recipe: Recipe, costs: Sequence[Cost]) -> str:
     return words
 
 
-def shortages(recipe: Recipe, plan: Plan, workspace: Path, pending: Sequence[str]) -> list[str]:
+def shortages(
+    recipe: Recipe, plan: Plan, workspace: Path, pending: Sequence[str], here: bool = True
+) -> list[str]:
     """What this machine lacks for the pending steps, each after its key: GPUs, their memory, disk.
 
-    Memory and disk are estimates; what is unknown is not held against it.
+    Memory and disk are estimates; what is unknown is not held against it. This machine's GPUs do not matter
+    if the steps do not run `here` but on a cluster.
     """
     hardware, costs = recipe.hardware, estimate(plan, recipe)
     found = []
-    if any(plan["steps"][step_id]["how"]["gpus"] for step_id in pending):
+    if here and any(plan["steps"][step_id]["how"]["gpus"] for step_id in pending):
         lack = gpu_shortage(hardware.gpus, hardware.gpu_memory_gib, present_gpus())
         found += [f"hardware.gpus: {lack}"] if lack else []
     for step_id in pending:

@@ -4,9 +4,9 @@
     state(directory)              "done", "running", "failed" or "missing"
 
 Files of a step's directory besides its outputs: `step.json` (what it is), `log.txt` (the engine's words),
-`.lock` and `holder.json` (who is at work), `failed.json` (why it failed), `done.json` (what was made:
-results, versions, times, sizes and hashes). `done.json` appears by rename after all outputs are checked; a
-step is done if and only if it exists.
+`.lock` and `holder.json` (a lease: who is at work), `failed.json` (why it failed), `done.json` (what was
+made: results, versions, times, sizes and hashes). `done.json` appears by rename after all outputs are
+checked; a step is done if and only if it exists.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .engines import Job, log_tail, run_logged, versions
-from .errors import MicotaError, StepFailed, StepLocked
+from .errors import StepFailed
 from .files import file_digest, read_json, write_json
 from .gpus import assigned_gpus
 from .kinds import KINDS, Context
-from .locks import try_lock
+from .locks import holder, lease
 from .plan import Plan, resolved_inputs, step_directory
 
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
@@ -55,12 +54,14 @@ def step_record(plan: Plan, step_id: str) -> Record:
 def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
     """Do one step and return its results; a finished one is left alone.
 
-    Raises StepLocked if another process is at it, StepFailed (and leaves `failed.json`) if the engine did
-    not deliver.
+    Raises StepLocked if another process is at it (in a Slurm job: waits for it), StepFailed (and leaves
+    `failed.json`) if the engine did not deliver.
     """
     directory = context.directory
     directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory):
+    # Under Slurm, a job that a killed run has left may be at it: it is waited for, and its work taken over.
+    busy = f"{directory} is being worked on"
+    with lease(directory / ".lock", busy, wait="SLURM_JOB_ID" in os.environ):
         if (directory / "done.json").is_file():
             return dict(read_json(directory / "done.json")["results"])
         (directory / "failed.json").unlink(missing_ok=True)
@@ -104,7 +105,7 @@ def state(directory: Path) -> str:
     """What a step's directory says of it."""
     if (directory / "done.json").is_file():
         return DONE
-    if _held(directory):
+    if holder(directory / "holder.json"):
         return RUNNING
     return FAILED if (directory / "failed.json").is_file() else MISSING
 
@@ -141,35 +142,3 @@ def _outputs(directory: Path) -> dict[str, dict[str, Any]]:
         for path in sorted(files)
         if path.is_file() and path.name not in BOOKKEEPING and not path.name.startswith(".")
     }
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the step's lock; the kernel frees it if we are killed."""
-    lock = try_lock(directory / ".lock")
-    if lock is None:
-        raise StepLocked(f"{directory} is being worked on by {_holder(directory)}")
-    try:
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(directory / "holder.json", {"host": platform.node(), "pid": os.getpid(), "since": since})
-        yield
-    finally:
-        (directory / "holder.json").unlink(missing_ok=True)
-        lock.release()
-
-
-def _held(directory: Path) -> bool:
-    if not (directory / "holder.json").is_file():
-        return False
-    lock = try_lock(directory / ".lock")
-    if lock:
-        lock.release()
-    return lock is None
-
-
-def _holder(directory: Path) -> str:
-    try:
-        who = read_json(directory / "holder.json")
-        return f"process {who['pid']} on {who['host']} since {who['since']}"
-    except MicotaError:
-        return "another process"

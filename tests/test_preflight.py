@@ -280,10 +280,9 @@ def test_the_preflight_is_the_plans_first_step_and_every_pending_step_waits_for_
     assert next(iter(plan["steps"])) == first
     pending = pending_steps(plan, tmp_path, ["filter/strong"])
     todo = json.loads(freeze(plan, tmp_path, pending).read_text())["pending"]
-    gate = f"{step_directory(plan['steps'][first])}/done.json"
     assert todo[first]["after"] == [] and len(todo) == 3
-    assert all(gate in step["after"] for made, step in todo.items() if made != first)
-    done = tmp_path / gate
+    assert all(todo[first]["ended"] in step["after"] for made, step in todo.items() if made != first)
+    done = tmp_path / step_directory(plan["steps"][first]) / "done.json"
     done.parent.mkdir(parents=True)
     done.write_text("{}")
     assert first not in pending_steps(plan, tmp_path)

@@ -189,6 +189,11 @@ def test_steps_side_by_side_use_different_gpus_and_a_training_sees_only_its_own(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     with assigned_gpus(1, 8, tmp_path) as one, assigned_gpus(1, 8, tmp_path) as other:
         assert {one["CUDA_VISIBLE_DEVICES"], other["CUDA_VISIBLE_DEVICES"]} == {"2", "5"}
+    monkeypatch.setenv("SLURM_JOB_ID", "17")  # the run lives in an allocation of two
+    with assigned_gpus(1, 8, tmp_path) as one, assigned_gpus(1, 8, tmp_path) as other:
+        assert {one["CUDA_VISIBLE_DEVICES"], other["CUDA_VISIBLE_DEVICES"]} == {"2", "5"}
+    with assigned_gpus(2, 8, tmp_path) as one, assigned_gpus(2, 8, tmp_path) as other:
+        assert one == other == {}  # the step's own job
     with assigned_gpus(0, 0, tmp_path / "none") as env:
         assert env == {"CUDA_VISIBLE_DEVICES": ""} and not (tmp_path / "none").exists()
 
