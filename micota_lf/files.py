@@ -153,6 +153,12 @@ def file_digest(path: str | Path, length: int = 16) -> str:
     return sha.hexdigest()[:length]
 
 
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a whole file, read in pieces: what `sha256sum` prints."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def directory_digest(path: str | Path) -> str:
     """Hex digest of the names and contents of a directory's files (not of its subdirectories)."""
     files = sorted(p for p in Path(path).iterdir() if p.is_file() and not p.name.startswith("."))
