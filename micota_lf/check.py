@@ -16,6 +16,7 @@ from .errors import UserError
 from .evaluate import evaluated_benchmarks
 from .files import read_jsonl
 from .lineage import OTHERS, accumulation, parents, trained_student, training
+from .prompts import load_problems
 from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, RATIO_TOLERANCE, Recipe
 from .refs import local_path, model_problem
 
@@ -50,9 +51,9 @@ def _name_problems(recipe: Recipe) -> Iterator[str]:
     for key, names in named:
         for name in set(names) & set(ASSISTANT_ROLES):
             yield f"{key}.{name}: this name is reserved for the teacher assistant"
-    for key, names in (*named, ("corpora", recipe.corpora)):
-        for name in (name for name in names if not re.fullmatch(r"[\w-]+", name)):
-            yield f"{key}.{name}: must be letters, digits, hyphens and underscores"
+    for key, names in (*named, ("corpora", recipe.corpora), ("tables", recipe.tables)):
+        for name in (name for name in names if not re.fullmatch(r"\w[\w-]{,99}", name)):
+            yield f"{key}.{name}: must be letters, digits, hyphens and underscores, at most 100"
     for name in set(recipe.teachers) & set(recipe.students):
         yield f"students.{name}: a teacher has this name too"
     yield from _unknown("assistant.corpus", [recipe.assistant.corpus], recipe.corpora)
@@ -123,11 +124,17 @@ def _prompt_problems(recipe: Recipe) -> Iterator[str]:
         return
     if not rows:
         yield f"prompts.path: {prompts.path} holds no prompts"
+        return
     for field in (prompts.problem_field, prompts.answer_field):
         bare = next((n for n, row in enumerate(rows, start=1) if row.get(field) in (None, "")), None)
         if bare:
             hint = nearest(field, rows[bare - 1])
             yield f"prompts.path: {prompts.path}: row {bare} has no {field!r}; {hint}"
+            return
+    try:
+        load_problems(prompts)
+    except UserError as error:
+        yield f"prompts.path: {error}"
 
 
 def _model_problems(recipe: Recipe) -> Iterator[str]:

@@ -61,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a full disk, a path that is too long or not ours
+        if not error.filename:
+            raise
+        print(f"micota: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -26,6 +26,8 @@ Row = dict[str, Any]
 # take minutes at every plan, and a safetensors header at the start names every tensor.
 WHOLE_FILE_HASH_BYTES = 64 * 2**20
 END_BYTES = 2**20
+NO_TEXT = "holds half a surrogate pair, which is no text"
+MAX_LINE = 2**25  # characters of a row: a thousand times a response of 16K tokens
 
 
 @contextmanager
@@ -63,6 +65,15 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
 
 
+def is_text(text: str) -> bool:
+    """Whether a string can be written as UTF-8; JSON and YAML can hold half a surrogate pair, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_jsonl(path: str | Path, rows: Iterable[Row]) -> int:
     """Write one JSON object a line, by rename; return the number of rows."""
     written = 0
@@ -74,13 +85,9 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> int:
 
 
 def json_line(row: Row) -> str:
-    """A row as one line; in plain ASCII if it holds half a surrogate pair, which UTF-8 cannot write."""
+    """A row as one line; in plain ASCII if it is no text (`is_text`)."""
     text = json.dumps(row, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = json.dumps(row)
-    return text + "\n"
+    return (text if is_text(text) else json.dumps(row)) + "\n"
 
 
 def iter_jsonl(path: str | Path) -> Iterator[Row]:
@@ -90,11 +97,15 @@ def iter_jsonl(path: str | Path) -> Iterator[Row]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _json_row(path, number, line)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {error}") from error
 
 
 def _json_row(path: str | Path, number: int, line: str) -> Row:
+    if len(line) > MAX_LINE:
+        raise UserError(
+            f"{path}: line {number} has {len(line)} characters, more than {MAX_LINE}: not one row"
+        )
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -113,7 +124,7 @@ def read_jsonl(path: str | Path, repair: bool = False) -> list[Row]:
     rows: list[Row] = []
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {error}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
