@@ -20,12 +20,15 @@ from .prompts import load_problems
 from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, RATIO_TOLERANCE, Recipe
 from .refs import local_path, model_problem
 
+KNOWN = 20  # names that an error lists
+
 
 def nearest(key: str, known: Iterable[str]) -> str:
     """A hint naming the nearest known key, or the known keys if none is near."""
     known = [str(k) for k in known]
+    shown = ", ".join(known[:KNOWN]) + (f", ... ({len(known)} in all)" if len(known) > KNOWN else "")
     close = get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+    return f"did you mean {close[0]!r}?" if close else f"known: {shown or 'none'}"
 
 
 def semantic_problems(recipe: Recipe) -> list[str]:

@@ -347,7 +347,7 @@ def _tasks(args: argparse.Namespace) -> None:
 
 def _step(args: argparse.Namespace) -> None:
     plan: Plan = read_json(args.plan)
-    if args.id not in plan["steps"]:
+    if not isinstance(plan, dict) or args.id not in plan.get("steps", ()):
         raise UserError(f"{args.plan}: no step {args.id!r}")
     workspace = Path(args.plan).absolute().parent.parent
     step = plan["steps"][args.id]

@@ -42,7 +42,10 @@ def task_folder(spec: Evaluation) -> Path:
 
 
 def evaluated_benchmarks(spec: Evaluation) -> dict[str, Benchmark]:
-    """The benchmarks that the tasks read, by name, where they are. Raises UserError for an unknown one or task."""
+    """The benchmarks that the tasks read, by name, where they are.
+
+    Raises UserError for an unknown task or benchmark.
+    """
     configs = task_configs(task_folder(spec))
     tasks = expand_groups(spec.tasks, configs)
     unknown = [task for task in tasks if task not in configs]  # lm-eval's own give no verdicts

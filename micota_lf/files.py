@@ -66,7 +66,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def is_text(text: str) -> bool:
-    """Whether a string can be written as UTF-8; JSON and YAML can hold half a surrogate pair, which cannot."""
+    """Whether a string can be written as UTF-8; half a surrogate pair, as JSON can hold, cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -103,9 +103,7 @@ def iter_jsonl(path: str | Path) -> Iterator[Row]:
 
 def _json_row(path: str | Path, number: int, line: str) -> Row:
     if len(line) > MAX_LINE:
-        raise UserError(
-            f"{path}: line {number} has {len(line)} characters, more than {MAX_LINE}: not one row"
-        )
+        raise UserError(f"{path}: line {number} has {len(line)} characters; a row has at most {MAX_LINE}")
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -3,9 +3,9 @@
     recipe = load_recipe("recipes/tiny.yaml", ["generation.max_tokens=128"])
 
 A layer is a file, each file that it `extends:` (once, even if several extend it), and last the overrides
-(`key.path=value`). Each layer is checked on its own, so that an error names the file that holds it. A teacher, student or corpus set to
-null in a later layer is removed; `methods` and `tables` of a later file replace those of an earlier one.
-What the values mean together is checked by `check.py`.
+(`key.path=value`). Each layer is checked on its own, so that an error names the file that holds it. A
+teacher, student or corpus set to null in a later layer is removed; `methods` and `tables` of a later file
+replace those of an earlier one. What the values mean together is checked by `check.py`.
 """
 
 from __future__ import annotations
