@@ -280,10 +280,18 @@ def _preflight(args: argparse.Namespace) -> None:
     print("no problems")
 
 
+def _existing(workspace: str) -> Path:
+    """A workspace with its links followed. Raises UserError if it is not there."""
+    path = Path(workspace).resolve()
+    if not path.is_dir():
+        raise UserError(f"--workspace: no such directory: {workspace}")
+    return path
+
+
 def _verify(args: argparse.Namespace) -> None:
     from .upkeep import damage, finished_steps
 
-    workspace = Path(args.workspace).absolute()
+    workspace = _existing(args.workspace)
     directories = finished_steps(workspace)
     if args.recipe:
         known = {workspace / step_directory(step) for step in _load(args)[1]["steps"].values()}
@@ -308,9 +316,7 @@ def _verify(args: argparse.Namespace) -> None:
 def _gc(args: argparse.Namespace) -> None:
     from .upkeep import remove, size_of, unreferred
 
-    workspace = Path(args.workspace).resolve()
-    if not workspace.is_dir():
-        raise UserError(f"--workspace: no such directory: {args.workspace}")
+    workspace = _existing(args.workspace)
     found = unreferred([compile_plan(load_recipe(path)) for path in args.recipes], workspace)
     sizes = {directory: size_of(directory) for directory in found}
     for directory, size in sizes.items():

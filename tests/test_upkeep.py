@@ -211,8 +211,9 @@ def test_gc_follows_no_link_out_of_the_workspace(runs, tmp_path):
     assert sorted(outside.rglob("*")) == before and (runs.workspace / "mix").is_symlink()
 
 
-def test_gc_of_a_workspace_that_is_not_there_is_an_error_and_makes_none(tmp_path, capsys):
-    assert main(["gc", str(TINY), "--workspace", str(tmp_path / "none"), "--delete"]) == 2
+@pytest.mark.parametrize("words", [["gc", str(TINY), "--delete"], ["verify"]])
+def test_a_workspace_that_is_not_there_is_an_error_and_is_not_made(tmp_path, capsys, words):
+    assert main([*words, "--workspace", str(tmp_path / "none")]) == 2
     assert "--workspace: no such directory" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
