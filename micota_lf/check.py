@@ -16,15 +16,19 @@ from .errors import UserError
 from .evaluate import evaluated_benchmarks
 from .files import read_jsonl
 from .lineage import OTHERS, accumulation, parents, training, trainings
+from .prompts import load_problems
 from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, RATIO_TOLERANCE, Recipe
 from .refs import local_path, model_problem
+
+KNOWN = 20  # names that an error lists
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
     """A hint naming the nearest known key, or the known keys if none is near."""
     known = [str(k) for k in known]
+    shown = ", ".join(known[:KNOWN]) + (f", ... ({len(known)} in all)" if len(known) > KNOWN else "")
     close = get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+    return f"did you mean {close[0]!r}?" if close else f"known: {shown or 'none'}"
 
 
 def semantic_problems(recipe: Recipe) -> list[str]:
@@ -51,9 +55,9 @@ def _name_problems(recipe: Recipe) -> Iterator[str]:
     for key, names in named:
         for name in set(names) & set(ASSISTANT_ROLES):
             yield f"{key}.{name}: this name is reserved for the teacher assistant"
-    for key, names in (*named, ("corpora", recipe.corpora)):
-        for name in (name for name in names if not re.fullmatch(r"[\w-]+", name)):
-            yield f"{key}.{name}: must be letters, digits, hyphens and underscores"
+    for key, names in (*named, ("corpora", recipe.corpora), ("tables", recipe.tables)):
+        for name in (name for name in names if not re.fullmatch(r"\w[\w-]{,99}", name)):
+            yield f"{key}.{name}: must be letters, digits, hyphens and underscores, at most 100"
     for name in set(recipe.teachers) & set(recipe.students):
         yield f"students.{name}: a teacher has this name too"
     yield from _unknown("assistant.corpus", [recipe.assistant.corpus], recipe.corpora)
@@ -124,11 +128,17 @@ def _prompt_problems(recipe: Recipe) -> Iterator[str]:
         return
     if not rows:
         yield f"prompts.path: {prompts.path} holds no prompts"
+        return
     for field in (prompts.problem_field, prompts.answer_field):
         bare = next((n for n, row in enumerate(rows, start=1) if row.get(field) in (None, "")), None)
         if bare:
             hint = nearest(field, rows[bare - 1])
             yield f"prompts.path: {prompts.path}: row {bare} has no {field!r}; {hint}"
+            return
+    try:
+        load_problems(prompts)
+    except UserError as error:
+        yield f"prompts.path: {error}"
 
 
 def _generation_problems(recipe: Recipe) -> Iterator[str]:

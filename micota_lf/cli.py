@@ -5,16 +5,20 @@
     micota explain recipes/tiny.yaml train/student-s/micota
     micota report recipes/tiny.yaml     the tables from what is there
     micota preflight recipes/tiny.yaml  what can be known before the first GPU hour
+    micota verify recipes/tiny.yaml     whether finished steps are still what they were
+    micota gc recipes/tiny.yaml         steps that no recipe refers to
+    micota export merge/assistant out   a checkpoint as a hub folder with its model card
     micota generate|filter|grade|mix|train|merge|evaluate|bpc --help
 
-Exit codes: 0 done, 1 an engine failed, 2 the user's input is wrong (nothing was written), 3 another process
-is at work there, 130 interrupted.
+Exit codes: 0 done, 1 an engine failed or a step is damaged, 2 the user's input is wrong (nothing was
+written), 3 another process is at work there, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import signal
 import sys
 import threading
@@ -57,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a full disk, a path that is too long or not ours
+        if not error.filename:
+            raise
+        print(f"micota: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -100,6 +109,31 @@ def _parser() -> argparse.ArgumentParser:
         "recipes/tiny.yaml", _report,
     )  # fmt: skip
     _recipe_arguments(report)
+    verify = command(
+        commands, "verify", "Check that finished steps still have the outputs that they were made with.",
+        "recipes/tiny.yaml", _verify,
+    )  # fmt: skip
+    verify.add_argument("--quick", action="store_true", help="compare sizes alone, no hashes")
+    verify.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="its steps (default: all in the workspace)"
+    )
+    _common_arguments(verify)
+    unused = command(
+        commands, "gc", "List steps that none of these recipes refers to, or delete them.",
+        "recipes/tiny.yaml recipes/mine.yaml --delete", _gc,
+    )  # fmt: skip
+    unused.add_argument("recipes", nargs="+", metavar="RECIPE", help="recipes whose steps stay")
+    unused.add_argument("--workspace", default="runs", help="where the steps are (default: runs)")
+    unused.add_argument("--delete", action="store_true", help="delete them; without it they are only listed")
+    export = command(
+        commands, "export", "Copy a trained or merged model to a folder for the hub, with a model card.",
+        "merge/assistant my-assistant --recipe recipes/tiny.yaml", _export,
+    )  # fmt: skip
+    export.add_argument("step", metavar="STEP", help="slot, label or id of a train or merge step")
+    export.add_argument("output", metavar="DIR", help="new or empty directory")
+    export.add_argument("--recipe", metavar="RECIPE", help="(default: the one that ran last)")
+    export.add_argument("--push", metavar="REPO", help="then upload it, as in me/my-assistant")
+    _common_arguments(export)
     add_stage_commands(commands)
     ahead = command(
         commands, "preflight", "Check prompts, templates, models and the merge in seconds; no GPU is needed.",
@@ -137,6 +171,10 @@ def _common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace) -> tuple[Recipe, Plan, Path]:
+    """The recipe (null: the one that ran last), its plan and the workspace."""
+    if args.recipe is None:
+        last = read_json(Path(args.workspace) / LAST_RUN)
+        args.recipe, args.overrides = last["recipe"], [*last["overrides"], *args.overrides]
     recipe = load_recipe(args.recipe, args.overrides)
     return recipe, compile_plan(recipe), Path(args.workspace).absolute()
 
@@ -206,14 +244,12 @@ def _run(args: argparse.Namespace) -> None:
 def _explain(args: argparse.Namespace) -> None:
     from .explain import explain
 
+    args.recipe = None
     if args.step.endswith((".yaml", ".yml")):
         args.recipe = args.step
         args.step = args.overrides.pop(0) if args.overrides else ""
-    else:
-        last = read_json(Path(args.workspace) / LAST_RUN)
-        args.recipe, args.overrides = last["recipe"], [*last["overrides"], *args.overrides]
     _, plan, workspace = _load(args)
-    for step_id in select(plan, [args.step]):
+    for step_id in select(plan, [args.step], "STEP"):
         step = plan["steps"][step_id]
         print(f"{step['kind']} {step['label']} ({step_id})")
         for line in explain(plan, step_id, workspace):
@@ -250,6 +286,71 @@ def _preflight(args: argparse.Namespace) -> None:
     print("no problems")
 
 
+def _existing(workspace: str) -> Path:
+    """A workspace with its links followed. Raises UserError if it is not there."""
+    path = Path(workspace).resolve()
+    if not path.is_dir():
+        raise UserError(f"--workspace: no such directory: {workspace}")
+    return path
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from .upkeep import damage, finished_steps
+
+    workspace = _existing(args.workspace)
+    directories = finished_steps(workspace)
+    if args.recipe:
+        known = {workspace / step_directory(step) for step in _load(args)[1]["steps"].values()}
+        directories = [directory for directory in directories if directory in known]
+    damaged = []
+    for directory in directories:
+        try:
+            problems = damage(directory, args.quick)
+        except UserError as error:
+            problems = [str(error)]
+        damaged += [directory] if problems else []
+        print(f"{directory.relative_to(workspace)}: {'; '.join(problems) or 'ok'}", flush=True)
+    if damaged:
+        words = shlex.join(["rm", "-r", *map(str, damaged)])
+        raise StepFailed(
+            f"{len(damaged)} of {len(directories)} finished steps are damaged; "
+            f"delete them, and the next run makes them again:\n  {words}"
+        )
+    print(f"{len(directories)} finished steps, none is damaged")
+
+
+def _gc(args: argparse.Namespace) -> None:
+    from .upkeep import remove, size_of, unreferred
+
+    workspace = _existing(args.workspace)
+    found = unreferred([compile_plan(load_recipe(path)) for path in args.recipes], workspace)
+    sizes = {directory: size_of(directory) for directory in found}
+    for directory, size in sizes.items():
+        print(f"{size / 1e6:12.1f} MB  {directory.relative_to(workspace)}")
+    if args.delete:
+        remove(found, workspace)
+    what = "deleted" if args.delete else "to delete with --delete"
+    print(f"{sum(sizes.values()) / 1e6:12.1f} MB  in {len(found)} steps, {what}")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from .export import export_model, push_model, refuse_push
+    from .reports.outcomes import Outcomes
+
+    if args.push:
+        refuse_push(args.push)
+    recipe, plan, workspace = _load(args)
+    steps = select(plan, [args.step], "STEP")
+    if len(steps) > 1:
+        raise UserError(f"STEP: {args.step!r} names {len(steps)} steps; name one")
+    output = Path(args.output).absolute()
+    export_model(Outcomes(recipe, plan, workspace), steps[0], output)
+    print(f"{output}: the model of {args.step} with its README.md")
+    if args.push:
+        push_model(output, args.push)
+        print(f"uploaded to {args.push}")
+
+
 def _tasks(args: argparse.Namespace) -> None:
     from .evaluate import TASKS_DIR
 
@@ -258,7 +359,7 @@ def _tasks(args: argparse.Namespace) -> None:
 
 def _step(args: argparse.Namespace) -> None:
     plan: Plan = read_json(args.plan)
-    if args.id not in plan["steps"]:
+    if not isinstance(plan, dict) or args.id not in plan.get("steps", ()):
         raise UserError(f"{args.plan}: no step {args.id!r}")
     workspace = Path(args.plan).absolute().parent.parent
     step = plan["steps"][args.id]

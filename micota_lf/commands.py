@@ -212,8 +212,10 @@ def _mix(args: argparse.Namespace) -> None:
     spec, parts = _section(Corpus, args), {}
     for part in args.part:
         ratio, _, path = part.partition("=")
+        if path in parts:
+            raise UserError(f"--part: {path!r} twice")
         try:
-            parts[path] = float(ratio)
+            parts[path] = float(ratio if path else "")
         except ValueError:
             raise UserError(f"--part: {part!r} is not of the form RATIO=CORPUS.jsonl") from None
     counts = mix_corpora(parts, args.output, seed=spec.seed, size=spec.size)
@@ -320,6 +322,8 @@ def _execute(
     `first` may refuse the resolved inputs before anything is written.
     """
     engine_argv(how["engine"])
+    if how["gpus"] < 0:
+        raise UserError(f"--gpus: {how['gpus']} must be 0 or more")
     for role, given in inputs.items():
         if not role.startswith(("corpus", "prompts")):
             _need_model(f"--{role}", given, chat=kind in ("train", "evaluate"))

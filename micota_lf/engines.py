@@ -41,7 +41,10 @@ class Job:
 
 def engine_argv(command: str) -> list[str]:
     """An engine's command as an argument list, its program found beside our Python or on PATH."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"engines: {command!r}: {error}") from error
     if not words:
         raise UserError("engines: an empty command")
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

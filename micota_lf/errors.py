@@ -25,10 +25,10 @@ class UserError(MicotaError):
 
 
 class RecipeError(UserError):
-    """All problems found in one recipe, together."""
+    """All problems found in one recipe, together; a line break in a value does not break its line."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
+        self.problems = ["\\n".join(problem.splitlines()) for problem in problems]
         super().__init__("\n".join(self.problems))
 
 

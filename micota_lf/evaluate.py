@@ -22,7 +22,7 @@ from typing import Any
 
 from .benchmarks import benchmark_identity, benchmark_named, expand_groups, task_benchmarks, task_configs
 from .engines import log_tail
-from .errors import StepFailed
+from .errors import StepFailed, UserError
 from .files import Row, directory_digest, read_json, read_jsonl, write_json, write_jsonl
 from .metrics import METRICS, VERDICTS
 from .recipe import Benchmark, Evaluation, Prompts, Recipe
@@ -44,9 +44,17 @@ def task_folder(spec: Evaluation) -> Path:
 
 
 def evaluated_benchmarks(spec: Evaluation) -> dict[str, Benchmark]:
-    """The benchmarks that the tasks read, by name, where they are. Raises UserError if one is unknown."""
+    """The benchmarks that the tasks read, by name, where they are.
+
+    Raises UserError for an unknown task or benchmark.
+    """
     configs = task_configs(task_folder(spec))
-    names = task_benchmarks(expand_groups(spec.tasks, configs), configs)
+    tasks = expand_groups(spec.tasks, configs)
+    unknown = [task for task in tasks if task not in configs]  # lm-eval's own give no verdicts
+    if unknown:
+        known = ", ".join(name for name in configs)
+        raise UserError(f"tasks: {unknown[0]!r} has no file in {task_folder(spec)}; known: {known}")
+    names = task_benchmarks(tasks, configs)
     return {name: benchmark_named(name, spec.benchmarks, spec.data_dir) for name in names}
 
 

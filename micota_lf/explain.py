@@ -15,7 +15,7 @@ from typing import Any
 from .errors import MicotaError
 from .files import read_json
 from .plan import Plan, Step, step_directory
-from .steps import DONE, FAILED, RUNNING, state
+from .steps import FAILED, RUNNING, finished, state
 
 ABSENT = "(absent)"
 
@@ -25,8 +25,8 @@ def explain(plan: Plan, step_id: str, workspace: Path) -> list[str]:
     step = plan["steps"][step_id]
     directory = workspace / step_directory(step)
     now = state(directory)
-    if now == DONE:
-        done = read_json(directory / "done.json")
+    done = finished(directory, "started", "seconds", "host")
+    if done is not None:
         made = f"made {done['started']} in {done['seconds']:g} s on {done['host']}"
         return [f"fresh: {directory} holds exactly this config and these inputs; {made}"]
     if now == RUNNING:

@@ -26,6 +26,8 @@ Row = dict[str, Any]
 # take minutes at every plan, and a safetensors header at the start names every tensor.
 WHOLE_FILE_HASH_BYTES = 64 * 2**20
 END_BYTES = 2**20
+NO_TEXT = "holds half a surrogate pair, which is no text"
+MAX_LINE = 2**25  # characters of a row: a thousand times a response of 16K tokens
 
 
 @contextmanager
@@ -63,6 +65,15 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
 
 
+def is_text(text: str) -> bool:
+    """Whether a string can be written as UTF-8; half a surrogate pair, as JSON can hold, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_jsonl(path: str | Path, rows: Iterable[Row]) -> int:
     """Write one JSON object a line, by rename; return the number of rows."""
     written = 0
@@ -74,13 +85,9 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> int:
 
 
 def json_line(row: Row) -> str:
-    """A row as one line; in plain ASCII if it holds half a surrogate pair, which UTF-8 cannot write."""
+    """A row as one line; in plain ASCII if it is no text (`is_text`)."""
     text = json.dumps(row, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = json.dumps(row)
-    return text + "\n"
+    return (text if is_text(text) else json.dumps(row)) + "\n"
 
 
 def iter_jsonl(path: str | Path, repair: bool = False) -> Iterator[Row]:
@@ -102,11 +109,13 @@ def iter_jsonl(path: str | Path, repair: bool = False) -> Iterator[Row]:
                         return
                     raise
                 yield row
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {error}") from error
 
 
 def _json_row(path: str | Path, number: int, line: str) -> Row:
+    if len(line) > MAX_LINE:
+        raise UserError(f"{path}: line {number} has {len(line)} characters; a row has at most {MAX_LINE}")
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -145,6 +154,12 @@ def file_digest(path: str | Path, length: int = 16) -> str:
             handle.seek(-END_BYTES, os.SEEK_END)
             sha.update(handle.read())
     return sha.hexdigest()[:length]
+
+
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a whole file, read in pieces: what `sha256sum` prints."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def directory_digest(path: str | Path) -> str:

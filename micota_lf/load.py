@@ -2,21 +2,24 @@
 
     recipe = load_recipe("recipes/tiny.yaml", ["generation.max_tokens=128"])
 
-A layer is a file, each file that it `extends:`, and last the overrides (`key.path=value`). Each layer is
-checked on its own, so that an error names the file that holds it. A teacher, student or corpus set to
-null in a later layer is removed; `methods` and `tables` of a later file replace those of an earlier one.
-What the values mean together is checked by `check.py`.
+A layer is a file, each file that it `extends:` (once, even if several extend it), and last the overrides
+(`key.path=value`). Each layer is checked on its own, so that an error names the file that holds it. A
+teacher, student or corpus set to null in a later layer is removed; `methods` and `tables` of a later file
+replace those of an earlier one. What the values mean together is checked by `check.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import keyword
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -24,9 +27,11 @@ from yaml import YAMLError
 from . import recipe as schema
 from .check import nearest, semantic_problems
 from .errors import RecipeError
+from .files import NO_TEXT, is_text
 from .recipe import Recipe
 
 OVERRIDES = "command line"
+MAX_NODES = 100_000  # of a file, its aliases written out
 REFUSED = object()  # a value of the wrong type: left out, so that the rest can still be checked
 
 
@@ -38,7 +43,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def load_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[tuple[str, Any]]]:
     """The recipe as `load_recipe` gives it, and its layers, later ones last, as (file, checked values)."""
     problems: list[str] = []
-    layers = _file_layers(Path(path), problems, ())
+    layers = _file_layers(Path(path), problems, (), set())
     if problems:  # without its files, most of a recipe would look missing
         raise RecipeError(problems)
     layers.append((OVERRIDES, _from_dots(overrides, problems)))
@@ -74,37 +79,75 @@ def section_of(cls: type, raw: dict[str, Any], where: str = OVERRIDES) -> Any:
 
 def _from_dots(items: Sequence[str], problems: list[str]) -> Any:
     """`key.path=value` words as a nested mapping."""
+    layer = OmegaConf.create()
     for item in items:
         if "=" not in item:
             problems.append(f"{OVERRIDES}: {item!r} is not of the form key.path=value")
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([item for item in items if "=" in item]))
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        problems.append(f"{OVERRIDES}: {_first_line(error)}")
-        return {}
+            continue
+        try:
+            layer.merge_with_dotlist([item])
+        except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+            problems.append(f"{OVERRIDES}: {item!r}: {_first_line(error)}")
+    return OmegaConf.to_container(layer)
 
 
-def _file_layers(path: Path, problems: list[str], seen: tuple[Path, ...]) -> list[tuple[str, Any]]:
-    """The layers of a file: those that it extends first, then its own."""
-    if path.absolute() in seen:
-        problems.append(f"{path}: extends: the file extends itself")
-        return []
+def _file_layers(
+    path: Path, problems: list[str], children: tuple[Path, ...], read: set[Path]
+) -> list[tuple[str, Any]]:
+    """The layers of a file that `children` extend: those that it extends first, then its own.
+
+    A file in `read` has its layer already.
+    """
     try:
-        raw = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{path}: cannot be read: {_first_line(error)}")
-        return []
+        home = path.resolve()
+        if home in children:
+            problems.append(f"{path}: extends: the file extends itself")
+        if home in read:
+            return []
+        read.add(home)
+        raw = _read_yaml(path)
     except (YAMLError, OmegaConfBaseException) as error:
         problems.append(f"{path}: not valid YAML: {' '.join(str(error).split())}")
+        return []
+    except (OSError, ValueError) as error:
+        problems.append(f"{path}: cannot be read: {_first_line(error)}")
         return []
     if not isinstance(raw, dict):
         problems.append(f"{path}: a recipe is a mapping of sections")
         return []
-    parents = raw.pop("extends", None) or []
+    given = raw.pop("extends", None) or []
+    parents = given if isinstance(given, list) else [given]
+    if not all(isinstance(parent, str) for parent in parents):
+        problems.append(f"{path}: extends: {given!r} is not a file name or a list of them")
+        return []
     layers = []
-    for parent in [parents] if isinstance(parents, str) else parents:
-        layers += _file_layers(path.parent / str(parent), problems, (*seen, path.absolute()))
+    for parent in parents:
+        layers += _file_layers(path.parent / parent, problems, (*children, home), read)
     return [*layers, (str(path), raw)]
+
+
+def _read_yaml(path: Path) -> Any:
+    """A file's YAML as plain data. Raises ValueError for aliases that explode and for endless nesting."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        if isinstance(node, yaml.ScalarNode):
+            return node.value  # OmegaConf would make it a key
+        if _nodes(node, {}) > MAX_NODES:
+            raise ValueError(f"aliases: written out, they make more than {MAX_NODES} values")
+        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _nodes(node: Any, known: dict[int, float]) -> float:
+    """How many nodes a YAML tree has with its aliases written out; infinite for one that holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_nodes(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _checked_section(cls: type, raw: Any, where: str, at: str, problems: list[str]) -> dict[str, Any]:
@@ -158,8 +201,14 @@ def _checked_value(
     try:
         leaf = OmegaConf.merge(_blank(cls), {name: value})
         typed = OmegaConf.to_container(leaf)[name]  # type: ignore[index, call-overload]
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         problems.append(f"{where}: {path}: {value!r}: {_first_line(error)}")
+        return REFUSED
+    if isinstance(typed, float) and not math.isfinite(typed):
+        problems.append(f"{where}: {path}: {value!r} must be a finite number")
+        return REFUSED
+    if isinstance(typed, str) and not is_text(typed):
+        problems.append(f"{where}: {path}: {value!r} {NO_TEXT}")
         return REFUSED
     check = spec.metadata.get("check")
     if check and typed is not None and not check(typed):
@@ -198,7 +247,8 @@ def _build(layers: list[dict[str, Any]], where: str, problems: list[str]) -> Rec
         ]
         built = None if missing else OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        problems.append(f"{where}: {_first_line(error)}")
+        at = f"{error.full_key}: " if error.full_key else ""
+        problems.append(f"{where}: {at}{_first_line(error)}")
         return None
     assert built is None or isinstance(built, Recipe)
     return built

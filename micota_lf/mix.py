@@ -25,9 +25,15 @@ def mix_corpora(
 
     Raises UserError if the ratios do not add up to 1 or a part has too few rows for `size`.
     """
-    if abs(sum(parts.values()) - 1) > RATIO_TOLERANCE or any(ratio <= 0 for ratio in parts.values()):
+    whole = abs(sum(parts.values()) - 1) <= RATIO_TOLERANCE
+    if not whole or not all(ratio > 0 for ratio in parts.values()):
         raise UserError(f"--part: ratios {list(parts.values())} must be above 0 and add up to 1")
     corpora = {path: read_jsonl(path) for path in parts}
+    for path, rows in corpora.items():
+        for number, row in enumerate(rows, start=1):
+            missing = [key for key in ("id", "response_tokens") if key not in row]
+            if missing:
+                raise UserError(f"{path}: row {number} has no {' and no '.join(missing)}")
     total = size or min(int(len(rows) / parts[path] + 1e-9) for path, rows in corpora.items())
     counts = shares(list(parts.values()), total)
     mixed: list[Row] = []

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .errors import UserError
-from .files import Row, digest, read_jsonl
+from .files import NO_TEXT, Row, digest, is_text, read_jsonl
 from .recipe import Problems, Prompts
 from .refs import identity, local_path
 
@@ -39,6 +39,9 @@ def load_problems(spec: Problems, read_answer: Callable[[Any], str | None] = tex
         problem = row.get(spec.problem_field)
         if not isinstance(problem, str) or not problem.strip():
             raise UserError(f"{path}: row {number} has no text in {spec.problem_field!r}")
+        for field in (spec.problem_field, spec.answer_field, spec.id_field):
+            if not is_text(str(row.get(field))):
+                raise UserError(f"{path}: row {number}: {field!r} {NO_TEXT}")
         given = row.get(spec.id_field)
         if given is None or given == "":
             key = digest(problem)

@@ -371,8 +371,8 @@ class Recipe:
 
     name: str = limited(
         MISSING,
-        lambda v: re.fullmatch(r"\w[\w.-]*", v) is not None,
-        "must be letters, digits, dots, hyphens and underscores: it names directories",
+        lambda v: re.fullmatch(r"\w[\w.-]{,99}", v) is not None,
+        "must be letters, digits, dots, hyphens and underscores, at most 100: it names directories",
     )
     teachers: dict[str, Model] = field(default_factory=dict)
     assistant: Assistant = field(default_factory=Assistant)

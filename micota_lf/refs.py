@@ -12,11 +12,12 @@ never the path, so that moving a checkout re-runs nothing.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from .files import directory_digest, file_digest
+from .checks.weights import tensors
+from .errors import UserError
+from .files import directory_digest, file_digest, read_json
 from .tiny import TINY_ROOT
 
 
@@ -57,6 +58,8 @@ def slug(ref: str) -> str:
 def model_problem(ref: str, chat: bool) -> str | None:
     """Why a local model directory cannot be used, or None. Hub ids are not looked up.
 
+    Headers of weights are read, which shows files that were cut short, and no value.
+
     `chat` asks for a chat template too: without one, training and inference prompts differ silently.
     """
     path = local_path(ref)
@@ -67,10 +70,35 @@ def model_problem(ref: str, chat: bool) -> str | None:
     missing = [f for f in ("config.json", "tokenizer_config.json") if not (path / f).is_file()]
     if missing:
         return f"model directory {ref} lacks {' and '.join(missing)}"
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return f"model directory {ref} has no tokenizer"
     if not any(path.glob("*.safetensors")):
         return f"model directory {ref} has no safetensors weights"
-    if chat and not (path / "chat_template.jinja").is_file():
-        config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-        if not config.get("chat_template"):
-            return f"model {ref} has no chat template"
+    try:
+        tensors(path)
+        config, words = (_mapping(path / name) for name in ("config.json", "tokenizer_config.json"))
+        if (path / "tokenizer.json").is_file() and "model" not in _mapping(path / "tokenizer.json"):
+            return f"model directory {ref}: tokenizer.json is no tokenizer"
+    except (UserError, ValueError) as error:
+        return f"model directory {ref}: {error}"
+    if "auto_map" in config and not _known_type(config):
+        kind = config.get("model_type")
+        return (
+            f"model {ref} needs code of its own (auto_map), which is never run: no known model type {kind!r}"
+        )
+    if chat and not (path / "chat_template.jinja").is_file() and not words.get("chat_template"):
+        return f"model {ref} has no chat template"
     return None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path.name} is a {type(found).__name__}, not a JSON object")
+    return found
+
+
+def _known_type(config: dict[str, Any]) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return config.get("model_type") in CONFIG_MAPPING

@@ -37,10 +37,10 @@ STOP_SECONDS = 30.0  # for Snakemake to end its jobs when we are interrupted
 QUICK_KINDS = ("preflight", "overlap", "filter", "mix")
 
 
-def select(plan: Plan, targets: Iterable[str]) -> list[str]:
+def select(plan: Plan, targets: Iterable[str], argument: str = "--target") -> list[str]:
     """Ids of the steps that targets name: a table, an id, a kind, a label, or a slot or the start of one.
 
-    Raises UserError for a target that names nothing.
+    Raises UserError, naming the command line's argument, for a target that names nothing.
     """
     chosen: dict[str, None] = {}
     for target in targets:
@@ -55,7 +55,7 @@ def select(plan: Plan, targets: Iterable[str]) -> list[str]:
         ]
         if not by_slot and not by_step:
             raise UserError(
-                f"--target: {target!r} names no step; {nearest(target, [*plan['tables'], *plan['slots']])}"
+                f"{argument}: {target!r} names no step; {nearest(target, [*plan['tables'], *plan['slots']])}"
             )
         chosen |= dict.fromkeys([*by_slot, *by_step])
     return list(chosen)

@@ -2,11 +2,14 @@
 
     execute(context, record)      runs it, or returns at once if it is done
     state(directory)              "done", "running", "failed" or "missing"
+    finished(directory)           what its done.json says, or None
 
 Files of a step's directory besides its outputs: `step.json` (what it is), `log.txt` (the engine's words),
 `.lock` and `holder.json` (a lease: who is at work), `failed.json` (why it failed), `done.json` (what was
 made: results, versions, times, sizes and hashes). `done.json` appears by rename after all outputs are
-checked; a step is done if and only if it exists.
+checked; a step is done if and only if it exists. One that cannot be read is an error, not a step to do
+again: what damaged it may have damaged the outputs too, and a training with weights there would be taken for
+complete.
 """
 
 from __future__ import annotations
@@ -21,15 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from .engines import Job, log_tail, run_logged, versions
-from .errors import StepFailed
-from .files import file_digest, read_json, write_json
+from .errors import StepFailed, UserError
+from .files import read_json, sha256_file, write_json
 from .gpus import assigned_gpus
 from .kinds import KINDS, Context
 from .locks import holder, lease
 from .plan import Plan, resolved_inputs, step_directory
 
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
-BOOKKEEPING = {"step.json", "done.json", "failed.json", "holder.json", "log.txt", "responses.server.log"}
+BOOKKEEPING = {
+    "step.json", "done.json", "failed.json", "holder.json", "log.txt", "trainer_log.jsonl",
+    "responses.server.log",
+}  # fmt: skip
 Record = dict[str, Any]
 
 
@@ -62,8 +68,9 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
     # Under Slurm, a job that a killed run has left may be at it: it is waited for, and its work taken over.
     busy = f"{directory} is being worked on"
     with lease(directory / ".lock", busy, wait="SLURM_JOB_ID" in os.environ):
-        if (directory / "done.json").is_file():
-            return dict(read_json(directory / "done.json")["results"])
+        done = finished(directory)
+        if done is not None:
+            return dict(done["results"])
         (directory / "failed.json").unlink(missing_ok=True)
         resumed = (directory / "log.txt").is_file()
         write_json(directory / "step.json", record)
@@ -84,7 +91,7 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
             command = jobs[-1].by_hand(directory) if jobs else ""
             write_json(directory / "failed.json", {"error": str(error) or repr(error), "command": command})
             raise
-        done: Record = {
+        done = {
             **{key: record[key] for key in ("id", "kind", "label") if key in record},
             "results": results,
             "command": jobs[0].argv if jobs else [],
@@ -101,11 +108,30 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
         return results
 
 
+def finished(directory: Path, *keys: str) -> Record | None:
+    """The `done.json` of a step, with `results` and the other `keys` in it; None if the step is not done.
+
+    Raises UserError, naming the file and what to do, for one that is damaged.
+    """
+    path, cure = directory / "done.json", f"delete {directory}, and a run makes the step again"
+    if not path.is_file():
+        return None
+    try:
+        record = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; {cure}") from error
+    facts: Record = record if isinstance(record, dict) else {}
+    missing = [key for key in ("results", *keys) if key not in facts]
+    if missing or not isinstance(facts["results"], dict):
+        raise UserError(f"{path}: damaged, it has no {', '.join(missing) or 'mapping of results'}; {cure}")
+    return facts
+
+
 def state(directory: Path) -> str:
-    """What a step's directory says of it."""
-    if (directory / "done.json").is_file():
+    """What a step's directory says of it. Raises UserError as `finished` does."""
+    if finished(directory) is not None:
         return DONE
-    if holder(directory / "holder.json"):
+    if held(directory):
         return RUNNING
     return FAILED if (directory / "failed.json").is_file() else MISSING
 
@@ -135,10 +161,18 @@ def _gpus_of(context: Context) -> AbstractContextManager[dict[str, str]]:
 
 
 def _outputs(directory: Path) -> dict[str, dict[str, Any]]:
-    """Size and digest of each output, two levels deep; checkpoints and raw lm-eval files are not outputs."""
+    """Size and SHA-256 of each output, two levels deep; logs, checkpoints, raw lm-eval files are not outputs.
+
+    Weights are read whole, at 1 to 2 GB/s and seldom from the disk, because they were just written.
+    """
     files = [*directory.glob("*"), *directory.glob("model/*")]
     return {
-        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(files)
         if path.is_file() and path.name not in BOOKKEEPING and not path.name.startswith(".")
     }
+
+
+def held(directory: Path) -> bool:
+    """Whether a process that may live is at work in a step's directory."""
+    return bool(holder(directory / "holder.json"))

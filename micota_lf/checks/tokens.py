@@ -114,7 +114,10 @@ def load_chat(ref: str, revision: str | None = None) -> Chat:
     template = jinja.read_text(encoding="utf-8") if jinja else settings.get("chat_template")
     if isinstance(template, list):  # named templates
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    tokenizer = Tokenizer.from_file(str(file))
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises no narrower one
+        raise UserError(f"{ref}: tokenizer.json cannot be loaded: {str(error).splitlines()[0]}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return Chat(tokenizer, template, _special_tokens(settings))

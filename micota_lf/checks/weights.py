@@ -22,15 +22,21 @@ class Tensor(NamedTuple):
 
 
 def tensors(model: Path) -> dict[str, Tensor]:
-    """The tensors of a model directory by name, from the headers of its safetensors files."""
-    from safetensors import safe_open
+    """The tensors of a model directory by name, from the headers of its safetensors files.
+
+    Raises ValueError for a file that is none, or was cut short.
+    """
+    from safetensors import SafetensorError, safe_open
 
     found: dict[str, Tensor] = {}
     for file in sorted(model.glob("*.safetensors")):
-        with safe_open(file, framework="np") as handle:
-            for name in handle.keys():  # noqa: SIM118 - not a mapping
-                entry = handle.get_slice(name)
-                found[name] = Tensor(file, name, entry.get_dtype(), tuple(entry.get_shape()))
+        try:
+            with safe_open(file, framework="np") as handle:
+                for name in handle.keys():  # noqa: SIM118 - not a mapping
+                    entry = handle.get_slice(name)
+                    found[name] = Tensor(file, name, entry.get_dtype(), tuple(entry.get_shape()))
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file.name} is no whole safetensors file: {error}") from error
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..files import read_json
 from ..recipe import Estimates
+from ..steps import finished
 from .estimate import training_flops
 from .models import BILLION, ModelSize, directory_size, model_size
 
@@ -27,8 +28,8 @@ def measured(workspace: Path, tflops: float = Estimates().tflops) -> list[str]:
     decoded = decoding = flops = training = 0.0
     done = sorted(workspace.glob("*/*/done.json"), key=lambda path: path.stat().st_mtime)
     for path in done:
-        record, step = read_json(path), read_json(path.with_name("step.json"))
-        if record.get("kind") not in ("generate", "train"):
+        record, step = finished(path.parent), read_json(path.with_name("step.json"))
+        if record is None or record.get("kind") not in ("generate", "train"):
             continue
         results, how = record["results"], record["how"]
         gpus, size = how["gpus"] * how.get("nodes", 1), _size(step["inputs"]["model"], workspace)

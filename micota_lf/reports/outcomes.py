@@ -16,7 +16,7 @@ from typing import Any
 from ..files import Row, read_json, read_jsonl
 from ..plan import Plan, step_directory
 from ..recipe import Recipe
-from ..steps import state
+from ..steps import finished, state
 
 Problems = dict[tuple[str, str], Row]
 """Rows by task and problem id: `legacy`, `symbolic`, `truncated`, `response_tokens`, `reflections`."""
@@ -41,8 +41,8 @@ class Outcomes:
     def _results(self, slot: str) -> dict[str, Any] | None:
         if slot not in self.plan["slots"]:
             return None
-        done = self.directory(slot) / "done.json"
-        return dict(read_json(done)["results"]) if done.is_file() else None
+        done = finished(self.directory(slot))
+        return dict(done["results"]) if done is not None else None
 
     def numerics(self, slot: str) -> Row:
         """What the last digits of an evaluation depend on; empty if it is not done."""

@@ -88,7 +88,7 @@ def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
     rows, records, slots = [], [], []
     for model, method, slot in _accuracy_rows(recipe, table):
         slots.append(slot)
-        cells = _cells(outcomes, slot, table, model, method)
+        cells = accuracy_cells(outcomes, slot, table, model, method)
         rows.append([short_name(model), method, *(cells[title].text() for title in titles)])
         records += [
             {"model": model, "method": method, "benchmark": title, **vars(cell)}
@@ -117,7 +117,7 @@ def gap_sheet(outcomes: Outcomes, table: str = "table1") -> Sheet:
         teacher = next((recipe.teachers[name].model for name in strong_teachers(recipe, corpus)), "")
         source = "Teacher" if recipe.corpora[corpus].from_ in recipe.teachers else "TA"
         slot, before = f"evaluate/{student}/{method}", f"evaluate/{student}/{base}"
-        cell = _cells(outcomes, slot)[AVERAGE]
+        cell = accuracy_cells(outcomes, slot)[AVERAGE]
         record: dict[str, Any] = {
             "student": model, "teacher": teacher, "corpus_from": source, "state": cell.state,
         }  # fmt: skip
@@ -256,9 +256,10 @@ def _accuracy_rows(recipe: Recipe, table: str) -> Iterator[tuple[str, str, str]]
         yield recipe.students[student].model, method, f"evaluate/{student}/{method}"
 
 
-def _cells(
+def accuracy_cells(
     outcomes: Outcomes, slot: str, table: str = "", model: str = "", method: str = ""
 ) -> dict[str, Cell]:
+    """The cells of an evaluation by column title; with a table's name, beside the paper's values."""
     spec, results = outcomes.recipe.evaluation, outcomes.results(slot)
     papers = {
         title: paper_cell(table, model, method, title) if table else None

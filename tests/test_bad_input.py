@@ -1,0 +1,434 @@
+"""Bad input of every sort: code 2, one line that names the culprit, no traceback, no file, no code run."""
+
+import json
+import os
+import pickle
+import resource
+import shlex
+import shutil
+
+import pytest
+from conftest import TINY
+
+from micota_lf.cli import main
+from micota_lf.files import write_jsonl
+from micota_lf.refs import local_path
+
+CANARY = "canary"  # a file that appears if anything planted is executed
+
+
+@pytest.fixture
+def refused(tmp_path, capsys, monkeypatch):
+    """A function that runs a command which must be refused, and returns its error lines."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cli.run_plan", "steps.run_logged"):  # an engine would be the slowest way to say no
+        monkeypatch.setattr(f"micota_lf.{name}", lambda *given, **how: pytest.fail("work was begun"))
+
+    def run(*words, lines=1):
+        before = sorted(tmp_path.rglob("*"))
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as ended:  # argparse: a usage line, then its error
+            code = ended.code
+        err = capsys.readouterr().err.splitlines()
+        found = [line for line in err if not line.startswith(("usage: ", " "))]
+        assert code == 2, (code, found)
+        assert len(found) == lines and all(line.startswith("micota") for line in found), err
+        assert "Traceback" not in "".join(err) and all(len(line) < 1000 for line in found)
+        assert sorted(tmp_path.rglob("*")) == before
+        return found
+
+    return run
+
+
+def laughs(merge=False):
+    """Nine levels of ten aliases: a billion nodes from 400 bytes."""
+    text = "a0: &a0 {x: lol}\n"
+    for n in range(1, 10):
+        items = ", ".join([f"*a{n - 1}"] * 10)
+        text += f"a{n}: &a{n} {{'<<': [{items}]}}\n" if merge else f"a{n}: &a{n} [{items}]\n"
+    return text
+
+
+NO_RECIPE = {
+    "a billion laughs": (laughs(), "aliases"),
+    "a billion laughs by merge keys": (laughs(merge=True).replace("'<<'", "<<"), "aliases"),
+    "an alias of itself": ("name: &a [*a]\n", "aliases"),
+    "very deep nesting": ("name: " + "[" * 50_000, "nested too deeply"),
+    "deep mappings": ("{a: " * 5_000, "nested too deeply"),
+    "a python call": (f"name: !!python/object/apply:os.system ['touch {CANARY}']\n", "python/object"),
+    "a python name": ("name: !!python/name:os.system\n", "python/name"),
+    "a python module": ("name: !!python/module:os\n", "python/module"),
+    "a tag of nobody's": ("name: !secret x\n", "!secret"),
+    "a list": ("[1, 2]\n", "a recipe is a mapping"),
+    "a word": ("hello\n", "a recipe is a mapping"),
+    "a number": ("3\n", "a recipe is a mapping"),
+    "an open bracket": ("name: [\n", "not valid YAML"),
+    "a tab": ("name:\n\tx: 1\n", "not valid YAML"),
+    "two documents": ("name: a\n---\nname: b\n", "not valid YAML"),
+    "a key twice": ("name: a\nname: b\n", "name"),
+    "an unhashable key": ("{[1]: 2}\n", "not valid YAML"),
+    "random bytes": (bytes(range(128, 256)) * 9, "cannot be read"),
+    "UTF-16": ("name: x\n".encode("utf-16"), "cannot be read"),
+    "NUL bytes": ("name: a\0b\n", "not valid YAML"),
+    "extends a number": ("extends: 3\n", "extends: 3"),
+    "extends a mapping": ("extends: {a: b}\n", "extends: {'a': 'b'}"),
+    "extends itself": ("extends: bad.yaml\n", "the file extends itself"),
+    "extends a missing file": ("extends: none.yaml\n", "none.yaml: cannot be read"),
+    "extends a directory": ("extends: .\n", "cannot be read"),
+    "extends a NUL": ('extends: "a\\0b"\n', "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", NO_RECIPE)
+def test_a_file_that_is_no_recipe_is_refused(refused, tmp_path, case):
+    text, words = NO_RECIPE[case]
+    (tmp_path / "bad.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (line,) = refused("plan", "bad.yaml")
+    assert words in line and (".yaml" in line or words == "cannot be read")
+
+
+def test_an_empty_recipe_names_what_it_lacks(refused, tmp_path):
+    (tmp_path / "bad.yaml").write_text("")
+    found = refused("plan", "bad.yaml", lines=4)
+    assert "micota: bad.yaml: name: missing, and it has no default" in found
+
+
+def test_files_that_extend_each_other_are_refused(refused, tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    (line,) = refused("plan", "a.yaml")
+    assert "a.yaml: extends: the file extends itself" in line
+
+
+def test_a_tower_of_files_that_extend_two_each_is_read_once_each(refused, tmp_path):
+    for n in range(40):
+        (tmp_path / f"{n}.yaml").write_text(f"extends: [{n + 1}.yaml, ./{n + 1}.yaml]\n")
+    (tmp_path / "40.yaml").write_text("name: x\nnobody: 1\n")
+    found = refused("plan", "0.yaml", lines=4)
+    assert sum("40.yaml: nobody: unknown key" in line for line in found) == 1
+
+
+def test_a_circle_through_the_parent_folder_is_seen(refused, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"extends: ../{tmp_path.name}/a.yaml\n")
+    (line,) = refused("plan", "a.yaml")
+    assert "extends: the file extends itself" in line
+
+
+@pytest.mark.parametrize("path", ["none.yaml", ".", "a\0b.yaml", "x" * 300 + ".yaml"])
+def test_a_recipe_that_cannot_be_opened_is_refused(refused, path):
+    (line,) = refused("plan", path)
+    assert "cannot be read" in line
+
+
+NAMES = [
+    "a b",
+    "a\nb",
+    "..",
+    "../up",
+    "/abs",
+    "a/b",
+    "$(touch canary)",
+    "a;b",
+    "`b`",
+    "",
+    "-x",
+    "x" * 200,
+    "a\0b",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["name", "students", "teachers", "corpora", "tables"])
+def test_a_name_that_is_no_name_is_refused_wherever_it_names_files_or_steps(refused, recipe_file, key, name):
+    values = {
+        "name": name,
+        "students": {name: {"model": "tiny:student-s"}},
+        "tables": {name: {"student-s": ["MiCoTA"]}},
+        "teachers": {name: {"model": "tiny:teacher"}},
+        "corpora": {name: {"from": "teacher"}},
+    }
+    (line,) = refused("plan", recipe_file(**{key: values[key]}))
+    assert f"{key}" in line and "letters, digits" in line
+
+
+VALUES = {
+    "train.learning_rate=1e400": "train.learning_rate",
+    "train.learning_rate=.nan": "train.learning_rate",
+    "train.learning_rate=-.inf": "train.learning_rate",
+    "train.learning_rate=[1]": "train.learning_rate",
+    "train.learning_rate={a: 1}": "train.learning_rate",
+    "train.learning_rate=": "train.learning_rate",
+    "train.bf16=maybe": "train.bf16",
+    "train=3": "train",
+    "train=null": "train",
+    "students=[1]": "students",
+    "students.student-s=3": "students.student-s",
+    "students.student-s.model=[a]": "students.student-s.model",
+    "students.student-s.model=null": "students.student-s.model",
+    "students.student-s.train_for=3": "students.student-s.train_for",
+    "students.student-s.train_for.half=3": "students.student-s.train_for.half",
+    "generation.max_tokens=1e400": "generation.max_tokens",
+    "generation.max_tokens=0": "generation.max_tokens",
+    "generation.max_tokens=1.5": "generation.max_tokens",
+    "generation.temperature=.inf": "generation.temperature",
+    "generation.top_p=.nan": "generation.top_p",
+    "generation.backend=shell": "generation.backend",
+    "assistant.merge.weight=.nan": "assistant.merge.weight",
+    "assistant.merge.weight=1e400": "assistant.merge.weight",
+    "assistant.merge.lambda=.inf": "assistant.merge.lambda",
+    "assistant.merge.density=0": "assistant.merge.density",
+    "corpora.mix-long.mix.short=.nan": "corpora.mix-long.mix",
+    "corpora.mix-long.mix=[1]": "corpora.mix-long.mix",
+    "methods=3": "methods",
+    "tables.table2=3": "tables",
+    "tables.table2.others=3": "tables",
+    "bpc.models=3": "bpc.models",
+    "prompts.limit=-1": "prompts.limit",
+    "prompts.limit=${prompts.nothing}": "prompts",
+    "prompts.limit=${prompts.limit}": "prompts.limit",
+    "prompts.limit=${nobody:3}": "prompts.limit",
+    "prompts.limit=${": "command line: 'prompts.limit=${': no viable",
+    "hardware.gpus=-1": "hardware.gpus",
+    "hardware.gpu_memory_gib=.nan": "hardware.gpu_memory_gib",
+    "evaluation.tasks=[a]": "evaluation.tasks",
+    "evaluation.tasks.nobodys_task=x": "nobodys_task",
+    "evaluation.include_path=./none": "evaluation.include_path",
+    "sources=3": "sources",
+    "no_such_key=1": "no_such_key",
+    "no.such.key=1": "no",
+    "word": "word",
+    "=1": "command line",
+    "a..b=1": "command line",
+    "train.extra=3": "train.extra",
+}
+
+
+@pytest.mark.parametrize("override", VALUES)
+def test_a_value_that_cannot_be_is_refused_with_its_key(refused, override):
+    (line,) = refused("plan", TINY, override)
+    assert VALUES[override] in line
+
+
+@pytest.mark.parametrize("command", ["''", "./none", "no-such-engine --flag", "\\"])
+def test_an_engine_that_is_no_command_is_refused_before_any_step(refused, command):
+    (line,) = refused("run", TINY, f"engines.lm_eval={command}", "--workspace", "runs")
+    assert line.startswith("micota: engines: ")
+
+
+ROW = '{"problem": "What is 1+1?", "answer": "2"}\n'
+NO_PROMPTS = {
+    "UTF-16": (ROW.encode("utf-16"), "cannot be read as UTF-8"),
+    "Latin-1": ('{"problem": "\u00fc", "answer": "2"}\n'.encode("latin-1"), "cannot be read as UTF-8"),
+    "a byte order mark": ("\ufeff" + ROW, "line 1 is not JSON"),
+    "no JSON": (ROW + "hello\n", "line 2 is not JSON"),
+    "a torn line": (ROW + ROW[:20], "line 2 is not JSON"),
+    "CSV": ("problem,answer\n1+1,2\n", "line 1 is not JSON"),
+    "a JSON list over lines": ("[\n" + ROW + "]\n", "line 1 is not JSON"),
+    "a list": ("[1]\n", "line 1 is a list"),
+    "a number": ("3\n", "line 1 is a int"),
+    "null": ("null\n", "line 1 is a NoneType"),
+    "nothing": ("", "holds no prompts"),
+    "blank lines": ("\n \n\n", "holds no prompts"),
+    "NUL bytes": ("\0\0\0\n", "line 1 is not JSON"),
+    "random bytes": (bytes(range(128, 256)), "cannot be read as UTF-8"),
+    "deep nesting": ('{"problem": ' + "[" * 100_000 + "\n", "line 1 is not JSON"),
+    "a number of 5000 digits": ('{"problem": ' + "1" * 5000 + "}\n", "line 1 is not JSON"),
+    "half a surrogate pair": ('{"problem": "\\ud800", "answer": "2"}\n', "row 1"),
+    "the same id twice": (ROW.replace("{", '{"id": 7, ') * 2, "rows 1 and 2 have the same id '7'"),
+    "no problem": ('{"answer": "2"}\n', "row 1 has no"),
+    "an empty problem": (ROW.replace("What is 1+1?", " "), "row 1 has no"),
+    "a problem that is a list": ('{"problem": ["a"], "answer": "2"}\n', "row 1 has no"),
+}
+
+
+@pytest.mark.parametrize("how", ["generate", "plan"])
+@pytest.mark.parametrize("case", NO_PROMPTS)
+def test_a_prompt_file_that_is_none_is_refused(refused, tmp_path, case, how):
+    text, words = NO_PROMPTS[case]
+    (tmp_path / "p.jsonl").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (line,) = refused(*asking(how))
+    assert words in line and "p.jsonl" in line
+
+
+def asking(how, path="./p.jsonl"):
+    """A command that reads a prompt file."""
+    if how == "plan":
+        return "plan", TINY, f"prompts.path={path}"
+    model = ["--model", "tiny:student-s", "--backend", "fake", "--max-tokens", "8"]
+    return "generate", *model, "--prompts", path, "-o", "out.jsonl"
+
+
+@pytest.mark.parametrize("how", ["generate", "plan"])
+@pytest.mark.parametrize(
+    "path", ["./none.jsonl", "./folder", "../none.jsonl", "./a\0b.jsonl", "./" + "x" * 300]
+)
+def test_a_prompt_file_that_cannot_be_opened_is_refused(refused, tmp_path, how, path):
+    (tmp_path / "folder").mkdir()
+    (line,) = refused(*asking(how, path))
+    assert path[2:9].rstrip("\0b.jsonl") in line
+
+
+def test_rows_without_answers_are_refused_by_a_recipe_that_filters(refused, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"problem": "What is 1+1?", "anser": "2"}\n')
+    (line,) = refused(*asking("plan"))
+    assert "row 1 has no 'answer'; did you mean 'anser'?" in line
+
+
+@pytest.mark.parametrize("how", ["generate", "plan"])
+@pytest.mark.parametrize("valid", [True, False])
+def test_a_line_of_100_megabytes_is_refused_in_little_memory(refused, tmp_path, how, valid):
+    with (tmp_path / "p.jsonl").open("w") as handle:
+        handle.write('{"answer": "2", "problem": "')
+        for _ in range(100):
+            handle.write("1+1=?" * 200_000)
+        handle.write('"}\n' if valid else "\n")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = refused(*asking(how))
+    assert "line 1 has 1000000" in line
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KiB
+
+
+STAGE = {
+    "a mix without a ratio": ("mix --part c.jsonl -o o.jsonl", "--part: 'c.jsonl' is not of the form"),
+    "a mix with a word for a ratio": ("mix --part x=c.jsonl -o o.jsonl", "--part: 'x=c.jsonl'"),
+    "a mix without a file": ("mix --part 1= -o o.jsonl", "--part: '1='"),
+    "a mix of nan": ("mix --part nan=c.jsonl -o o.jsonl", "--part: ratios [nan]"),
+    "a mix of inf": ("mix --part inf=c.jsonl -o o.jsonl", "--part: ratios [inf]"),
+    "a mix below zero": ("mix --part 2=c.jsonl --part=-1=d.jsonl -o o.jsonl", "--part: ratios [2.0, -1.0]"),
+    "a mix that is no whole": ("mix --part 0.5=c.jsonl -o o.jsonl", "must be above 0 and add up to 1"),
+    "a mix of one file twice": ("mix --part 0.5=c.jsonl --part 0.5=c.jsonl -o o.jsonl", "'c.jsonl' twice"),
+    "a mix of a missing file": ("mix --part 1=none.jsonl -o o.jsonl", "none.jsonl: cannot be read"),
+    "a mix of rows without ids": (
+        "mix --part 1=c.jsonl -o o.jsonl",
+        "c.jsonl: row 1 has no id and no response_tokens",
+    ),
+    "a mix of size 0": ("mix --part 1=c.jsonl --size 0 -o o.jsonl", "size: '0' must be above 0"),
+    "a mix with a word for a seed": ("mix --part 1=c.jsonl --seed x -o o.jsonl", "seed: 'x'"),
+    "no command": ("", "required: COMMAND"),
+    "an unknown command": ("pln RECIPE", "invalid choice: 'pln'"),
+    "an unknown option": ("plan RECIPE --targets x", "unrecognized arguments: --targets"),
+    "an option without a value": ("plan RECIPE --target", "expected one argument"),
+    "an unknown target": ("plan RECIPE --target mrge/assistant", "did you mean 'merge/assistant'"),
+    "an empty target": ("plan RECIPE --target ''", "--target: ''"),
+    "a target with a line break": ("plan RECIPE --target 'a\nb'", "--target: 'a\\nb'"),
+    "a target of shell words": ("run RECIPE --target '$(touch canary)'", "--target: '$(touch canary)'"),
+    "an unknown step to explain": ("explain RECIPE trian/student-s/micota", "STEP: 'trian/student-s/micota'"),
+    "a run that never was": ("explain train/student-s/micota", "last.json: cannot be read"),
+    "no jobs": ("run RECIPE --jobs 0", "--jobs: 0 must be above 0"),
+    "half a job": ("run RECIPE --jobs 0.5", "invalid int value: '0.5'"),
+    "a frozen plan that is none": ("step c.jsonl x", "c.jsonl: no step 'x'"),
+    "a frozen plan that is not there": ("step none.json x", "none.json: cannot be read"),
+    "a workspace that is a file": ("run RECIPE --workspace c.jsonl", "c.jsonl"),
+    "an unknown verdict": ("filter --responses c.jsonl --verdict best -o o.jsonl", "invalid choice: 'best'"),
+    "responses without columns": (
+        "filter --responses c.jsonl -o o.jsonl",
+        "c.jsonl: row ? has no id, prompt",
+    ),
+    "an output in a file": ("filter --responses r.jsonl --verdict none -o c.jsonl/o.jsonl", "c.jsonl"),
+    "a corpus without responses": (
+        "train --model tiny:student-s --corpus c.jsonl -o out",
+        "row 1 has no prompt",
+    ),
+    "no model": ("train --model '' --corpus r.jsonl -o out", "--model: no model given"),
+    "a task of nobody's": ("evaluate --model tiny:teacher --tasks nope -o out", "tasks: 'nope' has no file"),
+    "no task": ("evaluate --model tiny:teacher --tasks '' -o out", "tasks: '' has no file"),
+    "GPUs below zero": (
+        "evaluate --model tiny:teacher --tasks micota_tiny_two --gpus -1 -o out",
+        "--gpus: -1",
+    ),
+    "an engine with an open quote": (
+        'train --model tiny:student-s --corpus r.jsonl --engine "\'a" -o out',
+        'engines: "\'a": No closing',
+    ),
+    "an unknown key": (
+        "merge --before tiny:assistant --after tiny:assistant -o out wieght=1",
+        "did you mean 'weight'",
+    ),
+    "a grade without answers": ("grade r.jsonl --answer-field gold -o o.jsonl", "r.jsonl"),
+    "a grade by no worker": ("grade r.jsonl --workers 0 -o o.jsonl", "--workers: 0"),
+    "tokens of nobody's": (
+        "generate --model tiny:teacher --prompts tiny:two --max-tokens x -o o.jsonl",
+        "max_tokens: 'x'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STAGE)
+def test_a_command_line_that_makes_no_sense_is_refused(refused, tmp_path, case):
+    words, expected = STAGE[case]
+    write_jsonl(tmp_path / "c.jsonl", [{"a": 1}])
+    row = {"id": "1", "prompt": "p", "response": "r", "finish_reason": "stop", "response_tokens": 1}
+    write_jsonl(tmp_path / "r.jsonl", [row])
+    (line,) = refused(*(str(TINY) if word == "RECIPE" else word for word in shlex.split(words)))
+    assert expected in line
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def no_file(name):
+    return lambda model: (model / name).unlink()
+
+
+def text(name, content):
+    return lambda model: (model / name).write_text(content)
+
+
+def pickled(model):
+    """Weights whose unpickling leaves a file behind."""
+
+    class Planted:
+        def __reduce__(self):
+            return os.system, (f"touch {CANARY}",)
+
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(pickle.dumps({"lm_head.weight": Planted()}))
+
+
+def remote_code(model):
+    """A model type of the model's own, whose code leaves a file behind."""
+    code = f"open({CANARY!r}, 'w')\nclass Config: pass\nclass Model: pass\n"
+    (model / "own.py").write_text(code)
+    config = json.loads((model / "config.json").read_text())
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (model / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
+
+
+MODELS = {
+    "no config": (no_file("config.json"), "lacks config.json"),
+    "no tokenizer config": (no_file("tokenizer_config.json"), "lacks tokenizer_config.json"),
+    "no tokenizer": (no_file("tokenizer.json"), "tokenizer"),
+    "no weights": (no_file("model.safetensors"), "has no safetensors weights"),
+    "pickled weights alone": (pickled, "has no safetensors weights"),
+    "weights cut short": (lambda model: cut(model / "model.safetensors"), "model.safetensors"),
+    "empty weights": (text("model.safetensors", ""), "model.safetensors"),
+    "weights that are a web page": (text("model.safetensors", "<html>not found</html>"), "model.safetensors"),
+    "weights that are a pointer": (
+        text("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        "model.safetensors",
+    ),
+    "a config that is no JSON": (text("config.json", "{"), "config.json"),
+    "a config that is a list": (text("config.json", "[]"), "config.json"),
+    "a tokenizer config that is no JSON": (text("tokenizer_config.json", "x"), "tokenizer_config.json"),
+    "a tokenizer that is none": (text("tokenizer.json", "{}"), "tokenizer"),
+    "code of its own": (remote_code, "own"),
+}
+
+
+@pytest.mark.parametrize("how", ["preflight", "generate", "merge", "train"])
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_folder_that_cannot_be_used_is_refused_before_any_work(refused, tmp_path, case, how):
+    spoil, expected = MODELS[case]
+    shutil.copytree(local_path("tiny:assistant"), tmp_path / "bad")
+    spoil(tmp_path / "bad")
+    write_jsonl(tmp_path / "c.jsonl", [{"id": "1", "prompt": "p", "response": "r"}])
+    words = {
+        "preflight": f"preflight {TINY} students.student-s.model=./bad",
+        "generate": "generate --model ./bad --prompts tiny:two --limit 1 --max-tokens 8 -o o.jsonl",
+        "merge": "merge --before tiny:assistant --after ./bad -o out",
+        "train": "train --model ./bad --corpus c.jsonl -o out use_cpu=true bf16=false",
+    }
+    (line,) = refused(*words[how].split())
+    assert expected in line

@@ -1,0 +1,346 @@
+"""What becomes of finished steps: damage is found, unused ones can go, a checkpoint can be handed on."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+import yaml
+from conftest import TINY
+from filelock import FileLock
+
+from micota_lf import compile_plan, load_recipe
+from micota_lf.cli import main
+from micota_lf.files import file_digest, write_json, write_text
+from micota_lf.kinds import KINDS, Kind
+from micota_lf.plan import step_directory
+from micota_lf.refs import local_path
+from micota_lf.runs import pending_steps
+from micota_lf.steps import execute, step_context, step_record
+
+QUICK = ["generation.backend=fake", "filter.verdict=none", "prompts.limit=20"]
+TRAINED = "train/student-s/strong"
+SCORE = {"n": 200, "legacy": 120, "symbolic": 130, "truncated": 2, "mean_response_tokens": 88.0}
+RESULTS = {
+    "filter": {"responses": 20, "reasons": {"kept": 13, "wrong": 7}, "mean_response_tokens": 9.0},
+    "evaluate": {"micota_tiny_two": SCORE, "micota_tiny_three": SCORE},
+    "merge": {}, "train": {},
+}  # fmt: skip
+
+
+class Runs:
+    """A workspace whose steps are finished by hand: no engine, but the real bookkeeping."""
+
+    def __init__(self, workspace, monkeypatch, *overrides):
+        self.workspace, self.patch = workspace, monkeypatch
+        self.plan = compile_plan(load_recipe(TINY, [*QUICK, *overrides]))
+
+    def directory(self, slot):
+        return self.workspace / step_directory(self.plan["steps"][self.plan["slots"][slot]])
+
+    def finish(self, slot):
+        """Do the step in a slot with a copy of a tiny model, and what an engine leaves beside it."""
+        step_id = self.plan["slots"][slot]
+        kind = self.plan["steps"][step_id]["kind"]
+
+        def outputs(step):
+            if kind in ("train", "merge"):
+                shutil.copytree(local_path("tiny:student-s"), step.directory / "model", dirs_exist_ok=True)
+                for name in ("training_args.bin", "optimizer.pt", "trainer_log.jsonl", "README.md"):
+                    write_text(step.directory / "model" / name, "/home/somebody/runs")
+            write_text(step.directory / "log.txt", "words")
+            write_text(step.directory / "corpus.jsonl", "{}\n")
+
+        self.patch.setitem(KINDS, kind, Kind(outputs, lambda step: RESULTS[kind]))
+        execute(kind, step_context(self.plan, step_id, self.workspace), step_record(self.plan, step_id))
+        return self.directory(slot)
+
+    def main(self, command, *words):
+        return main([command, *words, "--workspace", str(self.workspace)])
+
+    def verify(self, *words):
+        return self.main("verify", str(TINY), *words, *QUICK)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    made = Runs(tmp_path / "work space", monkeypatch)
+    made.finish("filter/strong")
+    made.finish(TRAINED)
+    return made
+
+
+def test_done_json_holds_the_size_and_the_sha256_of_every_output_and_of_no_log(runs):
+    directory = runs.directory(TRAINED)
+    outputs = json.loads((directory / "done.json").read_text())["outputs"]
+    weights = (directory / "model" / "model.safetensors").read_bytes()
+    assert outputs["model/model.safetensors"] == {
+        "bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest(),
+    }  # fmt: skip
+    assert {"corpus.jsonl", "model/config.json", "model/tokenizer.json"} <= set(outputs)
+    assert not {"log.txt", "model/trainer_log.jsonl", "step.json"} & set(outputs)
+
+
+def test_verify_says_ok_of_each_finished_step_with_or_without_a_recipe(runs, capsys):
+    assert runs.verify() == runs.main("verify") == runs.main("verify", "--quick") == 0
+    out = capsys.readouterr().out
+    name = runs.directory(TRAINED).name
+    assert out.count(f"train/{name}: ok\n") == 3 and "2 finished steps, none is damaged" in out
+
+
+def test_verify_of_a_recipe_looks_at_its_own_steps_alone(runs, capsys):
+    assert runs.main("verify", str(TINY), *QUICK, "generation.seed=5") == 0
+    assert capsys.readouterr().out == "0 finished steps, none is damaged\n"
+
+
+def test_weights_truncated_after_the_fact_are_found_and_the_way_out_works(runs, capsys):
+    directory = runs.directory(TRAINED)
+    weights = directory / "model" / "model.safetensors"
+    size = weights.stat().st_size
+    weights.write_bytes(weights.read_bytes()[:100])
+    for words in ([], ["--quick"]):
+        assert runs.verify(*words) == 1
+        shown = capsys.readouterr()
+        assert f"{directory.name}: changed model/model.safetensors: 100 bytes, was {size}\n" in shown.out
+        assert "1 of 2 finished steps are damaged" in shown.err and f"rm -r '{directory}'" in shown.err
+    assert runs.plan["slots"][TRAINED] not in pending_steps(runs.plan, runs.workspace)
+    shutil.rmtree(directory)
+    assert runs.plan["slots"][TRAINED] in pending_steps(runs.plan, runs.workspace)
+    assert runs.verify() == 0
+
+
+def test_a_changed_byte_is_found_by_the_hash_and_not_by_sizes(runs, capsys):
+    weights = runs.directory(TRAINED) / "model" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert runs.verify("--quick") == 0
+    assert runs.verify() == 1
+    assert "changed model/model.safetensors: SHA-256 " in capsys.readouterr().out
+
+
+def test_every_missing_and_changed_file_of_a_step_is_on_its_line(runs, capsys):
+    directory = runs.directory(TRAINED)
+    (directory / "model" / "tokenizer.json").unlink()
+    (directory / "corpus.jsonl").write_text("")
+    assert runs.verify() == 1
+    line = next(line for line in capsys.readouterr().out.splitlines() if directory.name in line)
+    assert line.endswith(": changed corpus.jsonl: 0 bytes, was 3; missing model/tokenizer.json")
+
+
+def test_steps_of_earlier_workspaces_are_verified_by_their_shorter_digest(runs, capsys):
+    path = runs.directory("filter/strong") / "done.json"
+    done = json.loads(path.read_text())
+    done["outputs"] = {"corpus.jsonl": {"bytes": 3, "sha256": file_digest(path.with_name("corpus.jsonl"))}}
+    write_json(path, done)
+    assert runs.verify() == 0
+    path.with_name("corpus.jsonl").write_text("[]\n")
+    assert runs.verify() == 1
+
+
+@pytest.mark.parametrize("text", ["", '{"resu', "[1]", "{}", "null", '{"results": 3}', "\0\0"])
+@pytest.mark.parametrize("command", ["plan", "run", "report", "verify", "explain"])
+def test_a_damaged_done_json_is_one_line_with_a_way_out_in_every_command(runs, capsys, command, text):
+    directory = runs.directory("filter/strong")
+    (directory / "done.json").write_text(text)
+    words = [str(TINY), *(["filter/strong"] if command == "explain" else []), *QUICK]
+    assert runs.main(command, *words) == (1 if command == "verify" else 2)
+    shown = capsys.readouterr()
+    lines = [line for line in (shown.out + shown.err).splitlines() if "done.json" in line]
+    assert len(lines) == 1 and str(directory / "done.json") in lines[0], shown
+    assert f"delete {directory}" in lines[0]
+
+
+@pytest.mark.parametrize("outputs", [3, {"a": 1}, {"a": {"bytes": 1}}, {"a": {"bytes": "x", "sha256": ""}}])
+def test_outputs_that_are_not_sizes_and_hashes_are_damage_too(runs, capsys, outputs):
+    write_json(runs.directory("filter/strong") / "done.json", {"results": {}, "outputs": outputs})
+    assert runs.verify() == 1
+    assert "done.json: damaged, `outputs` are not sizes and hashes" in capsys.readouterr().out
+
+
+def test_gc_lists_what_no_recipe_refers_to_and_deletes_only_when_asked(runs, recipe_file, capsys):
+    path = recipe_file(generation={"backend": "fake"}, filter={"verdict": "none"}, prompts={"limit": 20})
+    other = Runs(runs.workspace, runs.patch, "generation.seed=5")
+    unused = other.finish("filter/strong")
+    (runs.workspace / "reports" / "tiny").mkdir(parents=True)
+    (runs.workspace / "train" / "notes").mkdir()  # somebody's own
+    assert runs.main("gc", str(path)) == 0
+    out = capsys.readouterr().out
+    assert f"filter/{unused.name}\n" in out and "in 1 steps, to delete with --delete" in out
+    assert unused.is_dir()
+    assert runs.main("gc", str(path), "--delete") == 0
+    assert not unused.exists() and (runs.workspace / "train" / "notes").is_dir()
+    assert runs.directory(TRAINED).is_dir() and (runs.workspace / "reports" / "tiny").is_dir()
+    assert runs.main("gc", str(path)) == 0
+    assert "in 0 steps" in capsys.readouterr().out
+
+
+def test_gc_keeps_the_steps_of_every_recipe_that_is_given(runs, recipe_file, tmp_path, capsys):
+    path = recipe_file(generation={"backend": "fake"}, filter={"verdict": "none"}, prompts={"limit": 20})
+    second = tmp_path / "second.yaml"
+    second.write_text("extends: recipe.yaml\ngeneration: {seed: 5}\n")
+    Runs(runs.workspace, runs.patch, "generation.seed=5").finish("filter/strong")
+    assert runs.main("gc", str(path), str(second)) == 0
+    assert "in 0 steps" in capsys.readouterr().out
+
+
+def test_gc_deletes_nothing_while_a_run_is_at_work(runs, capsys):
+    with FileLock(runs.workspace / ".micota" / "run.lock"):
+        assert runs.main("gc", str(TINY), "--delete") == 3
+    assert "nothing was deleted" in capsys.readouterr().err
+    assert runs.directory(TRAINED).is_dir()
+
+
+def test_gc_leaves_a_step_that_somebody_is_doing(runs):
+    directory = runs.directory("filter/strong")
+    write_json(directory / "holder.json", {})
+    with FileLock(directory / ".lock"):
+        assert runs.main("gc", str(TINY), "--delete") == 0
+    assert directory.is_dir() and not runs.directory(TRAINED).exists()
+
+
+def test_gc_follows_no_link_out_of_the_workspace(runs, tmp_path):
+    outside = tmp_path / "outside"
+    shutil.copytree(runs.directory("filter/strong"), outside / "kept-0123456789ab")
+    (runs.workspace / "filter" / "link-0123456789ab").symlink_to(outside / "kept-0123456789ab")
+    (runs.workspace / "mix").symlink_to(outside)
+    (runs.directory(TRAINED) / "away").symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    assert runs.main("gc", str(TINY), "--delete") == 0
+    assert not runs.directory(TRAINED).exists()
+    assert sorted(outside.rglob("*")) == before and (runs.workspace / "mix").is_symlink()
+
+
+@pytest.mark.parametrize("words", [["gc", str(TINY), "--delete"], ["verify"]])
+def test_a_workspace_that_is_not_there_is_an_error_and_is_not_made(tmp_path, capsys, words):
+    assert main([*words, "--workspace", str(tmp_path / "none")]) == 2
+    assert "--workspace: no such directory" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def export(runs, slot, output, *words):
+    return runs.main("export", slot, str(output), "--recipe", str(TINY), *words, *QUICK)
+
+
+def test_an_export_loads_and_leaves_logs_and_pickles_behind(runs, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert export(runs, TRAINED, tmp_path / "out") == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+        "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters() > 0
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_the_card_has_settings_data_scores_with_intervals_and_steps_but_no_local_path(runs, tmp_path):
+    runs.finish("evaluate/student-s/Strong Teacher CoT")
+    assert export(runs, TRAINED, tmp_path / "out") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front == {"library_name": "transformers", "license": "unknown", "tags": ["micota"]}
+    settings = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
+    assert settings["train student-s-on-teacher"]["train"]["learning_rate"] == 1e-3
+    assert "recipe `tiny`" in card and "- base: student-s (license: unknown)" in card
+    assert "| strong | teacher | 20 | 13 | 9.0 | 13 kept, 7 wrong |" in card
+    assert "| 65.0 [58.2, 71.3]<br>n=200, 88 tok, 1.0% cut |" in card
+    assert all(f"`{runs.plan['slots'][slot]}`" in card for slot in ("generate/teacher", TRAINED))
+    assert "llamafactory 0.9.5" in card
+    assert str(tmp_path) not in card and str(local_path("tiny:student-s")) not in card
+
+
+def test_the_card_of_a_merge_names_hub_parents_their_licence_and_data(runs, monkeypatch, tmp_path):
+    from micota_lf.reports import card
+
+    readme = tmp_path / "README.md"
+    readme.write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    monkeypatch.setattr(card, "model_file", lambda ref, name, revision: readme)
+    words = ["assistant.model=Qwen/Qwen2.5-1.5B-Instruct", "prompts.path=open-r1/some-set"]
+    hub = Runs(runs.workspace, monkeypatch, *words)
+    hub.finish("merge/assistant")
+    assert export(runs, "merge/assistant", tmp_path / "out", *words) == 0
+    front = yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---")[1])
+    assert front["base_model"] == ["Qwen/Qwen2.5-1.5B-Instruct"] and front["license"] == "apache-2.0"
+    assert front["datasets"] == ["open-r1/some-set"] and "mergekit" in front["tags"]
+
+
+def test_an_adapter_does_not_name_its_base_model_by_a_local_path(runs, tmp_path):
+    directory = runs.directory(TRAINED)
+    write_json(
+        directory / "model" / "adapter_config.json", {"base_model_name_or_path": str(tmp_path), "r": 8}
+    )
+    assert export(runs, TRAINED, tmp_path / "out") == 0
+    adapter = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert adapter == {"base_model_name_or_path": "student-s", "r": 8}
+
+
+@pytest.mark.parametrize(
+    ("slot", "words", "message"),
+    [
+        ("evaluate/teacher", [], "STEP: evaluate teacher leaves no model; name a train or merge step"),
+        ("merge/assistant", [], "is not done; run it first"),
+        ("train/student-s", [], "STEP: 'train/student-s' names 4 steps; name one"),
+        ("train/student-x", [], "STEP: 'train/student-x' names no step; did you mean 'train/student-"),
+        (TRAINED, ["--push", "me/model"], "--push: me/model: HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line_and_leaves_no_file(
+    runs, tmp_path, capsys, monkeypatch, slot, words, message
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert export(runs, slot, tmp_path / "out", *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and not (tmp_path / "out").exists()
+
+
+def test_a_directory_in_use_is_not_exported_to_and_an_empty_one_is(runs, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    assert export(runs, TRAINED, tmp_path / "out") == 0
+    assert export(runs, TRAINED, tmp_path / "out") == 2
+    assert "exists and is not an empty directory" in capsys.readouterr().err
+
+
+def test_a_damaged_model_is_not_exported(runs, tmp_path, capsys):
+    (runs.directory(TRAINED) / "model" / "config.json").write_text("{}")
+    assert export(runs, TRAINED, tmp_path / "out") == 2
+    assert "changed model/config.json" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+class Hub:
+    """Stands for huggingface_hub's client."""
+
+    calls: list = []  # noqa: RUF012
+
+    def create_repo(self, repo, **how):
+        self.calls.append((repo, how))
+
+    def upload_folder(self, *, repo_id, folder_path):
+        self.calls.append((repo_id, folder_path, sorted(path.name for path in folder_path.iterdir())))
+
+
+def test_a_push_uploads_the_exported_folder_and_hands_over_no_token(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "calls", [])
+    assert export(runs, TRAINED, tmp_path / "out", "--push", "me/model") == 0
+    (repo, how), (repo_id, folder, names) = Hub.calls
+    assert repo == repo_id == "me/model" and folder == tmp_path / "out"
+    assert how == {"private": True, "exist_ok": True}
+    assert {"README.md", "model.safetensors", "tokenizer.json"} <= set(names)
+
+
+def test_a_push_that_fails_leaves_the_folder_and_says_how_to_try_again(runs, tmp_path, monkeypatch, capsys):
+    def refuse(self, repo, **how):
+        raise OSError("403 Forbidden\nmore")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(Hub, "create_repo", refuse)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert export(runs, TRAINED, tmp_path / "out", "--push", "me/model") == 1
+    words = f"--push: me/model: 403 Forbidden; to try again: hf upload me/model {tmp_path / 'out'}"
+    assert words in capsys.readouterr().err
+    assert export(runs, TRAINED, tmp_path / "other", "--push", "no such name") == 2
+    assert not (tmp_path / "other").exists()
