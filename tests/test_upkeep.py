@@ -7,12 +7,12 @@ import shutil
 import pytest
 import yaml
 from conftest import TINY
-from filelock import FileLock
 
 from micota_lf import compile_plan, load_recipe
 from micota_lf.cli import main
 from micota_lf.files import file_digest, write_json, write_text
 from micota_lf.kinds import KINDS, Kind
+from micota_lf.locks import lease
 from micota_lf.plan import step_directory
 from micota_lf.refs import local_path
 from micota_lf.runs import pending_steps
@@ -185,7 +185,7 @@ def test_gc_keeps_the_steps_of_every_recipe_that_is_given(runs, recipe_file, tmp
 
 
 def test_gc_deletes_nothing_while_a_run_is_at_work(runs, capsys):
-    with FileLock(runs.workspace / ".micota" / "run.lock"):
+    with lease(runs.workspace / ".micota" / "run.lock", "busy"):
         assert runs.main("gc", str(TINY), "--delete") == 3
     assert "nothing was deleted" in capsys.readouterr().err
     assert runs.directory(TRAINED).is_dir()
@@ -193,8 +193,7 @@ def test_gc_deletes_nothing_while_a_run_is_at_work(runs, capsys):
 
 def test_gc_leaves_a_step_that_somebody_is_doing(runs):
     directory = runs.directory("filter/strong")
-    write_json(directory / "holder.json", {})
-    with FileLock(directory / ".lock"):
+    with lease(directory / ".lock", "busy"):
         assert runs.main("gc", str(TINY), "--delete") == 0
     assert directory.is_dir() and not runs.directory(TRAINED).exists()
 
