@@ -284,7 +284,7 @@ def test_the_preflight_is_the_plans_first_step_and_every_pending_step_waits_for_
     assert all(todo[first]["ended"] in step["after"] for made, step in todo.items() if made != first)
     done = tmp_path / step_directory(plan["steps"][first]) / "done.json"
     done.parent.mkdir(parents=True)
-    done.write_text("{}")
+    done.write_text('{"results": {}}')
     assert first not in pending_steps(plan, tmp_path)
     assert not any(first in json.dumps(step["inputs"]) for step in plan["steps"].values())
 
