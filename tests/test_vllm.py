@@ -33,6 +33,7 @@ pytestmark = pytest.mark.skipif(
 # Eager: compiling takes longer than all the answers.
 ENGINE = f"{PYTHON} -m vllm.entrypoints.openai.api_server --enforce-eager"
 PROMPTS = Prompts("tiny:three", limit=100)
+ROWS = 600  # enough that a busy machine still finds the run unfinished after three kills
 GREEDY = Generation(max_tokens=190, dtype="float32")  # cuts about a third
 
 
@@ -80,7 +81,17 @@ def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp
 
 
 def command(model, out, *more):
-    words = ["generate", "--model", model, "--prompts", "tiny:train", "--limit", "160", "--dtype", "float32"]
+    words = [
+        "generate",
+        "--model",
+        model,
+        "--prompts",
+        "tiny:train",
+        "--limit",
+        str(ROWS),
+        "--dtype",
+        "float32",
+    ]
     engine = f"{ENGINE} --max-num-seqs 16"  # in many waves, of which the first is seen before the last
     return [*words, "--backend", "vllm", "--engine", engine, "--max-tokens", "320", "-o", str(out), *more]
 
@@ -93,7 +104,9 @@ def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of
     for victims in (["client"], ["server"], ["server", "client"]):
         argv = [sys.executable, "-m", "micota_lf", *command(model, out)]
         client = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
-        while not out.exists() or len(out.read_bytes().splitlines()) < rows + 20:
+        while (
+            not out.exists() or len(out.read_bytes().splitlines()) < rows + 5
+        ):  # new ones, so that the server answers
             assert client.poll() is None
             time.sleep(0.05)
         left = [p for p in processes(out) if "vllm.entrypoints.openai.api_server" in p.cmdline()]
@@ -104,12 +117,12 @@ def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of
         assert client.wait(60) == (-signal.SIGKILL if "client" in victims else 1)
         assert gone(out), processes(out)
         rows = len(out.read_bytes().splitlines()) - 1
-        assert 0 < rows < 160
-    assert main(command(model, out)) == 0 and complete(out, 160) and gone(out)
+        assert 0 < rows < ROWS
+    assert main(command(model, out)) == 0 and complete(out, ROWS) and gone(out)
     (numerics,) = read_json(out.with_suffix(".meta.json"))["numerics"]
     assert numerics["versions"] == ["vllm 0.32.0"] and numerics["dtype"] == "float32"
     local = tmp_path / "local.jsonl"
-    assert main([*command(model, local), "--backend", "transformers", "--batch-size", "160"]) == 0
+    assert main([*command(model, local), "--backend", "transformers", "--batch-size", "200"]) == 0
     assert by_id(out) == by_id(local)
 
 
