@@ -7,7 +7,6 @@ with open_backend("tiny:teacher", Generation(max_tokens=256)) as backend:
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,13 +15,13 @@ from typing import Any
 
 from .checks.hub import positions
 from .checks.tokens import load_chat
-from .engines import engine_argv
+from .engines import engine_argv, vllm_numerics
 from .files import digest
 from .local import TransformersBackend
 from .protocol import Backend, Completion, Launch, Request, check_positions
 from .recipe import Generation
 from .refs import resolve
-from .server import Served, free_port, serving, vllm_arguments
+from .server import free_port, serving, vllm_arguments
 
 __all__ = ["BACKENDS", "Backend", "Completion", "Launch", "Request", "open_backend"]
 
@@ -77,7 +76,6 @@ class VllmBackend:
         self.launch, self.stack = launch or Launch(), ExitStack()
         self.command = engine_argv(self.launch.command)
         self.chat = load_chat(model, revision)
-        self.served: Served | None = None
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Start the server with room for the longest of these prompts, then ask it."""
@@ -92,9 +90,9 @@ class VllmBackend:
         length, port = min(length + SPARE_TOKENS, limit or length + SPARE_TOKENS), free_port()
         path = resolve(self.model)
         arguments = vllm_arguments(path, self.sampling, self.revision, self.launch, length, port)
-        self.served = self.stack.enter_context(serving([*self.command, *arguments], port, self.launch.log))
-        sampling = replace(self.sampling, endpoints=[self.served.url], api_key_env=None)
-        self.asked = EndpointBackend(path, sampling, self.revision, self.launch, self.served.check)
+        served = self.stack.enter_context(serving([*self.command, *arguments], port, self.launch.log))
+        sampling = replace(self.sampling, endpoints=[served.url], api_key_env=None)
+        self.asked = EndpointBackend(path, sampling, self.revision, self.launch, served.check)
         return self.asked.complete(requests)
 
     def numerics(self) -> dict[str, Any]:
@@ -102,8 +100,7 @@ class VllmBackend:
         return {
             **self.asked.numerics(), "dtype": self.sampling.dtype,
             "tensor_parallel": self.launch.tensor_parallel, "data_parallel": self.launch.data_parallel,
-            "attention": self.served and self.served.attention(),
-            "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1",
+            **vllm_numerics(self.launch.log),
         }  # fmt: skip
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -122,6 +124,14 @@ def log_tail(log: Path, lines: int = 15) -> str:
         handle.seek(max(0, log.stat().st_size - 20_000))
         text = handle.read().decode("utf-8", errors="replace")
     return "\n".join(line.split("\r")[-1].rstrip() for line in text.rstrip().split("\n")[-lines:])
+
+
+def vllm_numerics(log: Path) -> dict[str, Any]:
+    """The attention kernels that vLLM says it uses, as in `FLASH_ATTN`, and whether batches do not matter."""
+    text = log.read_text(errors="replace")
+    named = re.findall(r"Using (\w+) attention backend|AttentionBackendEnum\.(\w+)", text)
+    invariant = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
+    return {"attention": "".join(named[-1]) if named else None, "batch_invariant": invariant}
 
 
 def die_with_parent() -> None:

@@ -11,7 +11,6 @@ correct by each grader, truncated, mean response tokens and reflection words; se
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .benchmarks import benchmark_identity, benchmark_named, expand_groups, task_benchmarks, task_configs
-from .engines import log_tail
+from .engines import log_tail, vllm_numerics
 from .errors import StepFailed, UserError
 from .files import Row, directory_digest, read_json, read_jsonl, write_json, write_jsonl
 from .metrics import METRICS, VERDICTS
@@ -196,10 +195,7 @@ def write_numerics(directory: Path, what: Mapping[str, Any], how: Mapping[str, A
     }  # fmt: skip
     if backend == "vllm":
         numerics["vllm"] = said(r"LLM engine \(v([\w.+]+)\)", log)
-        numerics["attention"] = said(r"Using (\w+) attention backend", log) or said(
-            r"AttentionBackendEnum\.(\w+)", log
-        )
-        numerics["batch_invariant"] = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
+        numerics |= vllm_numerics(directory / "log.txt")
     else:
         numerics["batch_size"] = how["batch_size"]
     write_json(directory / "numerics.json", numerics)

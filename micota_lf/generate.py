@@ -20,6 +20,7 @@ from typing import IO, Any
 from .backends import open_backend
 from .errors import UserError
 from .files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
+from .locks import alone
 from .progress import Progress, response_summary, say
 from .prompts import chat, load_problems, user_text
 from .protocol import Completion, Launch, Request
@@ -38,8 +39,8 @@ def generate(
 ) -> dict[str, Any]:
     """Write one row a problem to `output` and return the counts and token statistics.
 
-    Raises UserError if `output` holds responses to another question, StepFailed if rows failed or the
-    backend's server did.
+    Raises UserError if `output` holds responses to another question, StepLocked if another process writes to
+    it, StepFailed if rows failed or the backend's server did.
     """
     if sampling.prompt_format == "raw" and prompts.system:
         raise UserError("prompt_format: raw prompts have no place for prompts.system")
@@ -50,12 +51,13 @@ def generate(
         "prompts": len(problems), "problems": digest(problems),
     }  # fmt: skip
     del asked["path"]
-    done = _finished_ids(output, asked, digests)
-    by_id = {row["id"]: row for row in problems if row["id"] not in done}
     launch = replace(launch or Launch(), log=output.with_suffix(".server.log"))
-    if by_id:
-        say(f"{len(done)} of {len(problems)} responses are there; {len(by_id)} to generate")
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+        stack.enter_context(alone(output, f"{output}: another process is writing to it"))
+        done = _finished_ids(output, asked, digests)
+        by_id = {row["id"]: row for row in problems if row["id"] not in done}
+        if by_id:
+            say(f"{len(done)} of {len(problems)} responses are there; {len(by_id)} to generate")
             backend = stack.enter_context(open_backend(model, sampling, revision, launch))
             requests = (_request(row, prompts, sampling) for row in by_id.values())
             completions = backend.complete(requests)  # a server starts here: no part of the speed

@@ -58,6 +58,20 @@ def try_lock(path: str | Path, soft: bool = True) -> FileLock | None:
 
 
 @contextmanager
+def alone(path: Path, busy: str) -> Iterator[None]:
+    """Hold a file's lock, `.NAME.lock` beside it, gone afterwards. Raises StepLocked if it is held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = try_lock(path.with_name(f".{path.name}.lock"))
+    if held is None:
+        raise StepLocked(busy)
+    try:
+        yield
+    finally:
+        Path(held.lock_file).unlink(missing_ok=True)  # filelock sees that a file it opened is gone
+        held.release()
+
+
+@contextmanager
 def lease(lock: Path, busy: str, wait: bool = False) -> Iterator[None]:
     """Hold a lock file and the `holder.json` beside it. A lease that was lost to another ends us by SIGTERM.
 

@@ -72,11 +72,6 @@ class Served:
         if self.keeper.poll() is not None:
             raise StepFailed(f"the vLLM server has died{_last_words(self.log)}")
 
-    def attention(self) -> str | None:
-        """The attention kernels that vLLM says it uses, as in `FLASH_ATTN`."""
-        named = re.findall(r"Using (\w+) attention backend", self.log.read_text(errors="replace"))
-        return named[-1] if named else None
-
 
 @contextmanager
 def serving(argv: list[str], port: int, log: Path) -> Iterator[Served]:

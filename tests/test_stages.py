@@ -9,10 +9,12 @@ from micota_lf import StepFailed, UserError
 from micota_lf.backends import Completion, FakeBackend, Request, open_backend
 from micota_lf.bpc import bits_per_character
 from micota_lf.cli import main
+from micota_lf.errors import StepLocked
 from micota_lf.files import read_jsonl, write_jsonl
 from micota_lf.filter import filter_responses
 from micota_lf.generate import generate
 from micota_lf.grade import grade
+from micota_lf.locks import alone
 from micota_lf.mix import mix_corpora, shares
 from micota_lf.prompts import load_problems
 from micota_lf.recipe import Filter, Generation, Prompts
@@ -42,6 +44,16 @@ def test_a_killed_generation_resumes_by_id_and_drops_a_torn_last_line(tmp_path):
     out.write_text("".join(lines[:7]) + lines[7][:30])
     fake(out)
     assert sorted(out.read_text().splitlines()) == sorted(whole.splitlines())
+
+
+def test_two_processes_never_write_to_the_same_responses(tmp_path):
+    out = tmp_path / "out.jsonl"
+    with alone(out, "busy"):
+        with pytest.raises(StepLocked, match="another process is writing to it"):
+            fake(out)
+        assert not out.exists()
+    assert fake(out)["responses"] == 20
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_failed_rows_stay_visible_and_are_retried(tmp_path, monkeypatch):

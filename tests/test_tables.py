@@ -19,7 +19,7 @@ from micota_lf.reports.stats import (
     mcnemar,
     wilson,
 )
-from micota_lf.reports.tables import Cell, accuracy_sheet, gap_sheet
+from micota_lf.reports.tables import Cell, accuracy_sheet, corpora_sheet, gap_sheet
 
 TASKS = ("micota_tiny_two", "micota_tiny_three")
 
@@ -76,6 +76,18 @@ def test_a_cell_has_its_share_interval_n_length_and_cut_and_the_average_is_unwei
     assert [row["n"] for row in rows] == [4, 4, 8] and rows[0]["cut"] == 0.25
     line = next(row for row in sheet.rows if row[:2] == ["student-s", "MiCoTA"])
     assert re.fullmatch(r"75\.0 \[[\d.]+, [\d.]+\]\nn=8, 25 tok, 25\.0% cut", line[-1])
+
+
+def test_corpora_of_other_numerics_are_named_in_their_note(bench):
+    for slot, backend in (("generate/teacher", "vllm"), ("generate/assistant-sft", "transformers")):
+        assert "numerics" not in corpora_sheet(bench.outcomes()).note
+        folder = bench.outcomes().directory(slot)
+        write_json(folder / "done.json", {"results": {}})
+        write_json(folder / "responses.meta.json", {"numerics": [{"backend": backend}]})
+    assert corpora_sheet(bench.outcomes()).note.endswith(
+        "**The sets of responses differ in numerics:** "
+        "backend transformers (1 sets of responses), vllm (1 sets of responses)."
+    )
 
 
 def test_rows_of_other_numerics_are_named_in_the_tables_note(bench):

@@ -17,6 +17,7 @@ from conftest import ROOT
 from test_server import complete, gone, processes
 from widened import widened
 
+from micota_lf import api
 from micota_lf.backends import open_backend
 from micota_lf.cli import main
 from micota_lf.files import read_json, read_jsonl
@@ -55,6 +56,15 @@ def answers(model, sampling, launch=None):
         return {c.id: c for c in backend.complete(requests)}, backend.numerics()
 
 
+def transformers_tokens(model, sampling):
+    """The tokens of each response by transformers, without the one that ends it."""
+    requests = [_request(problem, PROMPTS, sampling) for problem in load_problems(PROMPTS)]
+    with open_backend(model, sampling) as backend:
+        decode, tokens = backend.tokenizer.decode, []
+        backend.tokenizer.decode = lambda ids, **how: tokens.append(ids) or decode(ids, **how)
+        return {c.id: tokens[n] for n, c in enumerate(backend.complete(requests))}
+
+
 @pytest.fixture(scope="module")
 def local(model):
     """What transformers answers, by prompt format; and the model as it ships."""
@@ -67,8 +77,16 @@ def test_a_widened_model_answers_as_the_original_does(local):
     assert local["chat"] == local["as shipped"]
 
 
-def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp_path):
-    """Equal texts, ends and token counts, in both prompt formats."""
+def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp_path, monkeypatch):
+    """Equal texts, ends, token counts and tokens, in both prompt formats."""
+    told, body, completion = {}, api.body, api.completion
+
+    def read(request, answer, opened):
+        told[request.id] = answer["choices"][0]["token_ids"]
+        return completion(request, answer, opened)
+
+    monkeypatch.setattr(api, "body", lambda *asked: {**body(*asked), "return_token_ids": True})
+    monkeypatch.setattr(api, "completion", read)
     port = free_port()
     argv = [*ENGINE.split(), *vllm_arguments(model, GREEDY, None, Launch(), 512, port)]
     with serving(argv, port, tmp_path / "server.log") as server:
@@ -77,6 +95,8 @@ def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp
             found, numerics = answers(model, asked)
             assert found == local[prompt_format]
             assert {"stop", "length"} == {c.finish_reason for c in found.values()}
+            tokens = {id: ids[:-1] if found[id].finish_reason == "stop" else ids for id, ids in told.items()}
+            assert tokens == transformers_tokens(model, replace(GREEDY, prompt_format=prompt_format))
     assert numerics == {"versions": ["vllm 0.32.0"]} and gone(tmp_path / "-")
 
 
@@ -93,21 +113,22 @@ def command(model, out, *more):
         "float32",
     ]
     engine = f"{ENGINE} --max-num-seqs 16"  # in many waves, of which the first is seen before the last
-    return [*words, "--backend", "vllm", "--engine", engine, "--max-tokens", "320", "-o", str(out), *more]
+    return [*words, "--backend", "vllm", "--engine", engine, "--max-tokens", "200", "-o", str(out), *more]
 
 
 def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of_transformers(
     model, tmp_path
 ):
-    out, rows = tmp_path / "run" / "out.jsonl", 0
+    out, said, rows = tmp_path / "run" / "out.jsonl", tmp_path / "said", 0
     out.parent.mkdir()
     for victims in (["client"], ["server"], ["server", "client"]):
         argv = [sys.executable, "-m", "micota_lf", *command(model, out)]
-        client = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+        with said.open("w") as log:
+            client = subprocess.Popen(argv, cwd=ROOT, stderr=log, start_new_session=True)
         while (
             not out.exists() or len(out.read_bytes().splitlines()) < rows + 5
         ):  # new ones, so that the server answers
-            assert client.poll() is None
+            assert client.poll() is None, said.read_text()
             time.sleep(0.05)
         left = [p for p in processes(out) if "vllm.entrypoints.openai.api_server" in p.cmdline()]
         (server,) = [p.pid for p in left if "micota_lf.server" not in p.cmdline()]

@@ -44,24 +44,28 @@ class Outcomes:
         done = finished(self.directory(slot))
         return dict(done["results"]) if done is not None else None
 
-    def numerics(self, slot: str) -> Row:
-        """What the last digits of an evaluation depend on; empty if it is not done."""
-        path = self.directory(slot) / "numerics.json"
-        return read_json(path) if self.results(slot) is not None and path.is_file() else {}
+    def numerics(self, slot: str) -> list[Row]:
+        """What the last digits of an evaluation or of responses (resumed: of each part) depend on."""
+        if self.results(slot) is None:
+            return []
+        folder = self.directory(slot)
+        if (folder / "responses.meta.json").is_file():
+            return list(read_json(folder / "responses.meta.json")["numerics"])
+        return [read_json(folder / "numerics.json")] if (folder / "numerics.json").is_file() else []
 
-    def numerics_note(self, slots: Sequence[str]) -> str:
-        """A sentence on how done evaluations differ in numerics; empty if they do not.
+    def numerics_note(self, slots: Sequence[str], what: str = "rows") -> str:
+        """A sentence on how done evaluations or generations differ in numerics; empty if they do not.
 
         Greedy responses change with the last digits of a float: such rows differ by more than their models.
         """
-        found = [self.numerics(slot) for slot in slots if slot in self.plan["slots"]]
+        found = [row for slot in slots for row in self.numerics(slot)]
         differing = []
         for key in dict.fromkeys(key for numerics in found for key in numerics):
-            counts = Counter(str(numerics.get(key)) for numerics in found if numerics)
+            counts = Counter(str(numerics.get(key)) for numerics in found)
             if len(counts) > 1:
-                rows = (f"{value} ({count} rows)" for value, count in sorted(counts.items()))
+                rows = (f"{value} ({count} {what})" for value, count in sorted(counts.items()))
                 differing.append(f"{key} {', '.join(rows)}")
-        return f" **The rows differ in numerics:** {'; '.join(differing)}." if differing else ""
+        return f" **The {what} differ in numerics:** {'; '.join(differing)}." if differing else ""
 
     def _problems(self, slot: str) -> Problems:
         if self.results(slot) is None:

@@ -200,10 +200,11 @@ def corpora_sheet(outcomes: Outcomes) -> Sheet:
         else:
             rows.append([name, source, record["state"], "", "", ""])
         records.append(record)
+    generations = [f"generate/{spec.from_}" for spec in recipe.corpora.values()]
     note = (
         "What each training set holds: responses generated, rows kept, mean response tokens of the kept rows "
         "(in the generating model's tokens), and the responses by reason."
-    )
+    ) + outcomes.numerics_note(generations, "sets of responses")
     head = ["Corpus", "From", "Responses", "Kept", "Mean tokens", "Reasons"]
     return Sheet("corpora", "Corpora", note, head, rows, records)
 
