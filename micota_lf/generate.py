@@ -20,7 +20,7 @@ from typing import IO, Any
 from .backends import open_backend
 from .errors import UserError
 from .files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
-from .locks import alone
+from .locks import lease
 from .progress import Progress, response_summary, say
 from .prompts import chat, load_problems, user_text
 from .protocol import Completion, Launch, Request
@@ -53,7 +53,8 @@ def generate(
     del asked["path"]
     launch = replace(launch or Launch(), log=output.with_suffix(".server.log"))
     with ExitStack() as stack:
-        stack.enter_context(alone(output, f"{output}: another process is writing to it"))
+        busy = f"{output}: another process is writing to it"
+        stack.enter_context(lease(output.with_name(f".{output.name}.lease"), busy))
         done = _finished_ids(output, asked, digests)
         by_id = {row["id"]: row for row in problems if row["id"] not in done}
         if by_id:

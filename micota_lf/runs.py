@@ -4,7 +4,7 @@ In: a plan and a workspace. Out: each step's directory, and the list of steps th
 
 The frozen plan lists only steps without `done.json`; a finished step is no input to Snakemake, so making one
 anew never makes its dependants look old. Snakemake's own lock is off: a killed run would leave it behind, and
-ours (`.micota/run.lock`) is a lease. What Snakemake waits for, and deletes as it sees fit, is a marker in
+ours (`.micota/run.lease`) is a lease. What Snakemake waits for, and deletes as it sees fit, is a marker in
 `.micota/ended/`, never `done.json`: a Slurm job of a killed run may finish the step meanwhile.
 """
 
@@ -27,7 +27,7 @@ from .files import digest, read_json, write_json
 from .kinds import KINDS
 from .locks import holder, lease
 from .plan import Plan, dependencies, step_directory
-from .steps import DONE, FAILED, MISSING, RUNNING, failure_report, state, states
+from .steps import DONE, FAILED, LEASE, MISSING, RUN_LEASE, RUNNING, failure_report, state, states
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 POLL_SECONDS = 0.5
@@ -120,7 +120,7 @@ def run_plan(
     preflight(plan, pending)
     state_dir = workspace / ".micota"
     state_dir.mkdir(parents=True, exist_ok=True)
-    with lease(state_dir / "run.lock", f"another run is at work in {workspace}"):
+    with lease(workspace / RUN_LEASE, f"another run is at work in {workspace}"):
         frozen = freeze(plan, workspace, pending, on_slurm)
         if on_slurm is None:
             how = ["--cores", str(jobs or plan["cores"]), "--resources", f"gpu={plan['gpus']}"]
@@ -159,7 +159,7 @@ def freeze(
         step = plan["steps"][step_id]
         first = [] if step_id in gates(plan) else gates(plan)
         after = [d for d in dict.fromkeys([*first, *dependencies(step)]) if d in pending]
-        at_work = holder(workspace / step_directory(step) / "holder.json").get("job")
+        at_work = holder(workspace / step_directory(step) / LEASE).get("job")
         here = on_slurm is None or step["kind"] in QUICK_KINDS
         todo[step_id] = {
             "kind": step["kind"],

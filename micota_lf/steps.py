@@ -5,7 +5,7 @@
     finished(directory)           what its done.json says, or None
 
 Files of a step's directory besides its outputs: `step.json` (what it is), `log.txt` (the engine's words),
-`.lock` and `holder.json` (a lease: who is at work), `failed.json` (why it failed), `done.json` (what was
+`.lease` and `.lease.json` (who is at work), `failed.json` (why it failed), `done.json` (what was
 made: results, versions, times, sizes and hashes). `done.json` appears by rename after all outputs are
 checked; a step is done if and only if it exists. One that cannot be read is an error, not a step to do
 again: what damaged it may have damaged the outputs too, and a training with weights there would be taken for
@@ -31,9 +31,11 @@ from .kinds import KINDS, Context
 from .locks import holder, lease
 from .plan import Plan, resolved_inputs, step_directory
 
+LEASE = ".lease"
+RUN_LEASE = Path(".micota") / "run.lease"  # below the workspace
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
 BOOKKEEPING = {
-    "step.json", "done.json", "failed.json", "holder.json", "log.txt", "trainer_log.jsonl",
+    "step.json", "done.json", "failed.json", "log.txt", "trainer_log.jsonl",
     "responses.server.log",
 }  # fmt: skip
 Record = dict[str, Any]
@@ -67,7 +69,7 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
     directory.mkdir(parents=True, exist_ok=True)
     # Under Slurm, a job that a killed run has left may be at it: it is waited for, and its work taken over.
     busy = f"{directory} is being worked on"
-    with lease(directory / ".lock", busy, wait="SLURM_JOB_ID" in os.environ):
+    with lease(directory / LEASE, busy, wait="SLURM_JOB_ID" in os.environ):
         done = finished(directory)
         if done is not None:
             return dict(done["results"])
@@ -175,4 +177,4 @@ def _outputs(directory: Path) -> dict[str, dict[str, Any]]:
 
 def held(directory: Path) -> bool:
     """Whether a process that may live is at work in a step's directory."""
-    return bool(holder(directory / "holder.json"))
+    return bool(holder(directory / LEASE))

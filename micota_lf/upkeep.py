@@ -18,7 +18,7 @@ from .files import file_digest, sha256_file
 from .kinds import KINDS
 from .locks import lease
 from .plan import Plan, step_directory
-from .steps import finished, held
+from .steps import RUN_LEASE, finished, held
 
 SHA256_DIGITS = 64
 
@@ -87,7 +87,7 @@ def size_of(directory: Path) -> int:
 
 def remove(directories: Iterable[Path], workspace: Path) -> None:
     """Delete step directories. Raises StepLocked while a run is at work in the workspace."""
-    with lease(workspace / ".micota" / "run.lock", f"nothing was deleted: a run is at work in {workspace}"):
+    with lease(workspace / RUN_LEASE, f"nothing was deleted: a run is at work in {workspace}"):
         for directory in directories:
             (directory / "done.json").unlink(missing_ok=True)  # first: half a step is not a finished one
             shutil.rmtree(directory)

@@ -9,16 +9,16 @@ import time
 import psutil
 import pytest
 from conftest import TINY
-from filelock import FileLock
 
 from micota_lf import StepFailed, UserError, compile_plan, load_recipe
 from micota_lf.cli import main
 from micota_lf.errors import StepLocked
 from micota_lf.explain import explain
 from micota_lf.gpus import assigned_gpus
+from micota_lf.locks import lease
 from micota_lf.plan import step_directory
 from micota_lf.runs import pending_steps, run_plan, select
-from micota_lf.steps import state, states
+from micota_lf.steps import LEASE, RUN_LEASE, state, states
 
 QUICK = [
     "generation.backend=fake", "filter.verdict=none", "prompts.limit=20",
@@ -160,7 +160,7 @@ def test_the_plan_command_shows_every_step_with_its_state(broken, capsys):
 
 def test_a_second_run_in_the_workspace_is_refused_while_one_is_at_work(broken):
     plan, workspace, _, _ = broken
-    with FileLock(workspace / ".micota" / "run.lock"), pytest.raises(StepLocked, match="another run"):
+    with lease(workspace / RUN_LEASE, "busy"), pytest.raises(StepLocked, match="another run"):
         run_plan(plan, workspace, pending_steps(plan, workspace), say=lambda _: None)
 
 
@@ -171,7 +171,7 @@ def test_a_step_that_is_being_worked_on_is_not_started_twice(broken):
     step_id = plan["slots"]["merge/assistant"]
     directory = workspace / step_directory(plan["steps"][step_id])
     directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / ".lock"), pytest.raises(StepLocked, match="is being worked on"):
+    with lease(directory / LEASE, "busy"), pytest.raises(StepLocked, match="is being worked on"):
         execute("merge", step_context(plan, step_id, workspace), step_record(plan, step_id))
 
 

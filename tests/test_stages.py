@@ -14,7 +14,7 @@ from micota_lf.files import read_jsonl, write_jsonl
 from micota_lf.filter import filter_responses
 from micota_lf.generate import generate
 from micota_lf.grade import grade
-from micota_lf.locks import alone
+from micota_lf.locks import lease
 from micota_lf.mix import mix_corpora, shares
 from micota_lf.prompts import load_problems
 from micota_lf.recipe import Filter, Generation, Prompts
@@ -48,7 +48,7 @@ def test_a_killed_generation_resumes_by_id_and_drops_a_torn_last_line(tmp_path):
 
 def test_two_processes_never_write_to_the_same_responses(tmp_path):
     out = tmp_path / "out.jsonl"
-    with alone(out, "busy"):
+    with lease(tmp_path / ".out.jsonl.lease", "busy"):
         with pytest.raises(StepLocked, match="another process is writing to it"):
             fake(out)
         assert not out.exists()

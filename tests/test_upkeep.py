@@ -16,7 +16,7 @@ from micota_lf.locks import lease
 from micota_lf.plan import step_directory
 from micota_lf.refs import local_path
 from micota_lf.runs import pending_steps
-from micota_lf.steps import execute, step_context, step_record
+from micota_lf.steps import LEASE, RUN_LEASE, execute, step_context, step_record
 
 QUICK = ["generation.backend=fake", "filter.verdict=none", "prompts.limit=20"]
 TRAINED = "train/student-s/strong"
@@ -185,7 +185,7 @@ def test_gc_keeps_the_steps_of_every_recipe_that_is_given(runs, recipe_file, tmp
 
 
 def test_gc_deletes_nothing_while_a_run_is_at_work(runs, capsys):
-    with lease(runs.workspace / ".micota" / "run.lock", "busy"):
+    with lease(runs.workspace / RUN_LEASE, "busy"):
         assert runs.main("gc", str(TINY), "--delete") == 3
     assert "nothing was deleted" in capsys.readouterr().err
     assert runs.directory(TRAINED).is_dir()
@@ -193,7 +193,7 @@ def test_gc_deletes_nothing_while_a_run_is_at_work(runs, capsys):
 
 def test_gc_leaves_a_step_that_somebody_is_doing(runs):
     directory = runs.directory("filter/strong")
-    with lease(directory / ".lock", "busy"):
+    with lease(directory / LEASE, "busy"):
         assert runs.main("gc", str(TINY), "--delete") == 0
     assert directory.is_dir() and not runs.directory(TRAINED).exists()
 
