@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -80,27 +81,38 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run_logged(job: Job, cwd: Path, log: Path, parent: int | None = None) -> int:
-    """Run a job to its end with both outputs appended to `log`; return its exit code.
+@contextmanager
+def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with both outputs appended to `log`, of which nothing is left when the block ends.
 
-    The child gets SIGKILL if we die, and we stop it if our own parent (`parent`, if it may be gone already)
-    dies: a step must not go on writing after the run that owns it is gone. What outlives the child of its
-    process group is ended too.
+    It leads a group of its own, so that what outlives it can be found. A shell reads from a pipe that closes
+    when we are killed, and then ends the group: the kernel would end the leader alone, and its orphans, a
+    trainer's workers or a server's engines, would go on writing and hold their GPUs.
     """
-    parent = parent or os.getppid()
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", **job.env}
     with log.open("ab") as handle:
         child = subprocess.Popen(
-            job.argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle,
-            preexec_fn=die_with_parent, start_new_session=True,
+            argv, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1", **env}, stdin=subprocess.DEVNULL,
+            stdout=handle, stderr=handle, preexec_fn=die_with_parent, start_new_session=True,
         )  # fmt: skip
+    guard = ["/bin/sh", "-c", 'read -r line; kill -s KILL -- "-$0"', str(child.pid)]
+    with subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
         try:
-            while child.poll() is None:
-                if os.getppid() != parent:
-                    raise KeyboardInterrupt
-                time.sleep(0.1)
+            yield child
         finally:
             _end_group(child)
+
+
+def run_logged(job: Job, cwd: Path, log: Path) -> int:
+    """Run a job to its end with both outputs appended to `log`; return its exit code.
+
+    Raises KeyboardInterrupt if our own parent dies: a step must not go on after the run that owns it.
+    """
+    parent = os.getppid()
+    with running(job.argv, cwd, log, **job.env) as child:
+        while child.poll() is None:
+            if os.getppid() != parent:
+                raise KeyboardInterrupt
+            time.sleep(0.1)
     return child.returncode
 
 

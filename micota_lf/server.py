@@ -4,36 +4,32 @@
     with serving(argv, port, log) as server:
         requests.get(server.url + "/v1/models")
 
-Between us and the server stands a keeper (`python -m micota_lf.server`): it ends the server and all processes
-of its group when it is told to, when the server dies, and when we are gone, SIGKILL included. vLLM's own
-children would otherwise hold the GPUs' memory for a while.
+`engines.running` ends it and all processes of its group, also when we are killed: vLLM's own children would
+otherwise hold the GPUs' memory for a while.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from .engines import Job, log_tail, run_logged
+from .engines import log_tail, running
 from .errors import StepFailed
 from .protocol import Launch
 from .recipe import Generation
 
 HOST = "127.0.0.1"
 START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
-STOP_SECONDS = 30.0
 ADVICE = (
     "What helps most often: more GPUs a copy (hardware.inference_gpus), another share of their memory "
     "(generation.gpu_memory_utilization), a lower generation.max_tokens, vLLM's own options in engines.vllm"
@@ -64,12 +60,12 @@ class Served:
     """A running server."""
 
     url: str
-    keeper: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes]
     log: Path
 
     def check(self) -> None:
         """Raise StepFailed, with the log's last words, if the server has died."""
-        if self.keeper.poll() is not None:
+        if self.process.poll() is not None:
             raise StepFailed(f"the vLLM server has died{_last_words(self.log)}")
 
 
@@ -81,24 +77,15 @@ def serving(argv: list[str], port: int, log: Path) -> Iterator[Served]:
     """
     log = log.absolute()
     log.write_bytes(b"")
-    words = [sys.executable, "-m", "micota_lf.server", str(os.getpid()), str(log), *argv]
-    with _orderly_end():
-        keeper = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
-        served = Served(f"http://{HOST}:{port}", keeper, log)
-        try:
-            deadline = time.monotonic() + START_SECONDS
-            while not _healthy(served.url):
-                served.check()
-                if time.monotonic() > deadline:
-                    raise StepFailed(f"no vLLM server after {START_SECONDS:.0f} s{_last_words(log)}")
-                time.sleep(0.5)
-            yield served
-        finally:
-            keeper.terminate()
-            try:
-                keeper.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                keeper.kill()
+    with _orderly_end(), running(argv, log.parent, log) as process:
+        served = Served(f"http://{HOST}:{port}", process, log)
+        deadline = time.monotonic() + START_SECONDS
+        while not _healthy(served.url):
+            served.check()
+            if time.monotonic() > deadline:
+                raise StepFailed(f"no vLLM server after {START_SECONDS:.0f} s{_last_words(log)}")
+            time.sleep(0.5)
+        yield served
 
 
 def free_port() -> int:
@@ -139,15 +126,3 @@ def _last_words(log: Path) -> str:
     errors = dict.fromkeys(re.findall(r"(?:^|\] )([\w.]+Error: .+)", text, re.MULTILINE))
     lines = [*list(errors)[-3:], f"last lines of {log}:", *log_tail(log, 8).splitlines()]
     return "\n".join([":", *(f"    {line[:400]}" for line in lines), ADVICE])
-
-
-def keep(parent: int, log: Path, argv: list[str]) -> int:
-    """The keeper: run the server until it ends, we are told to end it, or `parent` is gone."""
-    signal.signal(signal.SIGTERM, _exit)
-    with suppress(KeyboardInterrupt):  # how run_logged says that the parent is gone
-        return run_logged(Job(argv), log.parent, log, parent)
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(keep(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))

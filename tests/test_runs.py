@@ -150,6 +150,27 @@ def test_a_killed_run_leaves_no_process_and_no_lock(tmp_path):
     assert wait_for(lambda: state(directory) == "missing")
 
 
+def test_a_killed_step_leaves_none_of_its_engines_processes(tmp_path):
+    """A trainer's workers would otherwise go on writing where the next run trains."""
+    sleep = ["/bin/sh", "-c", "sleep 602 & sleep 602; true"]
+    code = f"""
+from pathlib import Path
+from micota_lf.engines import Job, run_logged
+run_logged(Job({sleep!r}), Path({str(tmp_path)!r}), Path({str(tmp_path / "log")!r}))
+"""
+    step = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while (
+        len(family := psutil.Process(step.pid).children(recursive=True)) < 4 and time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    assert sorted(process.name() for process in family) == ["sh", "sh", "sleep", "sleep"]
+    step.kill()
+    step.wait()
+    _, left = psutil.wait_procs(family, timeout=30)
+    assert not left
+
+
 def test_the_plan_command_shows_every_step_with_its_state(broken, capsys):
     plan, workspace, _, _ = broken
     assert main(["plan", str(TINY), "--workspace", str(workspace), *QUICK]) == 0
