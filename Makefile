@@ -11,7 +11,7 @@ RECIPE ?= recipes/micota.yaml
 SET ?=
 PAPER := table1 table2 table3 table4 figures
 
-.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-vllm test-slurm check tiny-family lock clean
+.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-vllm test-slurm chaos check tiny-family lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'; \
@@ -70,6 +70,9 @@ test-vllm: $(VLLM_READY)  ## run the tests that need the real vLLM, in .venv-vll
 
 test-slurm: $(READY)  ## test runs on a real Slurm (root; first: apt-get install slurm-wlm munge)
 	$(TEST_ENV) $(BIN)/python -m pytest -rs tests/slurm
+
+chaos: $(READY)  ## kill a run 50 times at random moments and compare its results (about 30 minutes on 2 cores)
+	$(TEST_ENV) $(BIN)/python -m pytest -s tests/chaos
 
 check: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff check .

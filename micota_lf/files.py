@@ -26,6 +26,7 @@ Row = dict[str, Any]
 # take minutes at every plan, and a safetensors header at the start names every tensor.
 WHOLE_FILE_HASH_BYTES = 64 * 2**20
 END_BYTES = 2**20
+PARTIAL = ".*.partial"  # what a writer that was killed leaves
 NO_TEXT = "holds half a surrogate pair, which is no text"
 MAX_LINE = 2**25  # characters of a row: a thousand times a response of 16K tokens
 
@@ -35,7 +36,7 @@ def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
     """Yield a text handle; the file gets its name only after a clean end and an fsync."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(PARTIAL.replace("*", f"{path.name}.{os.getpid()}"))
     try:
         with partial.open("w", encoding="utf-8") as handle:
             yield handle

@@ -25,7 +25,7 @@ from typing import Any
 
 from .engines import Job, log_tail, run_logged, versions
 from .errors import StepFailed, UserError
-from .files import read_json, sha256_file, write_json
+from .files import PARTIAL, read_json, sha256_file, write_json
 from .gpus import assigned_gpus
 from .kinds import KINDS, Context
 from .locks import holder, lease
@@ -73,7 +73,8 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
         done = finished(directory)
         if done is not None:
             return dict(done["results"])
-        (directory / "failed.json").unlink(missing_ok=True)
+        for left in (directory / "failed.json", *directory.glob(PARTIAL)):
+            left.unlink(missing_ok=True)
         resumed = (directory / "log.txt").is_file()
         write_json(directory / "step.json", record)
         started = time.time()

@@ -13,11 +13,12 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from . import launch
-from .errors import StepFailed
+from .errors import StepFailed, UserError
 from .files import read_json, write_json, write_yaml
 from .lineage import accumulation, model_of, train_processes, training
 from .recipe import Recipe, Train
@@ -135,7 +136,16 @@ def training_is_complete(model_dir: Path) -> bool:
 
 
 def clear_unfinished_training(model_dir: Path) -> None:
-    """Remove a dead training that left weights but no checkpoint: LLaMA-Factory refuses to go on from it."""
+    """Remove what a killed training left half done: the next one starts from the last whole checkpoint.
+
+    LLaMA-Factory takes the newest directory, but a checkpoint is whole only with its trainer_state.json,
+    which is written last; and it refuses to start where there are weights but no checkpoint.
+    """
+    for checkpoint in model_dir.glob("checkpoint-*"):
+        try:
+            read_json(checkpoint / "trainer_state.json")
+        except UserError:
+            shutil.rmtree(checkpoint)
     if _weights(model_dir) and not any(model_dir.glob("checkpoint-*")):
         shutil.rmtree(model_dir)
 
@@ -149,13 +159,20 @@ def finish_training(model_dir: Path) -> dict[str, Any]:
         raise StepFailed(f"LLaMA-Factory left no complete model in {model_dir}")
     for checkpoint in model_dir.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    results = read_json(model_dir / "all_results.json")
+    results, state = (read_json(model_dir / name) for name in ("all_results.json", "trainer_state.json"))
     return {
-        "train_loss": results.get("train_loss"),
+        "train_loss": _mean_loss(state.get("log_history", [])) or results.get("train_loss"),
         "train_seconds": results.get("train_runtime"),
         "trained_tokens": results.get("num_input_tokens_seen"),
-        "steps": read_json(model_dir / "trainer_state.json")["global_step"],
+        "steps": state["global_step"],
     }
+
+
+def _mean_loss(history: list[dict[str, Any]]) -> float | None:
+    """Mean over all logged steps; transformers' own `train_loss` forgets those before a resume."""
+    logged = [(0, 0.0), *((row["step"], row["loss"]) for row in history if "loss" in row)]
+    summed = sum((step - before) * loss for (before, _), (step, loss) in pairwise(logged))
+    return summed / logged[-1][0] if logged[-1][0] else None
 
 
 def training_progress(directory: Path) -> str:

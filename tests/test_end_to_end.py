@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chaos import Storm, differences, whole_checkpoints
 from conftest import TINY
 from safetensors.numpy import load_file
 
@@ -255,3 +256,33 @@ def test_deleting_a_steps_directory_reruns_only_that_step(run):
     assert {path for path in after if after[path] != before.get(path)} == {str(merged)}
     new = weights(merged / "model")
     assert all(np.array_equal(new[k], old[k]) for k in old)  # seeded: byte for byte
+
+
+def test_killed_while_it_trains_generates_and_evaluates_it_ends_as_undisturbed(run, tmp_path):
+    """The short form of `make chaos`: three kills, each in the middle of an engine's work."""
+    often = ["generation.batch_size=16", "train.save_strategy=steps", "train.save_steps=1"]
+    slots = ("train/student-s/strong", "generate/teacher", "evaluate/student-s/Strong Teacher CoT")
+    train, generate, evaluate = (run.directory(slot).relative_to(run.workspace) for slot in slots)
+    workspace = tmp_path / "runs"
+    shutil.copytree(run.workspace, workspace, ignore=shutil.ignore_patterns(".micota", "reports"))
+    for step in (train, generate, evaluate):
+        shutil.rmtree(workspace / step)
+    storm = Storm(["run", str(run.recipe), "--workspace", str(workspace), *often], workspace)
+
+    def kill(victim, slot, condition):
+        storm.start("--target", slot)
+        storm.wait_for(condition)
+        assert storm.kill(victim)
+        assert storm.stop() != 0
+
+    kill("runner", slots[0], lambda: whole_checkpoints(workspace / train))
+    responses = workspace / generate / "responses.jsonl"
+    kill("engine", slots[1], lambda: responses.exists() and responses.stat().st_size)
+    assert 0 < len(responses.read_bytes().splitlines()) < 96
+    log = workspace / evaluate / "log.txt"
+    kill("step", slots[2], lambda: log.exists() and "Running generate_until" in log.read_text())
+    storm.start()
+    assert storm.stop() == 0, storm.log.read_text()[-5000:]
+    assert "Resuming training from" in (workspace / train / "log.txt").read_text()
+    assert differences(run.workspace, workspace) == []
+    assert main(["verify", "--workspace", str(workspace)]) == 0
