@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import os
 import shlex
 import signal
 import sys
@@ -28,7 +30,8 @@ from pathlib import Path
 
 from . import __version__, slurm
 from .commands import add_stage_commands, command
-from .errors import MicotaError, StepFailed, UserError
+from .engines import die_with_parent, untested_versions
+from .errors import FREE_SOME, MicotaError, StepFailed, UserError
 from .files import read_json, write_json
 from .load import load_layers, load_recipe
 from .plan import Plan, compile_plan, step_directory
@@ -62,10 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:  # a full disk, a path that is too long or not ours
-        if not error.filename:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not error.filename and not full:
             raise
-        print(f"micota: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"micota: {where}{error.strerror}{f'; {FREE_SOME}' if full else ''}", file=sys.stderr)
+        return 1 if full else 2
     return 0
 
 
@@ -152,6 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     step.add_argument("plan", help="frozen plan, as `micota run` writes it to WORKSPACE/.micota/")
     step.add_argument("id", help="the step's id")
+    step.add_argument(
+        "--parent", type=int, metavar="PID", help="end when this process, which started it, ends"
+    )
     return parser
 
 
@@ -230,13 +238,18 @@ def _run(args: argparse.Namespace) -> None:
         slurm.check(on_slurm)
     _need_hardware(recipe, plan, workspace, pending, here=on_slurm is None)
     preflight(plan, pending)
+    for line in untested_versions():
+        print(f"warning: {line}", flush=True)
     print(f"{recipe.name}: {len(pending)} of {len(plan['steps'])} steps to do in {workspace}", flush=True)
     last = {"recipe": str(Path(args.recipe).absolute()), "overrides": args.overrides}
     write_json(workspace / LAST_RUN, last)
     try:
         run_plan(plan, workspace, pending, jobs=args.jobs, say=_say, on_slurm=on_slurm)
-    finally:
-        path = write_report(recipe, plan, workspace)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a half run has a report too, if there is room for it
+            write_report(recipe, plan, workspace)
+        raise
+    path = write_report(recipe, plan, workspace)
     show_tables(recipe, plan, workspace, args.target or ["table2"])
     print(f"report: {path} ({len(pending)} steps in {time.monotonic() - started:.0f} s)")
 
@@ -362,6 +375,10 @@ def _step(args: argparse.Namespace) -> None:
     if not isinstance(plan, dict) or args.id not in plan.get("steps", ()):
         raise UserError(f"{args.plan}: no step {args.id!r}")
     workspace = Path(args.plan).absolute().parent.parent
+    if args.parent:
+        die_with_parent(signal.SIGTERM)
+        if os.getppid() != args.parent:  # it was gone before we could ask
+            raise StepFailed(f"process {args.parent}, which started this step, is gone")
     step = plan["steps"][args.id]
     try:
         execute(step["kind"], step_context(plan, args.id, workspace), step_record(plan, args.id))

@@ -81,6 +81,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def untested_versions() -> list[str]:
+    """A line for each engine beside us whose version is not the one that this package names."""
+    lines = []
+    for word in metadata.requires("micota_lf") or []:
+        name, _, tested = word.partition(";")[0].partition("==")
+        with suppress(metadata.PackageNotFoundError):
+            found = metadata.version(name.partition("[")[0]).partition("+")[0]
+            if tested and found != tested.strip():
+                lines.append(f"{name} {found} is installed; micota_lf was tested with {tested.strip()}")
+    return lines
+
+
 @contextmanager
 def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process with both outputs appended to `log`, of which nothing is left when the block ends.
@@ -103,17 +115,21 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
 
 
 def run_logged(job: Job, cwd: Path, log: Path) -> int:
-    """Run a job to its end with both outputs appended to `log`; return its exit code.
-
-    Raises KeyboardInterrupt if our own parent dies: a step must not go on after the run that owns it.
-    """
-    parent = os.getppid()
+    """Run a job to its end with both outputs appended to `log`; return its exit code."""
     with running(job.argv, cwd, log, **job.env) as child:
-        while child.poll() is None:
-            if os.getppid() != parent:
-                raise KeyboardInterrupt
-            time.sleep(0.1)
-    return child.returncode
+        return child.wait()
+
+
+def ending(code: int) -> str:
+    """How a process ended, in words, from its exit code; those of shells count from 128."""
+    number = -code if code < 0 else code - 128
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"ended with exit code {code}"
+    if number == signal.SIGKILL:
+        return f"was killed (exit code {code}), by somebody or by the kernel for want of memory (see dmesg)"
+    return f"was ended by {name} (exit code {code})"
 
 
 def _end_group(leader: subprocess.Popen[bytes]) -> None:
@@ -146,7 +162,7 @@ def vllm_numerics(log: Path) -> dict[str, Any]:
     return {"attention": "".join(named[-1]) if named else None, "batch_invariant": invariant}
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it ends (Linux)."""
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when the one that started it ends (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

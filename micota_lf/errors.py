@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+FREE_SOME = "free some space and run the same command again: what is finished is kept"
+
 
 class MicotaError(Exception):
     """Base of all errors of this library; its text is meant for the user."""

@@ -29,12 +29,17 @@ PAPER_METHODS = {
 }
 
 
+_laid: dict[str, Any] = {}
+
+
 def overlay(base: Section, partial: dict[str, Any]) -> Section:
     """`base` (a frozen section such as `Train`) with the keys of `partial` laid over it."""
     if not partial:
         return base
-    laid: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), partial))
-    return cast(Section, laid)
+    asked = repr((base, partial))  # large recipes ask the same again and again, and OmegaConf takes its time
+    if asked not in _laid:
+        _laid[asked] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), partial))
+    return cast(Section, _laid[asked])
 
 
 def generation_how(recipe: Recipe, gpus: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ that the recipe uses for them; several slots can share a step, and steps of equa
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -124,6 +124,8 @@ class _Compiler:
         self.recipe = recipe
         self.steps: dict[str, Step] = {}
         self.slots: dict[str, str] = {}
+        for asked_often in ("_reference", "corpus", "responses", "trained", "merged"):
+            setattr(self, asked_often, cache(getattr(self, asked_often)))
 
     def preflight(self) -> None:
         """The step that every other one waits for without reading it (runs.py)."""

@@ -251,20 +251,32 @@ def _watch(
 
 def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) -> None:
     after = states(plan, workspace)
-    failed = [step_id for step_id in pending if after[step_id] == FAILED]
-    waiting = [step_id for step_id in pending if after[step_id] in (MISSING, RUNNING)]
-    if not failed and not waiting:
+    left = [step_id for step_id in pending if after[step_id] != DONE]
+    if not left:
         return
+    # A step that was killed says nothing; it is one that was begun, and had all that it needs.
+    silent = {step_id for step_id in left if after[step_id] == MISSING and code > 0}
+    failed = [
+        step_id
+        for step_id in left
+        if after[step_id] == FAILED or (step_id in silent and _was_begun(plan, workspace, step_id, left))
+    ]
     lines = []
     for step_id in failed:
         step = plan["steps"][step_id]
         lines.append(f"step {step['kind']} {step['label']} failed: ")
         lines[-1] += failure_report(workspace / step_directory(step))
-    if waiting:
-        lines.append(f"{len(waiting)} steps that need others could not run")
+    if len(failed) < len(left):
+        lines.append(f"{len(left) - len(failed)} steps that need others could not run")
     if not failed:
         lines.append(f"snakemake ended with exit code {code}; see {workspace / '.micota' / 'snakemake.log'}")
     raise StepFailed("\n".join(lines) + "\nRun the same command again to go on from here.")
+
+
+def _was_begun(plan: Plan, workspace: Path, step_id: str, left: list[str]) -> bool:
+    step = plan["steps"][step_id]
+    begun = (workspace / step_directory(step) / "step.json").is_file()
+    return begun and not set(left) & {*dependencies(step), *(gates(plan) - {step_id})}
 
 
 def _clock(begun: float) -> str:

@@ -93,7 +93,7 @@ def shortages(
     kept = sum(costs[step_id].disk_gib or 0.0 for step_id in pending)
     needs = kept + max((costs[step_id].scratch_gib or 0.0 for step_id in pending), default=0.0)
     if needs > free:
-        found.append(f"--workspace: {free:.0f} GiB are free in {home}, about {needs:.0f} GiB are needed")
+        found.append(f"--workspace: {free:.3g} GiB are free in {home}, about {needs:.3g} GiB are needed")
     return found
 
 

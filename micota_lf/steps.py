@@ -16,21 +16,24 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .engines import Job, log_tail, run_logged, versions
-from .errors import StepFailed, UserError
+from .engines import Job, ending, log_tail, run_logged, versions
+from .errors import FREE_SOME, StepFailed, UserError
 from .files import PARTIAL, read_json, sha256_file, write_json
 from .gpus import assigned_gpus
 from .kinds import KINDS, Context
 from .locks import holder, lease
 from .plan import Plan, resolved_inputs, step_directory
 
+SILENT = "ended without a word: killed from outside, or at a limit of time, memory or disk"
+FULL_BYTES = 2**20  # less is as good as none
 LEASE = ".lease"
 RUN_LEASE = Path(".micota") / "run.lease"  # below the workspace
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
@@ -77,8 +80,9 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
             left.unlink(missing_ok=True)
         resumed = (directory / "log.txt").is_file()
         write_json(directory / "step.json", record)
-        started = time.time()
+        started, began = time.time(), time.monotonic()
         jobs: list[Job] = []
+        engines = 0.0
         try:
             with _gpus_of(context) as env:
                 for stage in (KINDS[kind].prepare, KINDS[kind].follow):
@@ -86,21 +90,26 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
                     if job is None:
                         continue
                     jobs.append(replace(job, env={**job.env, **env}))
+                    start = time.monotonic()
                     code = run_logged(jobs[-1], directory, directory / "log.txt")
+                    engines += time.monotonic() - start
                     if code:
-                        raise StepFailed(f"{Path(job.argv[0]).name} ended with exit code {code}")
+                        raise StepFailed(f"{Path(job.argv[0]).name} {ending(code)}")
             results = KINDS[kind].finish(context)
         except Exception as error:
             command = jobs[-1].by_hand(directory) if jobs else ""
-            write_json(directory / "failed.json", {"error": str(error) or repr(error), "command": command})
+            with suppress(OSError):  # a full disk, mostly: the first error says more
+                failed = {"error": str(error) or repr(error), "command": command}
+                write_json(directory / "failed.json", failed)
             raise
         done = {
             **{key: record[key] for key in ("id", "kind", "label") if key in record},
             "results": results,
             "command": jobs[0].argv if jobs else [],
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.time() - started, 2),
-            "resumed": resumed,  # then `seconds` are those of the last attempt
+            "seconds": round(time.monotonic() - began, 2),
+            "engine_seconds": round(engines, 2),  # of its processes
+            "resumed": resumed,  # then all seconds are those of the last attempt
             "versions": versions(),
             "python": platform.python_version(),
             "host": platform.node(),
@@ -145,13 +154,18 @@ def states(plan: Plan, workspace: Path) -> dict[str, str]:
 
 
 def failure_report(directory: Path) -> str:
-    """Why a step failed: its error, the last lines of its log, and how to run its engine by hand."""
-    failed = read_json(directory / "failed.json")
-    lines = [failed["error"]]
+    """Why a step failed: its error, the last lines of its log, and how to run its engine by hand.
+
+    Of a step that could not write it down, what is known.
+    """
+    failed = read_json(directory / "failed.json") if (directory / "failed.json").is_file() else {}
+    lines = [failed.get("error", SILENT)]
+    if shutil.disk_usage(directory).free < FULL_BYTES:
+        lines.append(f"the disk of {directory} is full; {FREE_SOME}")
     tail = log_tail(directory / "log.txt").splitlines()
     if tail:
         lines += [f"last lines of {directory / 'log.txt'}:", *(f"    {line}" for line in tail)]
-    if failed["command"]:
+    if failed.get("command"):
         lines += ["to run its engine by hand:", f"    {failed['command']}"]
     return "\n".join(lines)
 

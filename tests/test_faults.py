@@ -1,0 +1,177 @@
+"""Machines that fail: each fault is one clear message, nothing is lost, the same command goes on."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import TINY
+from test_runs import QUICK
+
+from micota_lf import StepFailed, compile_plan, engines, load_recipe
+from micota_lf.cli import main
+from micota_lf.files import read_json, read_jsonl, write_jsonl
+from micota_lf.plan import step_directory
+from micota_lf.prompts import load_problems
+from micota_lf.recipe import Prompts
+from micota_lf.runs import pending_steps, run_plan
+from micota_lf.steps import state
+
+
+class Disk:
+    """A file system of its own, as small as one wants."""
+
+    def __init__(self, path):
+        self.path = path
+        self.path.mkdir()
+        self.mounted = not self._mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+
+    def _mount(self, *words):
+        return subprocess.run(["mount", *words, str(self.path)], capture_output=True).returncode
+
+    def become(self, options):
+        assert self._mount("-o", f"remount,{options}") == 0
+
+    def fill(self, but):
+        """Leave so many bytes free."""
+        with (self.path / "ballast").open("wb") as ballast:
+            ballast.write(b"-" * max(0, shutil.disk_usage(self.path).free - but))
+
+    def close(self):
+        subprocess.run(["umount", "--lazy", str(self.path)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    made = Disk(tmp_path / "disk")
+    if not made.mounted:
+        pytest.skip("no right to mount a file system")
+    yield made
+    made.close()
+
+
+def one_line(capsys, *words):
+    """The one line that was said, without a traceback."""
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert all(word in line for word in words), line
+
+
+def generate(out):
+    argv = ["generate", "--model", "any", "--prompts", "tiny:train", "--limit", "1200", "--backend", "fake"]
+    return main([*argv, "-o", str(out), "--template", "{problem}" + "." * 2000])
+
+
+def test_generation_on_a_full_disk_goes_on_when_there_is_room(disk, capsys):
+    out = disk.path / "out.jsonl"
+    assert generate(out) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert "No space left on device; free some space and run the same command again" in said[-1]
+    before = out.read_bytes().count(b"\n")
+    assert 0 < before < 1200
+    disk.become("size=100m")
+    assert generate(out) == 0
+    ids = [row["id"] for row in read_jsonl(out)]
+    assert sorted(ids) == sorted(row["id"] for row in load_problems(Prompts("tiny:train")))
+
+
+@pytest.mark.parametrize("free", [0, 5_000, 200_000])
+def test_a_file_that_finds_no_room_keeps_its_old_content_and_leaves_nothing(disk, free):
+    """At opening, while writing, and at the end: the old one stays until the new one is whole."""
+    path = disk.path / "corpus.jsonl"
+    write_jsonl(path, [{"id": "old"}])
+    disk.fill(free)
+    with pytest.raises(OSError, match="No space left"):
+        write_jsonl(path, ({"id": str(n), "text": "x" * 1000} for n in range(300)))
+    assert read_jsonl(path) == [{"id": "old"}]
+    assert sorted(p.name for p in disk.path.iterdir()) == ["ballast", "corpus.jsonl"]
+
+
+def test_a_training_on_a_full_disk_fails_with_its_reason_and_goes_on_when_there_is_room(disk, capsys):
+    corpus = disk.path.parent / "corpus.jsonl"
+    write_jsonl(corpus, [{"prompt": f"{n}+1?", "response": f"{n + 1}"} for n in range(8)])
+    words = ["per_device_train_batch_size=1", "global_batch_size=1", "num_train_epochs=1", "save_steps=2"]
+    words += ["bf16=false", "use_cpu=true", "check_template=false", "save_strategy=steps"]
+    out = disk.path / "out"
+    command = ["train", "--model", "tiny:student-s", "--corpus", str(corpus), "-o", str(out), *words]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert f"the disk of {out} is full; free some space and run the same command again" in said
+    assert list(out.glob("model/checkpoint-*"))
+    disk.become("size=100m")
+    assert main(command) == 0
+    assert read_json(out / "done.json")["results"]["steps"] == 8
+    assert not list(out.glob("model/checkpoint-*"))
+
+
+def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(disk):
+    plan, workspace = compile_plan(load_recipe(TINY, [*QUICK, "prompts.limit=1200"])), disk.path / "runs"
+
+    def run():
+        run_plan(plan, workspace, pending_steps(plan, workspace, ["filter/strong"]), say=lambda _: None)
+
+    disk.fill(250_000)  # room for the plan, not for the steps
+    with pytest.raises(StepFailed, match=r"failed: .*\n.*disk of .* is full; free some space and run"):
+        run()
+    (disk.path / "ballast").unlink()
+    disk.become("size=100m")
+    run()
+    assert not pending_steps(plan, workspace, ["filter/strong"])
+
+
+def test_too_small_a_disk_is_refused_before_anything_starts(disk, capsys):
+    assert main(["run", str(TINY), "--workspace", str(disk.path / "runs"), *QUICK]) == 2
+    assert "GiB are free in" in capsys.readouterr().err
+    assert not list(disk.path.iterdir())
+
+
+def test_a_read_only_workspace_is_one_line(disk, capsys):
+    disk.become("size=20g")
+    disk.become("ro")
+    assert main(["run", str(TINY), "--workspace", str(disk.path / "runs"), *QUICK]) == 2
+    one_line(capsys, "micota: ", str(disk.path), "Read-only file system")
+
+
+KILLER = """
+import os, signal
+os.kill(os.getppid() if "student-m" in os.getcwd() else os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_an_engine_or_a_step_that_was_killed_is_named_and_the_other_branches_go_on(tmp_path):
+    """As the kernel kills for want of memory, and a batch system at a limit: then no failed.json is left."""
+    killer = tmp_path / "killer.py"
+    killer.write_text(KILLER)
+    plan = compile_plan(load_recipe(TINY, [*QUICK[:3], f"engines.llamafactory={sys.executable} {killer}"]))
+    targets = ["train/student-s/strong", "train/student-m/strong", "mix/mix-long"]
+    with pytest.raises(StepFailed) as caught:
+        run_plan(plan, tmp_path, pending_steps(plan, tmp_path, targets), say=lambda _: None)
+    said = str(caught.value)
+    assert re.search(
+        r"student-s-on-teacher failed: python\S* was killed \(exit code -9\), .* want of memory", said
+    )
+    assert "student-m-on-teacher failed: ended without a word: killed from outside" in said
+    assert "Run the same command again" in said
+    assert state(tmp_path / step_directory(plan["steps"][plan["slots"]["mix/mix-long"]])) == "done"
+
+
+@pytest.mark.parametrize(("code", "words"), [
+    (-9, "was killed"), (137, "want of memory"), (-11, "was ended by SIGSEGV"), (2, "ended with exit code 2"),
+])  # fmt: skip
+def test_exit_codes_are_told_in_words(code, words):
+    assert words in engines.ending(code)
+
+
+def test_an_engine_of_another_version_is_warned_of(monkeypatch):
+    assert engines.untested_versions() == []
+    monkeypatch.setattr(engines.metadata, "version", lambda name: "0.1" if name == "mergekit" else "9+cpu")
+    lines = engines.untested_versions()
+    assert "mergekit 0.1 is installed; micota_lf was tested with 0.1.5" in lines
+
+
+def test_a_damaged_failed_json_hides_no_log(tmp_path):
+    from micota_lf.steps import failure_report
+
+    (tmp_path / "failed.json").write_text("{}")
+    (tmp_path / "log.txt").write_text("the engine's words\n")
+    assert "the engine's words" in failure_report(tmp_path)
