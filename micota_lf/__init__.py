@@ -6,16 +6,20 @@ recipe = load_recipe("recipes/tiny.yaml")
 train_config(recipe, "student-s", "micota")     # a plain dict in LLaMA-Factory's key names
 """
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
 from .errors import MicotaError, RecipeError, StepFailed, UserError
 from .evaluate import evaluate_command
 from .launch import deepspeed_config
-from .load import load_recipe
 from .merge import merge_config
 from .plan import compile_plan
 from .recipe import Recipe
 from .train import dataset_info, train_config
+
+if TYPE_CHECKING:
+    from .load import load_recipe
 
 __all__ = [
     "MicotaError",
@@ -31,3 +35,12 @@ __all__ = [
     "merge_config",
     "train_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`load_recipe` when it is asked for: each step of a run is a process, and needs no OmegaConf."""
+    if name != "load_recipe":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .load import load_recipe
+
+    return load_recipe

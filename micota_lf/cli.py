@@ -33,7 +33,6 @@ from .commands import add_stage_commands, command
 from .engines import die_with_parent, untested_versions
 from .errors import FREE_SOME, MicotaError, StepFailed, UserError
 from .files import read_json, write_json
-from .load import load_layers, load_recipe
 from .plan import Plan, compile_plan, step_directory
 from .recipe import Recipe
 from .runs import needed_steps, pending_steps, preflight, run_plan, select
@@ -183,12 +182,15 @@ def _load(args: argparse.Namespace) -> tuple[Recipe, Plan, Path]:
     if args.recipe is None:
         last = read_json(Path(args.workspace) / LAST_RUN)
         args.recipe, args.overrides = last["recipe"], [*last["overrides"], *args.overrides]
+    from .load import load_recipe  # not at the top: each step's process would pay for OmegaConf
+
     recipe = load_recipe(args.recipe, args.overrides)
     return recipe, compile_plan(recipe), Path(args.workspace).absolute()
 
 
 def _plan(args: argparse.Namespace) -> None:
     from .costs.pilot import measured
+    from .load import load_layers
     from .show import show_plan, show_sources
     from .sources import source_rows
 
@@ -282,6 +284,7 @@ def _report(args: argparse.Namespace) -> None:
 def _preflight(args: argparse.Namespace) -> None:
     from .checks.preflight import preflight_report
     from .checks.probe import Report
+    from .load import load_recipe
 
     if args.workspace:
         _, plan, workspace = _load(args)
@@ -333,6 +336,7 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _gc(args: argparse.Namespace) -> None:
+    from .load import load_recipe
     from .upkeep import remove, size_of, unreferred
 
     workspace = _existing(args.workspace)

@@ -21,7 +21,6 @@ from .files import digest, read_json, read_jsonl
 from .filter import filter_responses
 from .generate import generate
 from .kinds import Context, refuse_cut_rows, refuse_merge
-from .load import section_from, section_of
 from .mix import mix_corpora
 from .progress import summary_lines
 from .protocol import Launch
@@ -167,6 +166,8 @@ def _flags(
 def _section(section: type, args: argparse.Namespace, **more: Any) -> Any:
     """A section from the flags that `_flags` made."""
     given = {name: getattr(args, name) for name in get_type_hints(section) if hasattr(args, name)}
+    from .load import section_of  # not at the top: each step's process would pay for OmegaConf
+
     return section_of(section, {**given, **more})
 
 
@@ -223,6 +224,8 @@ def _mix(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from .load import section_from
+
     settings = section_from(Train, args.overrides)
     recipe = Recipe(name="train", assistant=Assistant(args.model), hardware=Hardware(gpus=args.gpus))
     how = {"gpus": args.gpus, "engine": args.engine, "train": train.how_settings(recipe, settings)}
@@ -240,6 +243,8 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _merge(args: argparse.Namespace) -> None:
+    from .load import section_from
+
     spec = section_from(Merge, args.overrides)
     inputs = {"before": args.before, "after": args.after}
     if spec.preset == "pretrained":

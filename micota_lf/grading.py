@@ -26,7 +26,6 @@ from dataclasses import replace
 from functools import cache, lru_cache
 from typing import NamedTuple, TypeVar, cast
 
-from joblib.externals.loky.backend.context import get_context
 from pebble import ProcessExpired, ProcessPool
 
 from .engines import die_with_parent
@@ -149,6 +148,8 @@ class Algebra:
         return cast(Future[Verdict], task)
 
     def _new_pool(self) -> ProcessPool:
+        from joblib.externals.loky.backend.context import get_context  # takes as long as all the rest
+
         limits = (self.limits.memory,)
         return ProcessPool(self._workers, self.limits.answers, _limit, limits, get_context("loky"))
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, cast
 
-from omegaconf import OmegaConf
-
 from .errors import UserError
 from .recipe import ASSISTANT_ROLES, ASSISTANT_SFT, Assistant, Filter, Model, Recipe, Student, Train
 
@@ -36,6 +34,8 @@ def overlay(base: Section, partial: dict[str, Any]) -> Section:
     """`base` (a frozen section such as `Train`) with the keys of `partial` laid over it."""
     if not partial:
         return base
+    from omegaconf import OmegaConf  # not at the top: each step's process would pay for it
+
     asked = repr((base, partial))  # large recipes ask the same again and again, and OmegaConf takes its time
     if asked not in _laid:
         _laid[asked] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), partial))

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from omegaconf import MISSING
+MISSING = "???"  # OmegaConf's mark of a value that must be given
 
 Partial = dict[str, Any]
 """Some keys of `Train` or `Filter`, to be laid over the section's own values."""
