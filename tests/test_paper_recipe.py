@@ -40,6 +40,24 @@ def contexts(plan, kind, workspace):
 
 
 @pytest.mark.parametrize(
+    ("profile", "gpus"),
+    [
+        ("cpu", {"train": 0, "generate": 0, "evaluate": 0}),
+        ("8x80gb", {"train": 8, "generate": 8, "evaluate": 2}),
+        ("slurm", {"train": 8, "generate": 8, "evaluate": 2}),
+    ],
+)
+def test_a_hardware_profile_gives_each_kind_its_gpus_and_changes_no_batch(tmp_path, recipe, profile, gpus):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"extends": [str(PAPER), str(RECIPES / "hardware" / f"{profile}.yaml")]}))
+    found = load_recipe(path)
+    steps = compile_plan(found)["steps"].values()
+    assert {step["kind"]: step["how"]["gpus"] for step in steps if step["kind"] in gpus} == gpus
+    assert found.hardware.slurm == ({"time": "2d", "mem": "200G"} if profile == "slurm" else {})
+    assert found.train.global_batch_size == recipe.train.global_batch_size
+
+
+@pytest.mark.parametrize(
     ("student", "corpora", "batch", "rate", "epochs"),
     [
         ("assistant-sft", ["strong"], 32, 1e-5, 2),
