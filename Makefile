@@ -49,7 +49,7 @@ reproduce-tiny: $(READY)  ## the same tables and figures from the tiny family, o
 	@$(BIN)/micota run recipes/tiny.yaml $(PAPER:%=--target %) $(SET)
 
 test: $(READY)  ## run the tests
-	$(TEST_ENV) $(BIN)/python -m pytest
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
@@ -69,7 +69,7 @@ test-vllm: $(VLLM_READY)  ## run the tests that need the real vLLM, in .venv-vll
 	$(TEST_ENV) MICOTA_VLLM_PYTHON="$(CURDIR)/$(VLLM)/bin/python" $(BIN)/python -m pytest tests/test_vllm*.py
 
 test-slurm: $(READY)  ## test runs on a real Slurm (root; first: apt-get install slurm-wlm munge)
-	$(TEST_ENV) $(BIN)/python -m pytest -rs tests/slurm
+	$(TEST_ENV) $(BIN)/python -m pytest -rs tests/slurm $(TESTS)
 
 chaos: $(READY)  ## kill a run 50 times at random moments and compare its results (about 30 minutes on 2 cores)
 	$(TEST_ENV) $(BIN)/python -m pytest -s tests/chaos

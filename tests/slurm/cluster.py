@@ -1,10 +1,12 @@
-"""A real Slurm of one machine with eight GPUs that are only device files, without accounting.
+"""A real Slurm of one machine with eight GPUs that are only device files.
 
     with cluster(directory):
         ...                     # sbatch, squeue and scancel work
+    with cluster(directory, accounting=True):
+        ...                     # sacct too
 
 Needs root, and munged, slurmctld and slurmd installed, but not configured: its files are linked from
-/etc/slurm meanwhile, as the executor drops SLURM_CONF inside jobs.
+/etc/slurm meanwhile, as the executor drops SLURM_CONF inside jobs. Accounting needs slurmdbd and MariaDB.
 """
 
 import grp
@@ -19,23 +21,26 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 GPUS = 8
-CONTROLLER_PORT, NODE_PORT = 26817, 26818
+ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db")
+CONTROLLER_PORT, NODE_PORT, ACCOUNTING_PORT, DATABASE_PORT = 26817, 26818, 26819, 26820
 ETC = Path("/etc/slurm")
 MUNGE_SOCKET = Path("/run/munge/munge.socket.2")
 
 
-def why_not() -> str:
+def why_not(accounting: bool = False) -> str:
     """Why no cluster can be had here; empty if one can."""
     if os.geteuid() != 0:
         return "starting Slurm needs root"
-    missing = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
+    wanted = [*PROGRAMS, *(ACCOUNTING if accounting else ())]
+    missing = [program for program in wanted if shutil.which(program, path=_path()) is None]
     if missing:
-        return f"{', '.join(missing)} not installed: apt-get install slurm-wlm munge"
+        packages = "slurm-wlm munge" + (" slurmdbd mariadb-server" if accounting else "")
+        return f"{', '.join(missing)} not installed: apt-get install {packages}"
     return f"{ETC} holds another Slurm's configuration" if (ETC / "slurm.conf").exists() else ""
 
 
 @contextmanager
-def cluster(directory: Path):
+def cluster(directory: Path, accounting: bool = False):
     """Slurm at work in a directory, for as long as the context lasts."""
     host = platform.node().split(".")[0]
     for name in ("state", "spool"):
@@ -57,11 +62,16 @@ def cluster(directory: Path):
         "NodeName": f"{host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=4000 Gres=gpu:{GPUS}",
         "PartitionName": "all Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
     }  # fmt: skip
+    if accounting:
+        settings |= {
+            "AccountingStorageType": "accounting_storage/slurmdbd", "AccountingStorageHost": "127.0.0.1",
+            "AccountingStoragePort": ACCOUNTING_PORT,
+        }  # fmt: skip
     conf = directory / "slurm.conf"
     conf.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
     path = os.environ["PATH"]
     os.environ["PATH"] = _path()
-    links = [ETC / "slurm.conf", ETC / "gres.conf"]
+    links = [ETC / name for name in ("slurm.conf", "gres.conf", *(["slurmdbd.conf"] if accounting else []))]
     try:
         with ExitStack() as running:
             for link in links:
@@ -74,6 +84,8 @@ def cluster(directory: Path):
                 munged = ["munged", "--foreground", "--force"]
                 _start(running, munged, directory, user="munge", group=grp.getgrgid(user.pw_gid).gr_name)
                 _wait(lambda: subprocess.run(["munge", "-n"], capture_output=True).returncode == 0)
+            if accounting:
+                _start_accounting(running, directory)
             _start(running, ["slurmctld", "-D", "-c"], directory)
             _start(running, ["slurmd", "-D"], directory)
             _wait(lambda: ask("sinfo", "-h", "-o", "%t") == "idle", directory)
@@ -84,6 +96,32 @@ def cluster(directory: Path):
         os.environ["PATH"] = path
         for link in links:
             link.unlink(missing_ok=True)
+
+
+def _start_accounting(running: ExitStack, directory: Path):
+    """A database of its own, and slurmdbd before it."""
+    data, socket, conf = directory / "data", directory / "sql", directory / "slurmdbd.conf"
+    quiet = {"check": True, "capture_output": True}
+    subprocess.run(["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root"], **quiet)
+    words = [f"--datadir={data}", f"--socket={socket}", f"--port={DATABASE_PORT}", "--bind-address=127.0.0.1"]
+    _start(running, ["mariadbd", "--no-defaults", "--user=root", *words], directory)
+    _wait(socket.exists, directory)
+    sql = "CREATE USER slurm@'127.0.0.1' IDENTIFIED BY 'slurm'; GRANT ALL ON *.* TO slurm@'127.0.0.1';"
+    subprocess.run(["mariadb", "--no-defaults", f"--socket={socket}", "-u", "root", "-e", sql], **quiet)
+    settings = {
+        "AuthType": "auth/munge", "DbdHost": platform.node().split(".")[0], "DbdAddr": "127.0.0.1",
+        "DbdPort": ACCOUNTING_PORT, "SlurmUser": "root",
+        "PidFile": directory / "slurmdbd.pid", "StorageType": "accounting_storage/mysql",
+        "StorageHost": "127.0.0.1", "StoragePort": DATABASE_PORT, "StorageUser": "slurm",
+        "StoragePass": "slurm", "StorageLoc": "accounting",
+    }  # fmt: skip
+    conf.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+    conf.chmod(0o600)
+    _start(running, ["slurmdbd", "-D"], directory)
+    _wait(
+        lambda: subprocess.run(["sacctmgr", "-n", "list", "cluster"], capture_output=True).returncode == 0,
+        directory,
+    )
 
 
 def ask(*argv: str) -> str:
