@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,16 @@ from .errors import UserError
 ENGINE_PACKAGES = ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch", "math-verify")
 STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Looks again, as one may have started another meanwhile, but not for ever: some cannot die.
+GUARD = """
+read -r line
+for round in 1 2 3 4 5 6 7 8 9 10; do
+  left=$(grep -lszxF "$0" /proc/[0-9]*/environ | cut -d / -f 3)
+  [ "$left" ] || break
+  kill -s KILL $left
+  sleep 0.2
+done
+"""
 
 
 @dataclass(frozen=True)
@@ -97,16 +108,18 @@ def untested_versions() -> list[str]:
 def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process with both outputs appended to `log`, of which nothing is left when the block ends.
 
-    It leads a group of its own, so that what outlives it can be found. A shell reads from a pipe that closes
-    when we are killed, and then ends the group: the kernel would end the leader alone, and its orphans, a
-    trainer's workers or a server's engines, would go on writing and hold their GPUs.
+    Its descendants are known by a variable in their environment: torchrun gives each worker a session of its
+    own. A shell reads from a pipe that closes when the block ends and when we are killed, and ends what is
+    left: the kernel would end the child alone, and its orphans would go on writing and hold their GPUs.
     """
+    mark = f"MICOTA_ENGINE_{uuid.uuid4().hex}"
     with log.open("ab") as handle:
         child = subprocess.Popen(
-            argv, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1", **env}, stdin=subprocess.DEVNULL,
-            stdout=handle, stderr=handle, preexec_fn=die_with_parent, start_new_session=True,
+            argv, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1", **env, mark: "1"},
+            stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, preexec_fn=die_with_parent,
+            start_new_session=True,
         )  # fmt: skip
-    guard = ["/bin/sh", "-c", 'read -r line; kill -s KILL -- "-$0"', str(child.pid)]
+    guard = ["/bin/sh", "-c", GUARD, f"{mark}=1"]
     with subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
         try:
             yield child

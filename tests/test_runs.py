@@ -152,7 +152,7 @@ def test_a_killed_run_leaves_no_process_and_no_lock(tmp_path):
 
 def test_a_killed_step_leaves_none_of_its_engines_processes(tmp_path):
     """A trainer's workers would otherwise go on writing where the next run trains."""
-    sleep = ["/bin/sh", "-c", "sleep 602 & sleep 602; true"]
+    sleep = ["/bin/sh", "-c", "setsid sleep 602 & sleep 602 & sleep 602; true"]  # as torchrun's are
     code = f"""
 from pathlib import Path
 from micota_lf.engines import Job, run_logged
@@ -161,10 +161,10 @@ run_logged(Job({sleep!r}), Path({str(tmp_path)!r}), Path({str(tmp_path / "log")!
     step = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while (
-        len(family := psutil.Process(step.pid).children(recursive=True)) < 4 and time.monotonic() < deadline
+        len(family := psutil.Process(step.pid).children(recursive=True)) < 5 and time.monotonic() < deadline
     ):
         time.sleep(0.05)
-    assert sorted(process.name() for process in family) == ["sh", "sh", "sleep", "sleep"]
+    assert sorted(process.name() for process in family) == ["sh", "sh", "sleep", "sleep", "sleep"]
     step.kill()
     step.wait()
     _, left = psutil.wait_procs(family, timeout=30)
