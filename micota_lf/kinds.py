@@ -69,6 +69,11 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
     return [word for k, v in pairs if v is not None for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
+def _prepare_preflight(step: Context) -> Job | None:
+    argv = preflight.prepare_preflight(step.directory, step.config, step.inputs, step.revisions)
+    return step.job(argv) if argv else None
+
+
 def _prepare_generate(step: Context) -> Job:
     output = {"output": step.directory / "responses.jsonl", **step.how["generate"]}
     pins = {"model": "model_revision", "prompts": "revision"}
@@ -200,7 +205,7 @@ def _finish_evaluate(step: Context) -> Results:
 
 KINDS: dict[str, Kind] = {
     "preflight": Kind(
-        lambda step: None,  # in this process: nothing but files is read
+        _prepare_preflight,
         lambda step: preflight.finish_preflight(step.directory, step.config, step.inputs, step.revisions),
     ),
     "generate": Kind(

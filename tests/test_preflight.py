@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
+from jinja2 import TemplateError
 
 from micota_lf import UserError, compile_plan, load_recipe
 from micota_lf.backends import Request, open_backend
 from micota_lf.checks.hub import hub_problems
 from micota_lf.checks.parity import template_parity
 from micota_lf.checks.preflight import checks, preflight_report
+from micota_lf.checks.template import render
 from micota_lf.checks.tokens import load_chat, opened_thought, overlong
 from micota_lf.cli import main
 from micota_lf.files import write_jsonl
@@ -117,6 +119,34 @@ def test_only_a_thought_left_open_at_the_end_counts():
     assert opened_thought("...assistant\n<think>") == "<think>"
     assert opened_thought("...assistant\n<think>\n\n</think>\n\n") == ""
     assert opened_thought("what does <think> mean?\nassistant\n") == opened_thought("") == ""
+
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
+TEMPLATES_OF_ALL_SORTS = [
+    load_chat(STUDENT).template,
+    CHATML + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+    "{%- for m in messages %}\n  {%- if loop.last %}{% break %}{% endif %}\n{{ m | tojson }}\n{%- endfor %}",
+    "{{ bos_token }}{% generation %}{{ messages[0].content }}{% endgeneration %}{{ strftime_now('%Y') }}",
+    "{% if tools is none and documents is none and not x %}{{ messages | tojson(indent=2) }}{% endif %}",
+    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES_OF_ALL_SORTS)
+@pytest.mark.parametrize("generation", [True, False])
+def test_chat_templates_are_rendered_as_transformers_renders_them(template, generation):
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = [{"role": "system", "content": " <b> ½ ∑ "}, {"role": "user", "content": "What's 1 < 2?"}]
+    words = {"add_generation_prompt": generation, "bos_token": "<s>"}
+    (wanted,), _ = render_jinja_template([messages], chat_template=template, **words)
+    assert render(template, messages, **words) == wanted != ""
+
+
+def test_a_chat_template_is_a_program_in_a_sandbox():
+    for hostile in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ raise_exception('no') }}"):
+        with pytest.raises(TemplateError):
+            render(hostile, [{"role": "user", "content": "?"}], add_generation_prompt=True)
 
 
 def rows(number):

@@ -3,6 +3,7 @@
     check = template_parity("tiny:student-s", "qwen", Prompts(path="tiny:train"))
     check.problems       -> []
     check.after_end      -> "\\n"          trained after the end-of-turn token, never generated
+    python -m micota_lf.checks.parity asked.json found.json     # several, in a process of their own
 
 For sample conversations, the tokens that LLaMA-Factory's own supervised processor makes (data/template.py,
 data/processor/supervised.py) must be: the prompt as `apply_chat_template(..., add_generation_prompt=True)`
@@ -15,12 +16,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import read_json, write_json
 from ..prompts import chat
 from ..recipe import Prompts
 from ..refs import resolve
@@ -68,6 +72,7 @@ def template_parity(
     """
     from transformers import AutoTokenizer
 
+    counter = load_chat(model, revision)
     path, arguments = resolve(model), dict(data_arguments or {})
     original = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
@@ -75,7 +80,7 @@ def template_parity(
         raise UserError(f"{model}: has no chat template")
     if prompts.system:
         arguments.setdefault("default_system", prompts.system)
-    stops, counter = _stop_tokens(path, original, revision), load_chat(model, revision)
+    stops = _stop_tokens(path, original, revision)
     after_end = ""
     with _supervised(tokenizer, template, arguments) as encode:
         for name, (problem, response) in SAMPLES.items():
@@ -93,6 +98,19 @@ def template_parity(
             if found:
                 return Parity([f"template {template!r}, {name}: {line}" for line in found])
     return Parity([], after_end)
+
+
+def compare(asked: list[dict[str, Any]]) -> list[Parity]:
+    """`template_parity` of each of these arguments; what cannot be compared is a problem, not an error."""
+    made: dict[str, Parity] = {}
+    for one in asked:
+        if repr(one) not in made:
+            try:
+                result = template_parity(**{**one, "prompts": Prompts(**one["prompts"])})
+            except (UserError, OSError, ValueError) as error:
+                result = Parity([str(error).splitlines()[0]])
+            made[repr(one)] = result
+    return [made[repr(one)] for one in asked]
 
 
 def _differences(
@@ -163,3 +181,7 @@ def _stop_tokens(path: str, tokenizer: Any, revision: str | None) -> set[int]:
         shipped = None
     ends = shipped if isinstance(shipped, list) else [shipped]
     return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}
+
+
+if __name__ == "__main__":
+    write_json(Path(sys.argv[2]), [asdict(one) for one in compare(read_json(Path(sys.argv[1])))])

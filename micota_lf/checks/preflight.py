@@ -10,6 +10,7 @@ others wait. `probe.py` does it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,14 +18,15 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluate import evaluated_benchmarks
-from ..files import write_json
+from ..files import read_json, write_json
 from ..lineage import filtering, strong_teachers, training, trainings
 from ..prompts import prompt_fields, prompt_input
 from ..recipe import ASSISTANT_ROLES, Model, Recipe
 from ..refs import identity, local_path, resolve
-from .parity import DATA_ARGUMENTS
-from .probe import PRETRAINED, Report, run_checks
+from . import parity
+from .probe import PRETRAINED, Report, comparisons, run_checks
 
+ASKED, FOUND = "templates.json", "parity.json"
 DATA = ("prompts", "benchmarks")  # inputs that are data files, not models
 
 
@@ -33,14 +35,29 @@ def preflight_report(recipe: Recipe) -> Report:
     config, inputs = checks(recipe)
     resolved = {role: resolve(given["ref"], input_kind(role)) for role, given in inputs.items()}
     revisions = {role: given["identity"].get("revision") for role, given in inputs.items()}
-    return run_checks(config, resolved, {role: rev for role, rev in revisions.items() if rev})
+    pinned = {role: rev for role, rev in revisions.items() if rev}
+    found = parity.compare(comparisons(config, resolved, pinned)) if parity.available() else None
+    return run_checks(config, resolved, pinned, found)
+
+
+def prepare_preflight(
+    directory: Path, config: Mapping[str, Any], inputs: Mapping[str, str], revisions: Mapping[str, str]
+) -> list[str] | None:
+    """The command that compares templates: a process of its own, as it is LLaMA-Factory that works there."""
+    (directory / FOUND).unlink(missing_ok=True)
+    if not config["trainings"] or not parity.available():
+        return None
+    write_json(directory / ASKED, comparisons(config, inputs, revisions))
+    return [sys.executable, "-m", parity.__name__, ASKED, FOUND]
 
 
 def finish_preflight(
     directory: Path, config: Mapping[str, Any], inputs: Mapping[str, str], revisions: Mapping[str, str]
 ) -> dict[str, Any]:
     """The plan's step: `report.json` and its lines; UserError with a line each if there are problems."""
-    report = asdict(run_checks(config, inputs, revisions))
+    made = read_json(directory / FOUND) if (directory / FOUND).is_file() else None
+    found = None if made is None else [parity.Parity(**one) for one in made]
+    report = asdict(run_checks(config, inputs, revisions, found))
     write_json(directory / "report.json", report)
     if report["problems"]:
         raise UserError("\n".join(report["problems"]))
@@ -100,7 +117,7 @@ def _trainings(recipe: Recipe) -> list[dict[str, Any]]:
             "max_tokens": max(
                 filtering(recipe, part).max_tokens or 0 for part in recipe.corpora[corpus].mix or [corpus]
             ),
-            "data_arguments": {k: v for k, v in settings.extra.items() if k in DATA_ARGUMENTS},
+            "data_arguments": {k: v for k, v in settings.extra.items() if k in parity.DATA_ARGUMENTS},
         }
         if one not in found:
             found.append(one)

@@ -1,9 +1,11 @@
 """The preflight's checks on real files: prompts tokenised, templates compared, configs and headers read.
 
-    report = run_checks(config, inputs, revisions)      # as preflight.checks gives them
+    asked = comparisons(config, inputs, revisions)                      # as preflight.checks gives them
+    report = run_checks(config, inputs, revisions, parity.compare(asked))
 
-It takes seconds; most of them go into importing llamafactory (see parity.py). Weights are not loaded. Prompts
-of benchmarks are counted where their files are local; if none is, the prompt set stands for them.
+It takes seconds; weights are not loaded. Comparing templates takes most of them, for llamafactory must be
+imported: a plan's step does it in another process. Prompts of benchmarks are counted where their files are
+local; if none is, the prompt set stands for them.
 """
 
 from __future__ import annotations
@@ -39,14 +41,33 @@ class Report:
         yield from (f"warning: {line}" for line in self.warnings)
 
 
-def run_checks(config: Mapping[str, Any], inputs: Mapping[str, str], revisions: Mapping[str, str]) -> Report:
-    """Do the checks; `inputs` are paths or hub ids by role, `revisions` those of hub ids."""
+def comparisons(
+    config: Mapping[str, Any], inputs: Mapping[str, str], revisions: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Arguments of `parity.template_parity` for each of the config's trainings."""
+    models = _models(inputs, revisions)
+    prompts = {"path": inputs["prompts"], "revision": revisions.get("prompts"), **config["prompts"]}
+    return [
+        {
+            "model": models[one["model"]][0], "revision": models[one["model"]][1],
+            "template": one["template"], "prompts": prompts, "data_arguments": one["data_arguments"],
+        }
+        for one in config["trainings"]
+    ]  # fmt: skip
+
+
+def run_checks(
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    revisions: Mapping[str, str],
+    parities: list[parity.Parity] | None,
+) -> Report:
+    """Do the checks; `inputs` are paths or hub ids by role, `revisions` those of hub ids.
+
+    `parities` are those of `comparisons`, None where llamafactory cannot be imported.
+    """
     report = Report()
-    models = {
-        role: (ref, revisions.get(role))
-        for role, ref in inputs.items()
-        if role != "prompts" and not role.startswith("benchmarks.")
-    }
+    models = _models(inputs, revisions)
     lacking = hub_problems(models)
     report.problems += lacking.values()
     here = {role: model for role, model in models.items() if role not in lacking}
@@ -63,10 +84,19 @@ def run_checks(config: Mapping[str, Any], inputs: Mapping[str, str], revisions: 
     longest = _longest(chats, asked, report)
     _budgets(config, here, longest, report)
     _cutoffs(config, chats, longest, prompts.system, report)
-    _templates([one for one in config["trainings"] if one["model"] in chats], here, prompts, report)
+    if config["trainings"] and parities is None:
+        report.facts.append("train.template: not compared, llamafactory cannot be imported here")
+    for one, found in zip(config["trainings"], parities or (), strict=parities is not None):
+        if one["model"] in chats:
+            _template(one, found, report)
     if PRETRAINED in here and "assistant" in here:
         _merge(here[PRETRAINED], here["assistant"], report)
     return report
+
+
+def _models(inputs: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, Reference]:
+    data = [role for role in inputs if role == "prompts" or role.startswith("benchmarks.")]
+    return {role: (ref, revisions.get(role)) for role, ref in inputs.items() if role not in data}
 
 
 def _conversations(prompts: Prompts) -> Conversations:
@@ -152,29 +182,16 @@ def _cutoffs(
             )
 
 
-def _templates(
-    trainings: list[dict[str, Any]], models: Mapping[str, Reference], prompts: Prompts, report: Report
-) -> None:
-    """Compare the template of each trained model with its chat template."""
-    if trainings and not parity.available():
-        report.facts.append("train.template: not compared, llamafactory cannot be imported here")
-        return
-    done: list[Any] = []
-    for one in trainings:
-        role, template, arguments = one["model"], one["template"], one["data_arguments"]
-        (ref, revision), at = models[role], f"train.template ({role})"
-        if (key := (ref, revision, template, arguments)) in done:
-            continue
-        done.append(key)
-        try:
-            found = parity.template_parity(ref, template, prompts, revision, arguments)
-        except (UserError, OSError, ValueError) as error:
-            found = parity.Parity([str(error).splitlines()[0]])
-        lines = report.problems if one["check_template"] else report.warnings
-        lines += [f"{at}: {line}" for line in found.problems]
-        if not found.problems:
-            after = f"; training adds {found.after_end!r} after the end of turn" if found.after_end else ""
-            report.facts.append(f"{at}: {template!r} gives the tokens of the chat template{after}")
+def _template(one: Mapping[str, Any], found: parity.Parity, report: Report) -> None:
+    """What comparing a training's template with the model's chat template found; a line once."""
+    template, at = one["template"], f"train.template ({one['model']})"
+    after = f"; training adds {found.after_end!r} after the end of turn" if found.after_end else ""
+    same = f"{at}: {template!r} gives the tokens of the chat template{after}"
+    lines = report.problems if one["check_template"] else report.warnings
+    if not found.problems:
+        lines = report.facts
+    new = [f"{at}: {line}" for line in found.problems] or [same]
+    lines += [line for line in new if line not in lines]
 
 
 def _merge(pretrained: Reference, assistant: Reference, report: Report) -> None:

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from ..errors import UserError
 from ..files import read_json
 from .hub import model_file
+from .template import render
 
 THINK = "<think>"
 BATCH_ROWS = 256  # texts encoded at once: bounds memory, keeps all cores busy
@@ -87,18 +87,8 @@ class Chat:
         between = between.removesuffix(opened_thought(prompt))
         return Frame(before, between, whole.partition(RESPONSE_MARK)[2])
 
-    @cached_property
-    def _renderer(self) -> Any:
-        # The renderer behind apply_chat_template; its module needs neither torch nor a tokenizer class.
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        return render_jinja_template
-
     def _render(self, messages: list[dict[str, str]], generation: bool) -> str:
-        rendered, _ = self._renderer(
-            [messages], chat_template=self.template, add_generation_prompt=generation, **self.special
-        )
-        return str(rendered[0])
+        return render(self.template or "", messages, add_generation_prompt=generation, **self.special)
 
 
 def load_chat(ref: str, revision: str | None = None) -> Chat:
