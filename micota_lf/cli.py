@@ -35,7 +35,7 @@ from .errors import FREE_SOME, MicotaError, StepFailed, UserError
 from .files import read_json, write_json
 from .plan import Plan, compile_plan, step_directory
 from .recipe import Recipe
-from .runs import needed_steps, pending_steps, preflight, run_plan, select
+from .runs import gates, needed_steps, pending_steps, preflight, run_plan, select
 from .steps import execute, step_context, step_record
 
 LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
@@ -202,7 +202,8 @@ def _plan(args: argparse.Namespace) -> None:
         show_sources(source_rows(*load_layers(args.recipe, args.overrides)))
         return
     recipe, plan, workspace = _load(args)
-    show_plan(recipe, plan, workspace, needed_steps(plan, args.target))
+    needed = gates(plan) | set(needed_steps(plan, args.target))
+    show_plan(recipe, plan, workspace, [step_id for step_id in plan["steps"] if step_id in needed])
 
 
 def _need_hardware(recipe: Recipe, plan: Plan, workspace: Path, pending: list[str], here: bool) -> None:

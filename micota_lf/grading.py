@@ -24,14 +24,15 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import cache, lru_cache
-from typing import NamedTuple, TypeVar, cast
-
-from pebble import ProcessExpired, ProcessPool
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from .engines import die_with_parent
 from .equal import NeedsAlgebra, Pair, Verdict, same_answer, same_text
 from .errors import MicotaError
 from .grade import UNPARSEABLE, Grade, Reason, grade
+
+if TYPE_CHECKING:
+    from pebble import ProcessPool
 
 TIMEOUT = "timeout"
 AHEAD_ROWS, AHEAD_CHARACTERS = 2**11, 2**25  # how far text may get ahead of algebra
@@ -121,6 +122,8 @@ class Algebra:
 
     def verdict(self, pair: Pair, waiting: Future[Verdict]) -> tuple[Verdict, Reason]:
         """What a worker says of a pair, and why it could not."""
+        from pebble import ProcessExpired
+
         try:
             return waiting.result(), ""
         except TimeoutError:
@@ -148,7 +151,9 @@ class Algebra:
         return cast(Future[Verdict], task)
 
     def _new_pool(self) -> ProcessPool:
-        from joblib.externals.loky.backend.context import get_context  # takes as long as all the rest
+        # Not at the top: most of our processes grade nothing, and these take as long as all the rest.
+        from joblib.externals.loky.backend.context import get_context
+        from pebble import ProcessPool
 
         limits = (self.limits.memory,)
         return ProcessPool(self._workers, self.limits.answers, _limit, limits, get_context("loky"))

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def select(plan: Plan, targets: Iterable[str], argument: str = "--target") -> li
 
 
 def needed_steps(plan: Plan, targets: Iterable[str] = ()) -> list[str]:
-    """The steps that the targets name, and all that these need (every step without targets), inputs first."""
+    """The steps that targets name and those whose outputs they need (all without targets), inputs first."""
     needed = set(select(plan, targets)) if targets else set(plan["steps"])
     for step_id in reversed(plan["steps"]):
         if step_id in needed:
@@ -246,7 +247,8 @@ def _watch(
                 step = plan["steps"][step_id]
                 words = KINDS[step["kind"]].progress(workspace / step_directory(step)) or "running"
                 say(f"[{_clock(begun)}]     ... {step['kind']} {step['label']}: {words}")
-        time.sleep(POLL_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(POLL_SECONDS)
 
 
 def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) -> None:

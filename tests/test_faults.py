@@ -1,9 +1,11 @@
 """Machines that fail: each fault is one clear message, nothing is lost, the same command goes on."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import TINY
@@ -15,7 +17,7 @@ from micota_lf.files import read_json, read_jsonl, write_jsonl
 from micota_lf.plan import step_directory
 from micota_lf.prompts import load_problems
 from micota_lf.recipe import Prompts
-from micota_lf.runs import pending_steps, run_plan
+from micota_lf.runs import gates, pending_steps, run_plan
 from micota_lf.steps import state
 
 
@@ -153,6 +155,29 @@ def test_an_engine_or_a_step_that_was_killed_is_named_and_the_other_branches_go_
     assert "student-m-on-teacher failed: ended without a word: killed from outside" in said
     assert "Run the same command again" in said
     assert state(tmp_path / step_directory(plan["steps"][plan["slots"]["mix/mix-long"]])) == "done"
+
+
+SKEWED = """
+import itertools, os, time
+now, sign = os.utime, itertools.cycle([1, -1])
+def utime(path, times=None, **more):
+    there = time.time() + next(sign) * 3 * 365 * 86400
+    now(path, (there, there) if times is None else times, **more)
+os.utime = utime
+"""
+
+
+def test_a_clock_that_jumps_by_years_during_a_run_fails_no_step(tmp_path, monkeypatch):
+    """Every second time of a file that Snakemake sets lies three years ahead, every other one as far back."""
+    (tmp_path / "sitecustomize.py").write_text(SKEWED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    plan, workspace, said = compile_plan(load_recipe(TINY, QUICK)), tmp_path / "runs", []
+    todo = [made for made in pending_steps(plan, workspace, ["mix/mix-long"]) if made not in gates(plan)]
+    run_plan(plan, workspace, todo, say=said.append)
+    assert len(todo) == sum("started" in line for line in said) == sum("done " in line for line in said) == 5
+    ages = [time.time() - path.stat().st_mtime for path in (workspace / ".micota" / "ended").iterdir()]
+    assert min(ages) < -(10**7) or max(ages) > 10**7  # clocks did jump
+    assert not pending_steps(plan, workspace, ["mix/mix-long"])
 
 
 @pytest.mark.parametrize(("code", "words"), [

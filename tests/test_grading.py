@@ -183,7 +183,7 @@ def test_the_death_of_an_idle_worker_costs_nothing():
 
 
 def test_an_answer_that_text_decides_starts_no_worker(monkeypatch):
-    monkeypatch.setattr("micota_lf.grading.ProcessPool.schedule", lambda *_, **__: pytest.fail("algebra"))
+    monkeypatch.setattr("pebble.ProcessPool.schedule", lambda *_, **__: pytest.fail("algebra"))
     same = {"0.5": "\\frac{1}{2}", "(1, 2)": "(1,2)", "2, 1": "1, 2", "5 cm": "5", "x = 3": "3", "-7": "7"}
     for got, gold in same.items():
         assert grade_safely(Question(f"\\boxed{{{got}}}", gold)).symbolic == (got != "-7")

@@ -179,6 +179,16 @@ def test_the_plan_command_shows_every_step_with_its_state(broken, capsys):
     assert "failed" in out and "missing" in out and "done" in out
 
 
+def test_the_plan_of_a_target_shows_just_what_a_run_of_it_would_do(capsys, tmp_path):
+    words = [str(TINY), "--workspace", str(tmp_path), "--target", "filter/strong", *QUICK]
+    assert main(["plan", *words]) == 0
+    out = capsys.readouterr().out
+    plan = compile_plan(load_recipe(TINY, QUICK))
+    shown = [made for made in plan["steps"] if made in out]
+    assert shown == pending_steps(plan, tmp_path, ["filter/strong"])
+    assert [plan["steps"][made]["kind"] for made in shown] == ["preflight", "generate", "filter"]
+
+
 def test_a_second_run_in_the_workspace_is_refused_while_one_is_at_work(broken):
     plan, workspace, _, _ = broken
     with lease(workspace / RUN_LEASE, "busy"), pytest.raises(StepLocked, match="another run"):

@@ -19,7 +19,6 @@ from typing import Any
 from ..errors import UserError
 from ..files import read_json
 from .hub import model_file
-from .template import render
 
 THINK = "<think>"
 BATCH_ROWS = 256  # texts encoded at once: bounds memory, keeps all cores busy
@@ -88,6 +87,8 @@ class Chat:
         return Frame(before, between, whole.partition(RESPONSE_MARK)[2])
 
     def _render(self, messages: list[dict[str, str]], generation: bool) -> str:
+        from .template import render  # not at the top: each step's process would pay for jinja2
+
         return render(self.template or "", messages, add_generation_prompt=generation, **self.special)
 
 

@@ -50,7 +50,7 @@ class Outcomes:
             return []
         folder = self.directory(slot)
         if (folder / "responses.meta.json").is_file():
-            return list(read_json(folder / "responses.meta.json")["numerics"])
+            return list(read_json(folder / "responses.meta.json").get("numerics", []))  # older ones have none
         return [read_json(folder / "numerics.json")] if (folder / "numerics.json").is_file() else []
 
     def numerics_note(self, slots: Sequence[str], what: str = "rows") -> str:
