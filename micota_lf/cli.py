@@ -238,7 +238,7 @@ def _run(args: argparse.Namespace) -> None:
         return
     on_slurm = recipe.hardware.slurm if args.executor == "slurm" else None
     if on_slurm is not None:
-        slurm.check(on_slurm)
+        slurm.check(on_slurm, recipe.hardware.nodes)
     _need_hardware(recipe, plan, workspace, pending, here=on_slurm is None)
     preflight(plan, pending)
     for line in untested_versions():

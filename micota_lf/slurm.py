@@ -27,12 +27,15 @@ RESOURCES = {"account": "slurm_account", "partition": "slurm_partition", "time":
              "constraint": "constraint", "qos": "qos"}  # fmt: skip
 
 
-def check(settings: Mapping[str, Any]) -> None:
-    """Raise UserError if the executor or Slurm's commands are absent, or `time` is not like 90m or 2d."""
+def check(settings: Mapping[str, Any], nodes: int) -> None:
+    """Raise UserError for several `nodes`, for a `time` that is not like 90m or 2d, or if Slurm is absent."""
     if find_spec("snakemake_executor_plugin_slurm") is None:
         raise UserError("--executor slurm: its package is not installed; pip install 'micota_lf[slurm]'")
     if not all(shutil.which(program) for program in ("sbatch", "squeue", "scancel")):
         raise UserError("--executor slurm: sbatch, squeue and scancel are not all on PATH")
+    if nodes > 1:
+        words = "trainings over several machines are not started as Slurm jobs; set it to 1"
+        raise UserError(f"hardware.nodes: {nodes}: {words}")
     limit = settings.get("time", "1d")
     if not re.fullmatch(r"\d+[mhd]", str(limit)):  # YAML reads 12:00:00 as a number
         raise UserError(f"hardware.slurm.time: {limit} must be minutes, hours or days, like 90m, 12h or 2d")

@@ -61,20 +61,24 @@ def test_a_login_node_without_gpus_is_no_obstacle(tmp_path, monkeypatch):
     assert shortages(recipe, plan, tmp_path, list(plan["steps"]), here=False) == []
 
 
-@pytest.mark.parametrize("limit", ["12:00:00", "2-0", "soon"])
-def test_a_time_limit_that_yaml_or_snakemake_would_misread_is_refused(tmp_path, programs, capsys, limit):
+@pytest.mark.parametrize(("setting", "words"), [
+    ("slurm.time=12:00:00", "must be minutes, hours or days, like 90m, 12h or 2d"),
+    ("slurm.time=2-0", "must be minutes, hours or days"), ("slurm.time=soon", "must be minutes, hours or"),
+    ("nodes=2", "hardware.nodes: 2: trainings over several machines are not started as Slurm jobs"),
+])  # fmt: skip
+def test_what_slurm_would_misread_or_is_not_asked_for_is_refused(tmp_path, programs, capsys, setting, words):
     for name in ("sbatch", "squeue", "scancel"):
         programs(name, "true")
     place = ["--workspace", str(tmp_path / "runs"), "--executor", "slurm"]
-    assert main(["run", str(TINY), *place, f"hardware.slurm.time={limit}"]) == 2
-    assert "must be minutes, hours or days, like 90m, 12h or 2d" in capsys.readouterr().err
+    assert main(["run", str(TINY), *place, *ON_GPUS[2:], f"hardware.{setting}"]) == 2
+    assert words in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_machine_without_slurm_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="not all on PATH"):
-        slurm.check({})
+        slurm.check({}, nodes=1)
 
 
 @pytest.mark.parametrize(("answers", "chosen"), [("true", "sacct"), ("exit 1", "squeue")])
