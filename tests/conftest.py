@@ -1,6 +1,7 @@
 """Shared by all tests: the tiny recipe, and cheap variants of it."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ ROOT = Path(__file__).parent.parent
 TINY = ROOT / "recipes" / "tiny.yaml"
 # Real benchmark problems, as NAME/test.jsonl; tests that need them are skipped where they are not.
 BENCHMARKS = Path(os.environ.get("MICOTA_BENCHMARKS") or ROOT.parent / "shared" / "data")
+
+# A shell's background job ignores SIGINT, and so would the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -159,11 +159,10 @@ from micota_lf.engines import Job, run_logged
 run_logged(Job({sleep!r}), Path({str(tmp_path)!r}), Path({str(tmp_path / "log")!r}))
 """
     step = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 60
-    while (
-        len(family := psutil.Process(step.pid).children(recursive=True)) < 5 and time.monotonic() < deadline
-    ):
+    deadline, family = time.monotonic() + 60, []
+    while [process.name() for process in family].count("sleep") < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
+        family = psutil.Process(step.pid).children(recursive=True)
     assert sorted(process.name() for process in family) == ["sh", "sh", "sleep", "sleep", "sleep"]
     step.kill()
     step.wait()

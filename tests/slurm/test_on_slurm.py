@@ -149,7 +149,6 @@ def test_a_killed_coordinator_and_a_second_run_do_each_step_once(first, tmp_path
 
 
 def test_an_interrupted_run_cancels_its_jobs(first, tmp_path):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     run = Run(tmp_path)
     for kind in ("generate", "filter"):
         shutil.copytree(first[0].workspace / kind, run.workspace / kind)
