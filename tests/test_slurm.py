@@ -61,9 +61,11 @@ def test_a_login_node_without_gpus_is_no_obstacle(tmp_path, monkeypatch):
     assert shortages(recipe, plan, tmp_path, list(plan["steps"]), here=False) == []
 
 
+LIKE = "must be minutes, hours or days, like 90m, 12h or 2d"
+
+
 @pytest.mark.parametrize(("setting", "words"), [
-    ("slurm.time=12:00:00", "must be minutes, hours or days, like 90m, 12h or 2d"),
-    ("slurm.time=2-0", "must be minutes, hours or days"), ("slurm.time=soon", "must be minutes, hours or"),
+    ("slurm.time=12:00:00", LIKE), ("slurm.time=2-0", LIKE), ("slurm.time=soon", LIKE),
     ("nodes=2", "hardware.nodes: 2: trainings over several machines are not started as Slurm jobs"),
 ])  # fmt: skip
 def test_what_slurm_would_misread_or_is_not_asked_for_is_refused(tmp_path, programs, capsys, setting, words):

@@ -24,10 +24,9 @@ from ..prompts import prompt_fields, prompt_input
 from ..recipe import ASSISTANT_ROLES, Model, Recipe
 from ..refs import identity, local_path, resolve
 from . import parity
-from .probe import PRETRAINED, Report, comparisons, run_checks
+from .probe import DATA, PRETRAINED, Report, comparisons, run_checks
 
 ASKED, FOUND = "templates.json", "parity.json"
-DATA = ("prompts", "benchmarks")  # inputs that are data files, not models
 
 
 def preflight_report(recipe: Recipe) -> Report:

@@ -23,6 +23,7 @@ from .hub import Reference, hub_problems, model_file, positions, weights_directo
 from .tokens import Chat, load_chat, opened_thought
 from .weights import tensors
 
+DATA = ("prompts", "benchmarks")  # inputs that are data files, not models
 PRETRAINED = "assistant.merge.pretrained_model"
 Conversations = list[list[dict[str, str]]]
 
@@ -95,8 +96,9 @@ def run_checks(
 
 
 def _models(inputs: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, Reference]:
-    data = [role for role in inputs if role == "prompts" or role.startswith("benchmarks.")]
-    return {role: (ref, revisions.get(role)) for role, ref in inputs.items() if role not in data}
+    return {
+        role: (ref, revisions.get(role)) for role, ref in inputs.items() if role.split(".")[0] not in DATA
+    }
 
 
 def _conversations(prompts: Prompts) -> Conversations:
