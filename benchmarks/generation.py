@@ -31,14 +31,14 @@ from typing import Any
 
 from widened import HEAD, widened
 
-from micota_lf import backends
-from micota_lf.checks.tokens import load_chat
-from micota_lf.endpoint import EndpointBackend
-from micota_lf.files import read_jsonl, write_jsonl
-from micota_lf.generate import generate
-from micota_lf.prompts import chat, load_problems
-from micota_lf.protocol import Completion, Launch, Request
-from micota_lf.recipe import Generation, Prompts
+from micota_lf.backends import opening as backends
+from micota_lf.backends.endpoint import EndpointBackend
+from micota_lf.backends.protocol import Completion, Launch, Request
+from micota_lf.inputs.chat import load_chat
+from micota_lf.inputs.problems import chat, load_problems
+from micota_lf.recipe.sections import Generation, Prompts
+from micota_lf.stages.generate import generate
+from micota_lf.system.files import read_jsonl, write_jsonl
 
 MEDIAN, SIGMA, SHORTEST, LONGEST = 80, 1.0, 8, 900  # tokens; log-normal, cut at both ends
 SEQUENCES, POSITIONS = 256, 1024
@@ -162,7 +162,7 @@ def stub_server() -> None:
 
 def client_costs(folder: Path) -> None:
     """Print processor time a request and memory as rows go by."""
-    from micota_lf.server import free_port
+    from micota_lf.backends.vllm import free_port
 
     write_jsonl(folder / "p.jsonl", ({"problem": f"What is {n}+1?"} for n in range(STUB_ROWS)))
     port, out, memory = free_port(), folder / "stub.jsonl", []

@@ -20,8 +20,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from micota_lf.grade import grade
-from micota_lf.grading import Question, grade_rows
+from micota_lf.grading.answer import grade
+from micota_lf.grading.workers import Question, grade_rows
 
 THOUGHTS = (
     "Wait, let me check that again, because the sign of the second term looks wrong to me.",

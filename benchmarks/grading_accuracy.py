@@ -17,8 +17,8 @@ from functools import partial
 
 from labelled import Labelled, labelled_rows
 
-from micota_lf.benchmarks import benchmark_named, load_benchmark
-from micota_lf.grade import grade
+from micota_lf.grading.answer import grade
+from micota_lf.inputs.benchmarks import benchmark_named, load_benchmark
 
 BENCHMARKS = ("aime24", "amc23", "olympiadbench", "math-500", "gsm8k")
 Grader = Callable[[str, str], bool]

@@ -19,8 +19,8 @@ from pathlib import Path
 import yaml
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.files import write_json
-from micota_lf.plan import Plan, step_directory
+from micota_lf.plan.compile import Plan, step_directory
+from micota_lf.system.files import write_json
 
 TINY = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
 

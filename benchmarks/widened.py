@@ -17,7 +17,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from micota_lf.refs import local_path
+from micota_lf.inputs.references import local_path
 
 HEAD = 32  # the smallest head size of vLLM's CPU attention
 

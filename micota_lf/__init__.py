@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 from .errors import MicotaError, RecipeError, StepFailed, UserError
-from .evaluate import evaluate_command
-from .launch import deepspeed_config
-from .merge import merge_config
-from .plan import compile_plan
-from .recipe import Recipe
-from .train import dataset_info, train_config
+from .plan.compile import compile_plan
+from .recipe.sections import Recipe
+from .stages.evaluate import evaluate_command
+from .stages.launch import deepspeed_config
+from .stages.merge import merge_config
+from .stages.train import dataset_info, train_config
 
 if TYPE_CHECKING:
-    from .load import load_recipe
+    from .recipe.load import load_recipe
 
 __all__ = [
     "MicotaError",
@@ -41,6 +41,6 @@ def __getattr__(name: str) -> Any:
     """`load_recipe` when it is asked for: each step of a run is a process, and needs no OmegaConf."""
     if name != "load_recipe":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .load import load_recipe
+    from .recipe.load import load_recipe
 
     return load_recipe

@@ -10,9 +10,9 @@ import shutil
 import pytest
 from conftest import TINY
 
-from micota_lf.cli import main
-from micota_lf.files import write_jsonl
-from micota_lf.refs import local_path
+from micota_lf.cli.main import main
+from micota_lf.inputs.references import local_path
+from micota_lf.system.files import write_jsonl
 
 CANARY = "canary"  # a file that appears if anything planted is executed
 

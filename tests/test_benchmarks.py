@@ -12,7 +12,10 @@ import yaml
 from conftest import BENCHMARKS, ROOT, TINY
 
 from micota_lf import RecipeError, StepFailed, UserError, compile_plan, load_recipe
-from micota_lf.benchmarks import (
+from micota_lf.cli.main import main
+from micota_lf.grading.answer import extract_boxed, grade
+from micota_lf.grading.measures import METRICS, count_reflections, response_metrics
+from micota_lf.inputs.benchmarks import (
     DATA_INFO,
     benchmark_identity,
     benchmark_named,
@@ -24,14 +27,11 @@ from micota_lf.benchmarks import (
     task_benchmarks,
     task_configs,
 )
-from micota_lf.cli import main
-from micota_lf.evaluate import TASKS_DIR, evaluation_settings, finish_evaluation, lm_eval_samples
-from micota_lf.files import read_json, read_jsonl, write_jsonl
-from micota_lf.grade import extract_boxed, grade
-from micota_lf.metrics import METRICS, count_reflections, response_metrics
-from micota_lf.prompts import load_problems
-from micota_lf.recipe import Benchmark, Evaluation, Problems, Prompts
-from micota_lf.refs import local_path
+from micota_lf.inputs.problems import load_problems
+from micota_lf.inputs.references import local_path
+from micota_lf.recipe.sections import Benchmark, Evaluation, Problems, Prompts
+from micota_lf.stages.evaluate import TASKS_DIR, evaluation_settings, finish_evaluation, lm_eval_samples
+from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
 FIVE = {"aime24": 30, "amc23": 40, "olympiadbench": 675, "math-500": 500, "gsm8k": 1319}
 TASKS = ["micota_aime24", "micota_amc23", "micota_olympiadbench", "micota_math500", "micota_gsm8k"]

@@ -5,10 +5,10 @@ import yaml
 from conftest import TINY
 
 from micota_lf import compile_plan, load_recipe, merge_config, train_config
-from micota_lf.evaluate import TASKS_DIR
-from micota_lf.metrics import METRICS
-from micota_lf.recipe import ASSISTANT_SFT
-from micota_lf.refs import local_path
+from micota_lf.grading.measures import METRICS
+from micota_lf.inputs.references import local_path
+from micota_lf.recipe.sections import ASSISTANT_SFT
+from micota_lf.stages.evaluate import TASKS_DIR
 
 
 def trainings(recipe):
@@ -87,9 +87,9 @@ def test_every_task_builds_with_its_problems_and_prompt(tiny):
 
 def test_the_plans_commands_parse_in_the_stage_commands(tiny, tmp_path):
     """What a generate, filter or mix step runs is a `micota` command line that its parser takes whole."""
-    from micota_lf.cli import _parser
-    from micota_lf.kinds import KINDS
-    from micota_lf.steps import step_context
+    from micota_lf.cli.main import _parser
+    from micota_lf.run.step import step_context
+    from micota_lf.stages.kinds import KINDS
 
     plan = compile_plan(tiny)
     for step_id, step in plan["steps"].items():

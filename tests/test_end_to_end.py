@@ -15,13 +15,13 @@ from conftest import TINY
 from safetensors.numpy import load_file
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.cli import main
-from micota_lf.evaluate import lm_eval_samples
-from micota_lf.files import read_jsonl
-from micota_lf.grade import grade
-from micota_lf.plan import step_directory
-from micota_lf.refs import local_path
-from micota_lf.runs import pending_steps
+from micota_lf.cli.main import main
+from micota_lf.grading.answer import grade
+from micota_lf.inputs.references import local_path
+from micota_lf.plan.compile import step_directory
+from micota_lf.run.snakemake import pending_steps
+from micota_lf.stages.evaluate import lm_eval_samples
+from micota_lf.system.files import read_jsonl
 
 SMALL = """
 extends: {tiny}

@@ -13,12 +13,13 @@ from conftest import ROOT
 from servers import ANSWER, FaultyServer, completion
 from test_preflight import opening, template  # noqa: F401  (fixtures)
 
-from micota_lf import StepFailed, UserError, api, endpoint
-from micota_lf.backends import Request, open_backend
-from micota_lf.cli import main
-from micota_lf.files import read_json, read_jsonl, write_jsonl
-from micota_lf.generate import generate
-from micota_lf.recipe import Generation, Prompts
+from micota_lf import StepFailed, UserError
+from micota_lf.backends import api, endpoint
+from micota_lf.backends.opening import Request, open_backend
+from micota_lf.cli.main import main
+from micota_lf.recipe.sections import Generation, Prompts
+from micota_lf.stages.generate import generate
+from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
 GARBAGE = ["<html>", {}, {"choices": []}, [], completion("chat", "half", reason="abort")]
 

@@ -7,11 +7,11 @@ from conftest import TINY
 from test_launch import on
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.costs.estimate import Cost, estimate, inference_memory, merge_memory, total, training_memory
-from micota_lf.costs.models import ModelSize, known_models, model_size
-from micota_lf.costs.pilot import measured
-from micota_lf.costs.volumes import benchmark_problems
-from micota_lf.refs import local_path
+from micota_lf.inputs.references import local_path
+from micota_lf.inputs.sizes import ModelSize, known_models, model_size
+from micota_lf.plan.costs import Cost, estimate, inference_memory, merge_memory, total, training_memory
+from micota_lf.plan.volumes import benchmark_problems
+from micota_lf.reports.pilot import measured
 
 GIB = 2**30
 QWEN14 = "Qwen/Qwen2.5-14B-Instruct"

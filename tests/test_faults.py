@@ -11,14 +11,15 @@ import pytest
 from conftest import TINY
 from test_runs import QUICK
 
-from micota_lf import StepFailed, compile_plan, engines, load_recipe
-from micota_lf.cli import main
-from micota_lf.files import read_json, read_jsonl, write_jsonl
-from micota_lf.plan import step_directory
-from micota_lf.prompts import load_problems
-from micota_lf.recipe import Prompts
-from micota_lf.runs import gates, pending_steps, run_plan
-from micota_lf.steps import state
+from micota_lf import StepFailed, compile_plan, load_recipe
+from micota_lf.cli.main import main
+from micota_lf.inputs.problems import load_problems
+from micota_lf.plan.compile import step_directory
+from micota_lf.recipe.sections import Prompts
+from micota_lf.run.snakemake import gates, pending_steps, run_plan
+from micota_lf.run.step import state
+from micota_lf.system import processes as engines
+from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
 
 class Disk:
@@ -195,7 +196,7 @@ def test_an_engine_of_another_version_is_warned_of(monkeypatch):
 
 
 def test_a_damaged_failed_json_hides_no_log(tmp_path):
-    from micota_lf.steps import failure_report
+    from micota_lf.run.step import failure_report
 
     (tmp_path / "failed.json").write_text("{}")
     (tmp_path / "log.txt").write_text("the engine's words\n")

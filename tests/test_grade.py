@@ -13,8 +13,8 @@ from conftest import BENCHMARKS
 from grading_accuracy import GRADERS, golds_of, precision_recall, verdicts
 from labelled import labelled_rows
 
-from micota_lf.equal import NeedsAlgebra, rational, same_text
-from micota_lf.grade import final_answer, grade
+from micota_lf.grading.answer import final_answer, grade
+from micota_lf.grading.equal import NeedsAlgebra, rational, same_text
 
 needs_data = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no folder of benchmark problems")
 
@@ -137,7 +137,7 @@ def test_each_verdict_has_its_reason(response, gold, truncated, symbolic, reason
 
 def test_common_answers_need_no_computer_algebra():
     program = (
-        "import sys; from micota_lf.grade import grade\n"
+        "import sys; from micota_lf.grading.answer import grade\n"
         "pairs = [('1,125', '1125'), ('0.5', '1/2'), ('4', '5'), ('x = 3', '$3$'), ('2, 1', '1,2')]\n"
         "print([grade(f'\\\\boxed{{{a}}}', b).symbolic for a, b in pairs], 'sympy' in sys.modules)"
     )

@@ -20,15 +20,15 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from micota_lf.cli import main
-from micota_lf.equal import SHORT as SHORT_TEXT
-from micota_lf.equal import NeedsAlgebra, same_text
-from micota_lf.files import read_jsonl, write_jsonl
-from micota_lf.filter import filter_responses
-from micota_lf.grade import Grade, grade
-from micota_lf.grading import AHEAD_ROWS, Limits, Question, grade_rows, grade_safely
-from micota_lf.metrics import response_metrics
-from micota_lf.recipe import Filter
+from micota_lf.cli.main import main
+from micota_lf.grading.answer import Grade, grade
+from micota_lf.grading.equal import SHORT as SHORT_TEXT
+from micota_lf.grading.equal import NeedsAlgebra, same_text
+from micota_lf.grading.measures import response_metrics
+from micota_lf.grading.workers import AHEAD_ROWS, Limits, Question, grade_rows, grade_safely
+from micota_lf.recipe.sections import Filter
+from micota_lf.stages.filter import filter_responses
+from micota_lf.system.files import read_jsonl, write_jsonl
 
 FUZZ = int(os.environ.get("MICOTA_FUZZ") or 300)
 SHORT = Limits(seconds=1.0)
@@ -125,7 +125,7 @@ def test_a_timeout_keeps_the_string_verdict(no_process_left):
 
 MEMORY = """
 import resource
-from micota_lf import grading
+from micota_lf.grading import workers as grading
 pairs = [("\\\\boxed{2^{7000000000}}", "3"), ("\\\\boxed{\\\\sqrt{8}}", "2\\\\sqrt{2}")]
 limits = grading.Limits(seconds=9, memory=2**28)
 rows = grading.grade_rows(pairs, lambda pair: [grading.Question(*pair)], 1, limits)
@@ -221,7 +221,7 @@ def test_an_error_while_rows_are_read_ends_the_workers(no_process_left):
 
 
 SCRIPT = """
-from micota_lf.grading import Limits, Question, grade_rows
+from micota_lf.grading.workers import Limits, Question, grade_rows
 pairs = [("\\\\boxed{99999999!}", "3")] * 9
 list(grade_rows(pairs, lambda pair: [Question(*pair)], 2, Limits(seconds=99)))
 """
@@ -298,13 +298,15 @@ def test_one_response_is_graded_as_many_are_and_cannot_hang():
 
 
 def test_lm_evals_metrics_survive_a_hostile_answer(monkeypatch):
-    monkeypatch.setattr("micota_lf.metrics.grade_safely", lambda question: grade_safely(question, SHORT))
+    monkeypatch.setattr(
+        "micota_lf.grading.measures.grade_safely", lambda question: grade_safely(question, SHORT)
+    )
     doc = {"answer": "3", "legacy_rule": "hendrycks", "tokenizer": None}
     assert response_metrics(doc, "Wait, \\boxed{99999999!}") == {"legacy": 0, "symbolic": 0, "reflections": 1}
 
 
 def test_the_filter_names_the_answers_that_it_could_not_judge(tmp_path, monkeypatch):
-    monkeypatch.setattr("micota_lf.filter.grade_rows", lambda *rows: grade_rows(*rows, limits=SHORT))
+    monkeypatch.setattr("micota_lf.stages.filter.grade_rows", lambda *rows: grade_rows(*rows, limits=SHORT))
     texts = {"a": "\\boxed{12}", "b": "\\boxed{99999999!}", "c": "\\boxed{\ud800}"}
     plain = {"prompt": "p", "answer": "12", "finish_reason": "stop", "response_tokens": 5}
     lines = [json.dumps({"id": name, "response": text, **plain}) for name, text in texts.items()]

@@ -8,12 +8,12 @@ import yaml
 from conftest import TINY
 
 from micota_lf import RecipeError, UserError, compile_plan, deepspeed_config, load_recipe, train_config
-from micota_lf.files import write_jsonl
-from micota_lf.kinds import KINDS, Context
-from micota_lf.launch import RENDEZVOUS, launch_env
-from micota_lf.refs import resolve
-from micota_lf.runs import preflight
-from micota_lf.steps import execute
+from micota_lf.inputs.references import resolve
+from micota_lf.run.snakemake import preflight
+from micota_lf.run.step import execute
+from micota_lf.stages.kinds import KINDS, Context
+from micota_lf.stages.launch import RENDEZVOUS, launch_env
+from micota_lf.system.files import write_jsonl
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
@@ -98,7 +98,7 @@ def test_several_machines_need_to_know_each_other(monkeypatch, no_rendezvous):
 
 
 def test_deepspeed_has_its_file_beside_the_yaml(tmp_path, monkeypatch):
-    monkeypatch.setattr("micota_lf.launch.find_spec", lambda name: True)
+    monkeypatch.setattr("micota_lf.stages.launch.find_spec", lambda name: True)
     recipe = on(2, 1, 32, "train.deepspeed=zero3", "train.use_cpu=false")
     assert train_config(recipe, "student-s", "micota")["deepspeed"] == "ds_zero3.json"
     step = train_step(recipe)[1]
@@ -113,7 +113,7 @@ def test_deepspeed_has_its_file_beside_the_yaml(tmp_path, monkeypatch):
 
 
 def test_an_absent_deepspeed_is_said_before_anything_runs(monkeypatch):
-    monkeypatch.setattr("micota_lf.launch.find_spec", lambda name: None)
+    monkeypatch.setattr("micota_lf.stages.launch.find_spec", lambda name: None)
     plan, step = train_step(on(1, 1, 32, "train.deepspeed=zero2", "train.use_cpu=false"))
     with pytest.raises(UserError, match=r"zero2, but the package deepspeed is not installed; pip install"):
         preflight(plan, [step["id"]])

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from micota_lf import locks
 from micota_lf.errors import StepLocked
-from micota_lf.locks import holder, lease
+from micota_lf.system import locks
+from micota_lf.system.locks import holder, lease
 
 HOLD = """
 import signal, sys
 from pathlib import Path
-from micota_lf import locks
+from micota_lf.system import locks
 signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command does
 locks.BEAT_SECONDS, locks.PATIENCE_SECONDS, locks.POLL_SECONDS = 0.1, 2.0, 0.05
 with locks.lease(Path(sys.argv[1]), "busy"):

@@ -8,17 +8,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from micota_lf import StepFailed, UserError, load_recipe
-from micota_lf.checks.merge_check import (
+from micota_lf.cli.main import main
+from micota_lf.inputs.references import local_path
+from micota_lf.stages.merge import TOKENIZER_FILES, finish_merge
+from micota_lf.stages.merge_check import (
     KINSHIP,
     answer_health,
     compatibility_problems,
     cosine,
     health_problems,
 )
-from micota_lf.cli import main
-from micota_lf.files import write_jsonl
-from micota_lf.merge import TOKENIZER_FILES, finish_merge
-from micota_lf.refs import local_path
+from micota_lf.system.files import write_jsonl
 
 BEFORE = local_path("tiny:assistant")
 

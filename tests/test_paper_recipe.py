@@ -7,15 +7,15 @@ import yaml
 from conftest import TINY
 
 from micota_lf import load_recipe
-from micota_lf.cli import main
-from micota_lf.kinds import KINDS, Context
-from micota_lf.lineage import training
-from micota_lf.load import load_layers
-from micota_lf.merge import render as render_merge
-from micota_lf.plan import compile_plan
-from micota_lf.sources import KINDS_OF_SOURCE, source_rows
-from micota_lf.steps import step_context
-from micota_lf.train import render as render_training
+from micota_lf.cli.main import main
+from micota_lf.plan.compile import compile_plan
+from micota_lf.recipe.lineage import training
+from micota_lf.recipe.load import load_layers
+from micota_lf.recipe.sources import KINDS_OF_SOURCE, source_rows
+from micota_lf.run.step import step_context
+from micota_lf.stages.kinds import KINDS, Context
+from micota_lf.stages.merge import render as render_merge
+from micota_lf.stages.train import render as render_training
 
 RECIPES = TINY.parent
 PAPER = RECIPES / "micota.yaml"
@@ -134,7 +134,7 @@ def test_mergekit_accepts_the_merges_of_both_presets(plan, tmp_path):
 def test_lm_eval_and_our_own_commands_accept_every_other_step(plan, tmp_path):
     from lm_eval._cli.harness import HarnessCLI
 
-    from micota_lf.cli import _parser
+    from micota_lf.cli.main import _parser
 
     parsed = Counter()
     for kind in ("evaluate", "bpc", "generate", "filter", "mix"):

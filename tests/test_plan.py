@@ -8,9 +8,9 @@ import pytest
 from conftest import TINY
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.lineage import training
-from micota_lf.plan import dependencies, step_directory
-from micota_lf.runs import pending_steps, select
+from micota_lf.plan.compile import dependencies, step_directory
+from micota_lf.recipe.lineage import training
+from micota_lf.run.snakemake import pending_steps, select
 
 
 def plan_with(*overrides):
@@ -172,7 +172,7 @@ def test_renaming_a_corpus_changes_no_training(base, recipe_file):
 
 
 def test_a_model_directory_is_known_by_its_content_not_its_path(tmp_path):
-    from micota_lf.refs import local_path
+    from micota_lf.inputs.references import local_path
 
     source = local_path("tiny:student-s")
     for place in ("a", "b"):

@@ -9,20 +9,20 @@ from conftest import TINY
 from jinja2 import TemplateError
 
 from micota_lf import UserError, compile_plan, load_recipe
-from micota_lf.backends import Request, open_backend
-from micota_lf.checks.hub import hub_problems
-from micota_lf.checks.parity import template_parity
-from micota_lf.checks.preflight import checks, preflight_report
-from micota_lf.checks.template import render
-from micota_lf.checks.tokens import load_chat, opened_thought, overlong
-from micota_lf.cli import main
-from micota_lf.files import write_jsonl
-from micota_lf.kinds import KINDS, Context
-from micota_lf.plan import step_directory
-from micota_lf.recipe import Generation, Prompts, Train
-from micota_lf.refs import local_path
-from micota_lf.runs import freeze, pending_steps
-from micota_lf.train import what_settings
+from micota_lf.backends.opening import Request, open_backend
+from micota_lf.cli.main import main
+from micota_lf.inputs.chat import load_chat, opened_thought, overlong
+from micota_lf.inputs.hub import hub_problems
+from micota_lf.inputs.references import local_path
+from micota_lf.inputs.template import render
+from micota_lf.plan.compile import step_directory
+from micota_lf.recipe.sections import Generation, Prompts, Train
+from micota_lf.run.snakemake import freeze, pending_steps
+from micota_lf.stages.kinds import KINDS, Context
+from micota_lf.stages.parity import template_parity
+from micota_lf.stages.preflight import checks, preflight_report
+from micota_lf.stages.train import what_settings
+from micota_lf.system.files import write_jsonl
 
 STUDENT = "tiny:student-s"
 PROMPTS = Prompts("tiny:train")
@@ -263,7 +263,7 @@ def test_every_problem_is_a_line_with_its_key_and_the_code_is_2(capsys, tmp_path
 
 
 def test_a_pretrained_model_that_does_not_fit_the_assistant_is_found_before_the_merge(monkeypatch):
-    monkeypatch.setattr("micota_lf.checks.parity.available", lambda: False)
+    monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
     words = ["assistant.merge.preset=pretrained", "assistant.merge.pretrained_model=tiny:"]
     report = preflight_report(load_recipe(TINY, [words[0], words[1] + "student-m"]))
     assert report.problems[0] == (

@@ -8,8 +8,8 @@ import pytest
 from conftest import TINY
 
 from micota_lf import RecipeError, UserError, load_recipe
-from micota_lf.cli import main
-from micota_lf.lineage import accumulation, filtering, strong_teachers, training
+from micota_lf.cli.main import main
+from micota_lf.recipe.lineage import accumulation, filtering, strong_teachers, training
 
 
 def problems(*overrides, path=TINY):
@@ -101,7 +101,7 @@ def test_values_that_do_not_fit_together_are_refused(override, expected):
 def test_a_bad_recipe_ends_with_code_2_and_one_clear_line_and_writes_nothing(
     tmp_path, capsys, monkeypatch, command, override, message
 ):
-    from micota_lf.refs import local_path
+    from micota_lf.inputs.references import local_path
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jsonl").write_text("")

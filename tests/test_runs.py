@@ -11,14 +11,14 @@ import pytest
 from conftest import TINY
 
 from micota_lf import StepFailed, UserError, compile_plan, load_recipe
-from micota_lf.cli import main
+from micota_lf.cli.main import main
 from micota_lf.errors import StepLocked
-from micota_lf.explain import explain
-from micota_lf.gpus import assigned_gpus
-from micota_lf.locks import lease
-from micota_lf.plan import step_directory
-from micota_lf.runs import pending_steps, run_plan, select
-from micota_lf.steps import LEASE, RUN_LEASE, state, states
+from micota_lf.plan.compile import step_directory
+from micota_lf.run.explain import explain
+from micota_lf.run.snakemake import pending_steps, run_plan, select
+from micota_lf.run.step import LEASE, RUN_LEASE, state, states
+from micota_lf.system.gpus import assigned_gpus
+from micota_lf.system.locks import lease
 
 QUICK = [
     "generation.backend=fake", "filter.verdict=none", "prompts.limit=20",
@@ -155,7 +155,7 @@ def test_a_killed_step_leaves_none_of_its_engines_processes(tmp_path):
     sleep = ["/bin/sh", "-c", "setsid sleep 602 & sleep 602 & sleep 602; true"]  # as torchrun's are
     code = f"""
 from pathlib import Path
-from micota_lf.engines import Job, run_logged
+from micota_lf.system.processes import Job, run_logged
 run_logged(Job({sleep!r}), Path({str(tmp_path)!r}), Path({str(tmp_path / "log")!r}))
 """
     step = subprocess.Popen([sys.executable, "-c", code])
@@ -195,7 +195,7 @@ def test_a_second_run_in_the_workspace_is_refused_while_one_is_at_work(broken):
 
 
 def test_a_step_that_is_being_worked_on_is_not_started_twice(broken):
-    from micota_lf.steps import execute, step_context, step_record
+    from micota_lf.run.step import execute, step_context, step_record
 
     plan, workspace, _, _ = broken
     step_id = plan["slots"]["merge/assistant"]

@@ -13,12 +13,12 @@ import pytest
 from conftest import ROOT
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.cli import main
-from micota_lf.files import read_json, read_jsonl
-from micota_lf.lineage import generation_gpus, generation_how
-from micota_lf.protocol import Launch
-from micota_lf.recipe import Generation
-from micota_lf.server import vllm_arguments
+from micota_lf.backends.protocol import Launch
+from micota_lf.backends.vllm import vllm_arguments
+from micota_lf.cli.main import main
+from micota_lf.recipe.lineage import generation_gpus, generation_how
+from micota_lf.recipe.sections import Generation
+from micota_lf.system.files import read_json, read_jsonl
 
 STAND_IN = f"{sys.executable} {Path(__file__).parent / 'servers.py'}"
 
@@ -97,7 +97,7 @@ def long_model(directory):
     import json
     import shutil
 
-    from micota_lf.refs import local_path
+    from micota_lf.inputs.references import local_path
 
     shutil.copytree(local_path("tiny:teacher"), directory)
     config = json.loads((directory / "config.json").read_text())

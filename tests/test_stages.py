@@ -6,20 +6,20 @@ import math
 import pytest
 
 from micota_lf import StepFailed, UserError
-from micota_lf.backends import Completion, FakeBackend, Request, open_backend
-from micota_lf.bpc import bits_per_character
-from micota_lf.cli import main
+from micota_lf.backends.opening import Completion, FakeBackend, Request, open_backend
+from micota_lf.cli.main import main
 from micota_lf.errors import StepLocked
-from micota_lf.files import read_jsonl, write_jsonl
-from micota_lf.filter import filter_responses
-from micota_lf.generate import generate
-from micota_lf.grade import grade
-from micota_lf.locks import lease
-from micota_lf.mix import mix_corpora, shares
-from micota_lf.prompts import load_problems
-from micota_lf.recipe import Filter, Generation, Prompts
-from micota_lf.refs import local_path
-from micota_lf.reports.stats import average_interval, mean_interval, wilson
+from micota_lf.grading.answer import grade
+from micota_lf.grading.intervals import average_interval, mean_interval, wilson
+from micota_lf.inputs.problems import load_problems
+from micota_lf.inputs.references import local_path
+from micota_lf.recipe.sections import Filter, Generation, Prompts
+from micota_lf.stages.bpc import bits_per_character
+from micota_lf.stages.filter import filter_responses
+from micota_lf.stages.generate import generate
+from micota_lf.stages.mix import mix_corpora, shares
+from micota_lf.system.files import read_jsonl, write_jsonl
+from micota_lf.system.locks import lease
 
 
 def fake(output, n=20, **more):

@@ -7,11 +7,7 @@ import pytest
 from conftest import TINY
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.files import write_json, write_jsonl
-from micota_lf.reports.compare import comparison_sheet
-from micota_lf.reports.outcomes import Outcomes
-from micota_lf.reports.report import latex, markdown, write_report
-from micota_lf.reports.stats import (
+from micota_lf.grading.intervals import (
     average_interval,
     difference_interval,
     holm,
@@ -19,7 +15,11 @@ from micota_lf.reports.stats import (
     mcnemar,
     wilson,
 )
-from micota_lf.reports.tables import Cell, accuracy_sheet, corpora_sheet, gap_sheet
+from micota_lf.reports.compare import comparison_sheet
+from micota_lf.reports.outcomes import Outcomes
+from micota_lf.reports.sheets import Cell, accuracy_sheet, corpora_sheet, gap_sheet
+from micota_lf.reports.write import latex, markdown, write_report
+from micota_lf.system.files import write_json, write_jsonl
 
 TASKS = ("micota_tiny_two", "micota_tiny_three")
 

@@ -7,9 +7,9 @@ import re
 import pytest
 from transformers import AutoTokenizer
 
-from micota_lf.files import read_jsonl
-from micota_lf.generate import generate
-from micota_lf.recipe import Generation, Prompts
+from micota_lf.recipe.sections import Generation, Prompts
+from micota_lf.stages.generate import generate
+from micota_lf.system.files import read_jsonl
 from micota_lf.tiny import TINY_ROOT
 from micota_lf.tiny.problems import (
     DATA_FILES,

@@ -9,14 +9,14 @@ import yaml
 from conftest import TINY
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.cli import main
-from micota_lf.files import file_digest, write_json, write_text
-from micota_lf.kinds import KINDS, Kind
-from micota_lf.locks import lease
-from micota_lf.plan import step_directory
-from micota_lf.refs import local_path
-from micota_lf.runs import pending_steps
-from micota_lf.steps import LEASE, RUN_LEASE, execute, step_context, step_record
+from micota_lf.cli.main import main
+from micota_lf.inputs.references import local_path
+from micota_lf.plan.compile import step_directory
+from micota_lf.run.snakemake import pending_steps
+from micota_lf.run.step import LEASE, RUN_LEASE, execute, step_context, step_record
+from micota_lf.stages.kinds import KINDS, Kind
+from micota_lf.system.files import file_digest, write_json, write_text
+from micota_lf.system.locks import lease
 
 QUICK = ["generation.backend=fake", "filter.verdict=none", "prompts.limit=20"]
 TRAINED = "train/student-s/strong"

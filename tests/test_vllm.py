@@ -17,15 +17,15 @@ from conftest import ROOT
 from test_server import complete, gone, processes
 from widened import widened
 
-from micota_lf import api
-from micota_lf.backends import open_backend
-from micota_lf.cli import main
-from micota_lf.files import read_json, read_jsonl
-from micota_lf.generate import _request
-from micota_lf.prompts import load_problems
-from micota_lf.protocol import Launch
-from micota_lf.recipe import Generation, Prompts
-from micota_lf.server import free_port, serving, vllm_arguments
+from micota_lf.backends import api
+from micota_lf.backends.opening import open_backend
+from micota_lf.backends.protocol import Launch
+from micota_lf.backends.vllm import free_port, serving, vllm_arguments
+from micota_lf.cli.main import main
+from micota_lf.inputs.problems import load_problems
+from micota_lf.recipe.sections import Generation, Prompts
+from micota_lf.stages.generate import _request
+from micota_lf.system.files import read_json, read_jsonl
 
 PYTHON = os.environ.get("MICOTA_VLLM_PYTHON", "")
 pytestmark = pytest.mark.skipif(

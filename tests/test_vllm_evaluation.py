@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 from widened import widened
 
-from micota_lf.cli import main
-from micota_lf.files import read_json, read_jsonl, write_jsonl
+from micota_lf.cli.main import main
+from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
 PYTHON = os.environ.get("MICOTA_VLLM_PYTHON", "")
 pytestmark = pytest.mark.skipif(

@@ -15,14 +15,14 @@ from typing import Any
 import yaml
 
 from .. import __version__
-from ..checks.hub import model_file
-from ..plan import Input, Plan, Step, step_directory
-from ..refs import local_path
-from ..runs import needed_steps
-from ..steps import finished
+from ..inputs.hub import model_file
+from ..inputs.references import local_path
+from ..plan.compile import Input, Plan, Step, step_directory
+from ..run.snakemake import needed_steps
+from ..run.step import finished
 from .outcomes import Outcomes
-from .report import markdown
-from .tables import AVERAGE, Sheet, accuracy_cells, corpora_sheet
+from .sheets import AVERAGE, Sheet, accuracy_cells, corpora_sheet
+from .write import markdown
 
 MODEL_ROLES = ("model", "before", "after", "pretrained")
 UNKNOWN = "unknown"  # the hub's own word

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lineage import table_rows
+from ..grading.intervals import SIGNIFICANCE, TELLING, holm, least_difference, mcnemar
+from ..recipe.lineage import table_rows
 from .outcomes import Outcomes
-from .stats import SIGNIFICANCE, TELLING, holm, least_difference, mcnemar
-from .tables import AVERAGE, TITLES, Sheet, average_difference, difference_text, discordant, short_name
+from .sheets import AVERAGE, TITLES, Sheet, average_difference, difference_text, discordant, short_name
 
 
 def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:

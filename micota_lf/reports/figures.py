@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..lineage import table_rows
-from ..recipe import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_SFT
+from ..grading.intervals import mean_interval
+from ..recipe.lineage import table_rows
+from ..recipe.sections import ASSISTANT, ASSISTANT_MERGED, ASSISTANT_SFT
 from .outcomes import Outcomes, Problems
-from .stats import mean_interval
-from .tables import Sheet, short_name
+from .sheets import Sheet, short_name
 
 # A response with as many reflection words overthinks: our choice, between the 1 and 209 of the case study.
 OVERTHINKING = 50

@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..files import Row, read_json, read_jsonl
-from ..plan import Plan, step_directory
-from ..recipe import Recipe
-from ..steps import finished, state
+from ..plan.compile import Plan, step_directory
+from ..recipe.sections import Recipe
+from ..run.step import finished, state
+from ..system.files import Row, read_json, read_jsonl
 
 Problems = dict[tuple[str, str], Row]
 """Rows by task and problem id: `legacy`, `symbolic`, `truncated`, `response_tokens`, `reflections`."""

@@ -31,11 +31,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from micota_lf.files import read_jsonl
-from micota_lf.generate import generate
-from micota_lf.grade import grade
-from micota_lf.recipe import Generation, Prompts
+from micota_lf.grading.answer import grade
+from micota_lf.recipe.sections import Generation, Prompts
+from micota_lf.stages.generate import generate
 from micota_lf.stats import wilson
+from micota_lf.system.files import read_jsonl
 from micota_lf.tiny.problems import LONG, SHORT, Style, sample_problems, write_cot, write_data
 from micota_lf.tiny.tokenizer import END, build_tokenizer, chat_prompt
 

@@ -12,7 +12,7 @@ from collections import Counter
 from chaos import Storm, differences
 from conftest import TINY
 
-from micota_lf.cli import main
+from micota_lf.cli.main import main
 
 KILLS, SEED = int(os.environ.get("MICOTA_KILLS", "50")), int(os.environ.get("MICOTA_SEED", "0"))
 # All of them how, not what. One training writes a checkpoint every few steps.

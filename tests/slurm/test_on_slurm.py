@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from cluster import ask, cluster, why_not
 
-from micota_lf import compile_plan, load_recipe, slurm
-from micota_lf.plan import step_directory
-from micota_lf.steps import states
+from micota_lf import compile_plan, load_recipe
+from micota_lf.plan.compile import step_directory
+from micota_lf.run import slurm
+from micota_lf.run.step import states
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
@@ -25,7 +26,8 @@ TRAININGS = ["train/student-s/strong", "train/student-m/strong", "train/assistan
 # What `micota run --executor slurm` does after its checks; the preflight, which loads models, is left out.
 DRIVER = """
 import sys
-from micota_lf import cli, runs
+from micota_lf.cli import main as cli
+from micota_lf.run import snakemake as runs
 def pending(plan, *where):
     return [made for made in runs.pending_steps(plan, *where) if made not in runs.gates(plan)]
 cli.pending_steps = pending
@@ -163,7 +165,7 @@ def test_an_interrupted_run_cancels_its_jobs(first, tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from micota_lf.locks import lease
+from micota_lf.system.locks import lease
 folder = Path(sys.argv[1])
 with lease(folder / ".lease", "busy", wait=True):
     with (folder / "log").open("a") as log: print("begin", file=log)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from cluster import ask, cluster, why_not
 
-from micota_lf import compile_plan, load_recipe, slurm
-from micota_lf.cli import main
-from micota_lf.runs import QUICK_KINDS
-from micota_lf.steps import states
+from micota_lf import compile_plan, load_recipe
+from micota_lf.cli.main import main
+from micota_lf.run import slurm
+from micota_lf.run.snakemake import QUICK_KINDS
+from micota_lf.run.step import states
 
 pytestmark = pytest.mark.skipif(bool(why_not(accounting=True)), reason=why_not(accounting=True))
 

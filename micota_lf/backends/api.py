@@ -1,0 +1,133 @@
+"""One OpenAI-compatible server: what is posted, how an answer is read, why it cannot be asked.
+
+body(Request("a", messages), sampling)    -> {"messages": [...], "max_tokens": 16384, "temperature": 0.0, ...}
+completion(request, answer, opened="")    -> Completion("a", "<think>...", "stop", 41, 812)
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.request import urlopen
+
+import aiohttp
+
+from ..inputs.chat import THINK
+from ..recipe.sections import Generation
+from ..system.files import digest
+from .protocol import Completion, Request
+
+PROBE_TIMEOUT = 30.0  # seconds; also of connecting
+KEEPALIVE_SECONDS = 3.0  # below the 5 s after which vLLM closes an idle connection
+REQUEST_SECONDS = (
+    4 * 3600.0
+)  # a long response may wait behind others; servers that hang are noticed by probes
+BROKEN = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)  # what reading an answer of another shape raises
+
+
+class Transient(Exception):
+    """A failure that another try may heal; `overload` says that the server is well but full."""
+
+    def __init__(self, reason: str, overload: bool = False) -> None:
+        super().__init__(reason)
+        self.overload = overload
+
+
+@dataclass(frozen=True)
+class Api:
+    """A server's address and the key that it wants, which is sent and never told."""
+
+    url: str
+    key: str = ""
+
+    def session(self) -> aiohttp.ClientSession:
+        """Connections without a limit: the caller has one."""
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
+        limits = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=PROBE_TIMEOUT)
+        return aiohttp.ClientSession(connector=connector, headers=headers, timeout=limits)
+
+    async def served(self, http: aiohttp.ClientSession) -> list[str]:
+        """Names of the models that the server lists. Raises Transient with the reason why there are none."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+            async with http.get(f"{self.url}/v1/models", timeout=timeout) as response:
+                status, text = response.status, await response.read()
+            if status in (401, 403):
+                raise Transient(
+                    f"refuses the key (status {status}): generation.api_key_env names its variable"
+                )
+            return [entry["id"] for entry in json.loads(text)["data"]]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Transient(f"does not answer: {_words(error)}") from error
+        except BROKEN as error:
+            raise Transient("lists no models at /v1/models") from error
+
+    async def ask(
+        self, http: aiohttp.ClientSession, request: Request, body: dict[str, Any], opened: str
+    ) -> Completion:
+        """One completion, with an error if it is refused (4xx). Raises Transient for what may pass."""
+        path = "completions" if "prompt" in body else "chat/completions"
+        try:
+            async with http.post(f"{self.url}/v1/{path}", json=body) as response:
+                status, text = response.status, await response.read()
+            if status == 200:
+                return completion(request, json.loads(text), opened)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Transient(_words(error)) from error
+        except BROKEN as error:
+            raise Transient(f"an answer that is no completion: {error!r}") from error
+        words = f"status {status}: {' '.join(text.decode(errors='replace').split())[:500]}"
+        words = words.replace(self.key, "***") if self.key else words
+        if status in (408, 429) or status >= 500:
+            raise Transient(words, overload=status in (408, 429))
+        return Completion(request.id, error=words)
+
+    def version(self) -> str:
+        """What vLLM tells of itself; other servers tell nothing."""
+        try:
+            with urlopen(f"{self.url}/version", timeout=PROBE_TIMEOUT) as response:
+                return f"vllm {json.load(response)['version']}"
+        except (OSError, *BROKEN):
+            return "unknown"
+
+
+def body(request: Request, sampling: Generation) -> dict[str, Any]:
+    """What is posted. Everything that a server may have its own default for is said outright."""
+    settings = asdict(sampling)
+    return {
+        **({"messages": request.messages} if request.raw is None else {"prompt": request.raw}),
+        **{key: settings[key] for key in ("max_tokens", "temperature", "top_p")},
+        "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
+        "seed": int(digest([sampling.seed, request.id], 7), 16),  # whatever the order of the rows
+    }  # fmt: skip
+
+
+def completion(request: Request, answer: dict[str, Any], opened: str) -> Completion:
+    """The completion in a server's answer, its thought whole; ValueError or the like if there is none.
+
+    `opened` is the thought that the chat template opens in the prompt: the text lacks it. A thought that a
+    reasoning parser has split off is put back.
+    """
+    choice, usage = answer["choices"][0], answer["usage"]
+    reason = choice["finish_reason"]
+    if reason not in ("stop", "length"):  # such as `abort`, of a server that is being stopped
+        raise ValueError(f"finish_reason {reason!r}")
+    message = choice.get("message") or {"content": choice["text"]}
+    text = message["content"] or ""
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if thought:
+        text = f"{THINK}\n{thought}" + (f"\n</think>\n\n{text}" if text else "")
+    elif request.raw is None and not text.startswith(THINK):
+        text = opened + text
+    return Completion(request.id, text, reason, usage["prompt_tokens"], usage["completion_tokens"])
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,139 @@
+"""What the command line prints: a plan with its costs, a recipe's sources, the tables.
+
+In: a recipe, its plan, a workspace. Out: text on the terminal; nothing is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..plan.compile import Plan
+from ..plan.costs import Cost, estimate, total
+from ..recipe.sections import Recipe
+from ..recipe.sources import Sourced
+from ..reports.outcomes import Outcomes
+from ..reports.write import sheets
+from ..run.step import DONE, states
+from ..system.gpus import gpu_shortage, present_gpus
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]) -> None:
+    """The chosen steps, their state and estimated cost, and what the unfinished ones need together."""
+    now, costs = states(plan, workspace), estimate(plan, recipe)
+    table = _table("id", "kind", "step", "state", "GPUs", "GPU-h", "GPU GiB", "disk GiB")
+    slots: dict[str, str] = {}
+    for slot, made in plan["slots"].items():
+        slots.setdefault(made, slot)
+    for step_id in chosen:
+        step, cost = plan["steps"][step_id], costs[step_id]
+        table.add_row(
+            step_id, step["kind"], slots[step_id], now[step_id], str(step["how"]["gpus"]),
+            _number(cost.gpu_hours), _number(cost.gpu_memory_gib), _number(cost.disk_gib),
+        )  # fmt: skip
+    console = _console(140)
+    console.print(table)
+    pending = [step_id for step_id in chosen if now[step_id] != DONE]
+    done = len(chosen) - len(pending)
+    console.print(
+        f"{len(chosen)} steps, {done} done, {len(pending)} to do; workspace {workspace}", soft_wrap=True
+    )
+    if pending:
+        console.print(cost_words(recipe, [costs[step_id] for step_id in pending]), soft_wrap=True)
+        for lack in shortages(recipe, plan, workspace, pending):
+            console.print(f"missing: {lack}", soft_wrap=True)
+
+
+def cost_words(recipe: Recipe, costs: Sequence[Cost]) -> str:
+    """The estimated needs of unfinished steps, with the figures behind them."""
+    whole, figures = total(costs), recipe.estimates
+    words = (
+        f"estimated: {_number(whole.gpu_hours)} GPU-hours, {_number(whole.disk_gib)} GiB of disk and "
+        f"{_number(whole.scratch_gib)} GiB for a while (checkpoints); at most "
+        f"{_number(whole.gpu_memory_gib)} GiB a GPU, {_number(whole.host_memory_gib)} GiB of memory a step"
+    )
+    if recipe.hardware.gpus:
+        words += (
+            f"\n(from {figures.tflops:g} TFLOPS at {figures.mfu:g} in training, "
+            f"{figures.decode_tokens_per_second:g} output tokens/s a GPU of a 1B model, "
+            "`estimates.response_tokens`; `--pilot WORKSPACE` takes what a pilot measured)"
+        )
+    return words
+
+
+def shortages(
+    recipe: Recipe, plan: Plan, workspace: Path, pending: Sequence[str], here: bool = True
+) -> list[str]:
+    """What this machine lacks for the pending steps, each after its key: GPUs, their memory, disk.
+
+    Memory and disk are estimates; what is unknown is not held against it. This machine's GPUs do not matter
+    if the steps do not run `here` but on a cluster.
+    """
+    hardware, costs = recipe.hardware, estimate(plan, recipe)
+    found = []
+    if here and any(plan["steps"][step_id]["how"]["gpus"] for step_id in pending):
+        lack = gpu_shortage(hardware.gpus, hardware.gpu_memory_gib, present_gpus())
+        found += [f"hardware.gpus: {lack}"] if lack else []
+    for step_id in pending:
+        needs, step = costs[step_id].gpu_memory_gib or 0.0, plan["steps"][step_id]
+        if needs > hardware.gpu_memory_gib:
+            found.append(
+                f"hardware.gpu_memory_gib: {hardware.gpu_memory_gib:g}, but {step['kind']} {step['label']} "
+                f"needs about {needs:.0f} a GPU: raise hardware.inference_gpus, or lower batch sizes"
+            )
+    home = next(path for path in (workspace, *workspace.parents) if path.is_dir())
+    free = shutil.disk_usage(home).free / 2**30
+    kept = sum(costs[step_id].disk_gib or 0.0 for step_id in pending)
+    needs = kept + max((costs[step_id].scratch_gib or 0.0 for step_id in pending), default=0.0)
+    if needs > free:
+        found.append(f"--workspace: {free:.3g} GiB are free in {home}, about {needs:.3g} GiB are needed")
+    return found
+
+
+def show_sources(rows: Sequence[Sourced]) -> None:
+    """Where each value of a recipe comes from."""
+    table = _table("key", "value", "source", "set in")
+    for row in rows:
+        value = str(row.value).replace("\n", "\\n")
+        table.add_row(row.key, value, row.source or "none given", row.set_in)
+    _console(200).print(table)
+
+
+def show_tables(recipe: Recipe, plan: Plan, workspace: Path, names: Sequence[str] = ("table2",)) -> None:
+    """The named tables with their comparisons, `figures` as numbers (everything if there are no names)."""
+    from rich.markup import escape
+
+    for sheet in sheets(Outcomes(recipe, plan, workspace)):
+        kind = "figures" if sheet.name.startswith("figure") else sheet.name.removesuffix("-differences")
+        if names and kind not in names:
+            continue
+        table = _table(*sheet.head)
+        table.title = f"{recipe.name}: {sheet.title}"
+        for row in sheet.rows:
+            table.add_row(*map(escape, row))
+        _console(180).print(table)
+
+
+def _table(*head: str) -> Table:
+    from rich.table import Table
+
+    return Table(*head, box=None, pad_edge=False)
+
+
+def _console(width: int) -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width, markup=True, highlight=False)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "?"
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"

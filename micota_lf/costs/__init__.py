@@ -1,1 +1,0 @@
-"""What a plan costs before it runs, and what a pilot measured."""

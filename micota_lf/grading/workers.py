@@ -1,0 +1,211 @@
+r"""Grading many responses, or one, so that no answer hangs, fills or ends the process that asked.
+
+    for row, (verdict,) in grade_rows(rows, lambda row: [Question(row["response"], row["answer"])]):
+        ...
+    grade_safely(Question("so \\boxed{9^{9^{9^9}}}", "3")).reason   -> "timeout", after 10 s of computing
+
+Most answers are judged here, from their text alone. Only pairs that computer algebra must compare go to
+worker processes (pebble), for it can run for ever inside one C call, which no alarm interrupts: a worker has
+a timer of processor time by which the kernel ends it, however busy the machine is, and a memory limit. The
+answer that a worker dies of gets the reason `timeout` or `unparseable` and keeps its legacy verdict; no other
+is touched. Workers are fresh interpreters (nothing is forked from a process that holds a GPU or threads, and
+a script needs no `__main__` guard: joblib's start method) that the kernel ends with their parent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+
+from ..errors import MicotaError
+from ..system.processes import die_with_parent
+from .answer import UNPARSEABLE, Grade, Reason, grade
+from .equal import NeedsAlgebra, Pair, Verdict, same_answer, same_text
+
+if TYPE_CHECKING:
+    from pebble import ProcessPool
+
+TIMEOUT = "timeout"
+AHEAD_ROWS, AHEAD_CHARACTERS = 2**11, 2**25  # how far text may get ahead of algebra
+OUT_OF_MEMORY = 12  # a worker's exit code
+
+T = TypeVar("T")
+
+
+class Limits(NamedTuple):
+    """What one answer may take: processor time, memory above the worker's start, characters looked at.
+
+    `wall_factor` times `seconds` on the clock end what waits instead of computing. Of a longer response only
+    the last part is graded: that is where its answer is. A worker is replaced after `answers`.
+    """
+
+    seconds: float = 10.0
+    memory: int = 2 * 2**30
+    characters: int = 1_000_000
+    wall_factor: float = 8.0
+    answers: int = 5000
+
+
+LIMITS = Limits()
+
+
+class Question(NamedTuple):
+    """A response to grade; arguments of `grade`."""
+
+    response: str | None
+    answer: str | None
+    truncated: bool = False
+    legacy_rule: str = "hendrycks"
+
+
+def grade_rows(
+    rows: Iterable[T],
+    questions: Callable[[T], Sequence[Question]],
+    workers: int | None = None,
+    limits: Limits = LIMITS,
+) -> Iterator[tuple[T, list[Grade]]]:
+    """Each row with the grades of its questions, in the order of the rows, while they are being read.
+
+    Verdicts do not depend on `workers` (default: one a core); memory does not grow with the number of rows.
+    """
+    held: deque[tuple[T, list[_Pending], int]] = deque()  # rows read and not yet given, their characters
+    characters = 0
+    with Algebra(workers or len(os.sched_getaffinity(0)), limits) as algebra:
+        for row in rows:
+            mine = questions(row)
+            size = sum(len(question.response or "") for question in mine)
+            held.append((row, [_Pending(question, algebra) for question in mine], size))
+            characters += size
+            while held and (
+                len(held) > AHEAD_ROWS or characters > AHEAD_CHARACTERS or all(p.done for p in held[0][1])
+            ):
+                row, pending, size = held.popleft()
+                characters -= size
+                yield row, [one.grade() for one in pending]
+        for row, pending, _ in held:
+            yield row, [one.grade() for one in pending]
+
+
+def grade_safely(question: Question, limits: Limits = LIMITS) -> Grade:
+    """The grade of one response; the worker that it may need is kept for the next one."""
+    return _Pending(question, _kept_algebra(os.getpid(), limits)).grade()
+
+
+@cache
+def _kept_algebra(pid: int, limits: Limits) -> Algebra:
+    return Algebra(1, limits)  # of this process: a fork's threads are gone
+
+
+class Algebra:
+    """Worker processes that compare pairs of answers; none is started before the first pair."""
+
+    def __init__(self, workers: int, limits: Limits) -> None:
+        self.limits, self._workers = limits, workers
+        self._pool = self._new_pool()
+        self.compare = lru_cache(AHEAD_ROWS)(self._schedule)  # the same pairs come again, hostile ones too
+
+    def __enter__(self) -> Algebra:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+    def verdict(self, pair: Pair, waiting: Future[Verdict]) -> tuple[Verdict, Reason]:
+        """What a worker says of a pair, and why it could not."""
+        from pebble import ProcessExpired
+
+        try:
+            return waiting.result(), ""
+        except TimeoutError:
+            return None, TIMEOUT
+        except ProcessExpired as end:
+            return None, TIMEOUT if end.exitcode == -signal.SIGPROF else UNPARSEABLE
+        except BrokenProcessPool:
+            return self._second_verdict(pair)
+        except Exception:
+            return None, UNPARSEABLE
+
+    def _second_verdict(self, pair: Pair) -> tuple[Verdict, Reason]:
+        """From a new pool: the death of an idle worker breaks all of one (pebble find_expired_task)."""
+        self.compare.cache_clear()
+        try:
+            return self.compare(pair).result(), ""
+        except Exception as error:
+            raise MicotaError(f"grading processes do not start; is there memory for one? {error}") from error
+
+    def _schedule(self, pair: Pair) -> Future[Verdict]:
+        if not self._pool.active:
+            self._pool = self._new_pool()
+        limit = self.limits.seconds
+        task = self._pool.schedule(_compare, (*pair, limit), timeout=self.limits.wall_factor * limit)
+        return cast(Future[Verdict], task)
+
+    def _new_pool(self) -> ProcessPool:
+        # Not at the top: most of our processes grade nothing, and these take as long as all the rest.
+        from joblib.externals.loky.backend.context import get_context
+        from pebble import ProcessPool
+
+        limits = (self.limits.memory,)
+        return ProcessPool(self._workers, self.limits.answers, _limit, limits, get_context("loky"))
+
+
+class _Pending:
+    """One question, judged from its text if that is enough, else waiting for a worker's verdict."""
+
+    def __init__(self, question: Question, algebra: Algebra) -> None:
+        cut = (question.response or "")[-algebra.limits.characters :]
+        self._question, self._algebra = question._replace(response=cut), algebra
+        try:
+            self._known: Grade | None = grade(*self._question, same=same_text)
+        except NeedsAlgebra as needed:
+            self._known, self._pair = None, needed.pair
+            self._waiting = algebra.compare(self._pair)
+        except Exception:  # an odd text must not end the others
+            self._known = Grade(None, False, False, UNPARSEABLE)
+
+    @property
+    def done(self) -> bool:
+        """Whether `grade` returns at once."""
+        return self._known is not None or self._waiting.done()
+
+    def grade(self) -> Grade:
+        """The grade, once a worker has ended with the pair or by it."""
+        if self._known is None:
+            verdict, lost = self._algebra.verdict(self._pair, self._waiting)
+            found = grade(*self._question, same=lambda got, gold: verdict)
+            timed_out = lost == TIMEOUT and found.reason == UNPARSEABLE  # and not truncated
+            self._known = replace(found, reason=TIMEOUT) if timed_out else found
+        return self._known
+
+
+def _limit(memory: int) -> None:
+    """Prepare a worker: its memory, its death with its parent, and the algebra on no answer's time."""
+    die_with_parent()
+    logging.disable()  # math-verify would say for each answer that its own alarms are off
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    same_answer("\\sin x", "\\cos x", seconds=None)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    with open("/proc/self/statm") as handle:
+        most = int(handle.read().split()[0]) * resource.getpagesize() + memory
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
+
+
+def _compare(got: str, gold: str, seconds: float) -> Verdict:
+    """A worker's task. One that ran out of memory is not used again."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        return same_answer(got, gold, seconds=None)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,0 +1,60 @@
+"""What finished steps say of the figures behind an estimate: the calibration by a pilot.
+
+    measured(Path("runs"))      # ["estimates.mfu=0.31", "estimates.response_tokens.r1=5210", ...]
+
+The words can be laid over a recipe. Speeds come from steps that ran on GPUs in one go; loading the model
+counts as generation, so few prompts make it look slow. Lengths come from every generate step, the last
+finished one of a name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..inputs.sizes import BILLION, ModelSize, directory_size, model_size
+from ..plan.costs import training_flops
+from ..recipe.sections import Estimates
+from ..run.step import finished
+from ..system.files import read_json
+
+
+def measured(workspace: Path, tflops: float = Estimates().tflops) -> list[str]:
+    """Overrides `estimates...=value` for what the workspace's steps have measured; `tflops` as in the recipe.
+
+    Decoding: tokens x billions of parameters / (seconds x GPUs). Training: FLOPs / (seconds x GPUs x tflops).
+    """
+    lengths: dict[str, int] = {}
+    decoded = decoding = flops = training = 0.0
+    done = sorted(workspace.glob("*/*/done.json"), key=lambda path: path.stat().st_mtime)
+    for path in done:
+        record, step = finished(path.parent), read_json(path.with_name("step.json"))
+        if record is None or record.get("kind") not in ("generate", "train"):
+            continue
+        results, how = record["results"], record["how"]
+        gpus, size = how["gpus"] * how.get("nodes", 1), _size(step["inputs"]["model"], workspace)
+        timed = bool(gpus and size and not record.get("resumed"))
+        if record["kind"] == "generate":
+            names = [slot.partition("/")[2] for slot in step.get("slots", [])]
+            lengths |= {name: round(results["mean_response_tokens"]) for name in names if "." not in name}
+            if timed and size:
+                tokens = results["responses"] * results["mean_response_tokens"]
+                decoded += tokens * size.parameters / BILLION
+                decoding += record["seconds"] * gpus
+        elif timed and size and results.get("trained_tokens"):
+            flops += training_flops(size, how["train"], results["trained_tokens"])
+            training += results["train_seconds"] * gpus
+    words = []
+    if training:  # the share means something only beside the peak that it is a share of
+        words = [f"estimates.tflops={tflops:g}", f"estimates.mfu={flops / training / tflops / 1e12:.3g}"]
+    if decoding:
+        words.append(f"estimates.decode_tokens_per_second={float(f'{decoded / decoding:.3g}'):g}")
+    return words + [f"estimates.response_tokens.{name}={length}" for name, length in sorted(lengths.items())]
+
+
+def _size(given: dict[str, Any], workspace: Path) -> ModelSize | None:
+    """Size of a step's model: a reference, or the weights that another step left in the workspace."""
+    if "ref" in given:
+        return model_size(given["ref"])
+    made = next(workspace.glob(f"*/*-{given['step']}/{given['file']}"), None)
+    return directory_size(made) if made else None

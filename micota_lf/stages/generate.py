@@ -1,0 +1,138 @@
+"""Responses of one model to a file of problems, appended as they finish and resumed by id.
+
+In: a model, a prompt set, how to sample. Out: `OUT.jsonl`, one row a problem:
+
+    {"id", "prompt", "response", "finish_reason", "prompt_tokens", "response_tokens",
+     "status", "error", "answer"}
+
+with status `ok` or `error`; `OUT.meta.json` with what was asked and, under `numerics`, by which engines;
+`OUT.prompts.json` with a digest of each problem. A killed run is continued by running it again, on other GPUs
+or endpoints too: finished rows are kept, a torn last line is dropped, failed rows are tried once more.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO, Any
+
+from ..backends.opening import open_backend
+from ..backends.progress import Progress, response_summary, say
+from ..backends.protocol import Completion, Launch, Request
+from ..errors import UserError
+from ..inputs.problems import chat, load_problems, user_text
+from ..recipe.sections import Generation, Prompts, sampling_settings
+from ..system.files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
+from ..system.locks import lease
+
+NAMED_IDS = 5  # of those that differ, in an error
+
+
+def generate(
+    model: str,
+    prompts: Prompts,
+    output: str | Path,
+    sampling: Generation,
+    revision: str | None = None,
+    launch: Launch | None = None,
+) -> dict[str, Any]:
+    """Write one row a problem to `output` and return the counts and token statistics.
+
+    Raises UserError if `output` holds responses to another question, StepLocked if another process writes to
+    it, StepFailed if rows failed or the backend's server did.
+    """
+    if sampling.prompt_format == "raw" and prompts.system:
+        raise UserError("prompt_format: raw prompts have no place for prompts.system")
+    problems, output = load_problems(prompts), Path(output)
+    digests = {row["id"]: digest(row) for row in problems}
+    asked = {
+        **sampling_settings(sampling), **asdict(prompts), "model": model, "model_revision": revision,
+        "prompts": len(problems), "problems": digest(problems),
+    }  # fmt: skip
+    del asked["path"]
+    launch = replace(launch or Launch(), log=output.with_suffix(".server.log"))
+    with ExitStack() as stack:
+        busy = f"{output}: another process is writing to it"
+        stack.enter_context(lease(output.with_name(f".{output.name}.lease"), busy))
+        done = _finished_ids(output, asked, digests)
+        by_id = {row["id"]: row for row in problems if row["id"] not in done}
+        if by_id:
+            say(f"{len(done)} of {len(problems)} responses are there; {len(by_id)} to generate")
+            backend = stack.enter_context(open_backend(model, sampling, revision, launch))
+            requests = (_request(row, prompts, sampling) for row in by_id.values())
+            completions = backend.complete(requests)  # a server starts here: no part of the speed
+            progress = Progress(len(problems), len(done))
+            for n, completion in enumerate(completions):
+                if n == 0:  # not before: a model or limit that is refused leaves no file behind
+                    numerics = {"backend": sampling.backend, **backend.numerics()}
+                    handle = stack.enter_context(_appendable(output, asked, digests, numerics))
+                handle.write(json_line(_row(by_id[completion.id], completion, prompts)))
+                handle.flush()
+                progress.add(completion)
+    return response_summary(output)
+
+
+def _request(problem: Row, prompts: Prompts, sampling: Generation) -> Request:
+    raw = user_text(problem["problem"], prompts.template) if sampling.prompt_format == "raw" else None
+    return Request(problem["id"], chat(problem["problem"], prompts), raw)
+
+
+def _row(problem: Row, completion: Completion, prompts: Prompts) -> Row:
+    return {
+        "id": completion.id, "prompt": user_text(problem["problem"], prompts.template),
+        "response": completion.text, "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens, "response_tokens": completion.response_tokens,
+        "status": "error" if completion.error else "ok", "error": completion.error,
+        "answer": problem["answer"],
+    }  # fmt: skip
+
+
+def _finished_ids(output: Path, asked: dict[str, Any], digests: dict[str, str]) -> set[str]:
+    """Ids of the rows that need no second answer. Raises UserError if they answer another request."""
+    if not output.exists() or not output.stat().st_size:
+        return set()
+    meta = output.with_suffix(".meta.json")
+    if not meta.is_file():
+        raise UserError(f"{output}: exists without {meta.name}, which says what was asked; choose another -o")
+    before = read_json(meta)
+    changed = [key for key in asked if before.get(key) != asked[key]]
+    if changed:
+        key = changed[0]
+        words = f"{key}: {before.get(key)!r} then, {asked[key]!r} now"
+        if "problems" in changed and output.with_suffix(".prompts.json").is_file():
+            words += _differing(read_json(output.with_suffix(".prompts.json")), digests)
+        raise UserError(
+            f"{output}: holds responses to another request: {', '.join(changed)} differ ({words}); "
+            "choose another -o or remove it"
+        )
+    return {row["id"] for row in iter_jsonl(output, repair=True) if row["status"] == "ok"}
+
+
+def _differing(then: dict[str, str], now: dict[str, str]) -> str:
+    """Which problems were added, removed and changed, as `; 2 added: a, b`."""
+    kinds = {
+        "added": [key for key in now if key not in then],
+        "removed": [key for key in then if key not in now],
+        "changed": [key for key in now if key in then and then[key] != now[key]],
+    }
+    return "".join(
+        f"; {len(ids)} {kind}: {', '.join(ids[:NAMED_IDS])}{', ...' if len(ids) > NAMED_IDS else ''}"
+        for kind, ids in kinds.items()
+        if ids
+    )
+
+
+def _appendable(
+    output: Path, asked: dict[str, Any], digests: dict[str, str], numerics: dict[str, Any]
+) -> IO[str]:
+    """The output opened for more rows, holding exactly the finished ones, with its other files beside it."""
+    meta = output.with_suffix(".meta.json")
+    resumed = output.is_file() and output.stat().st_size > 0
+    known = read_json(meta).get("numerics", []) if resumed else []
+    known += [] if numerics in known else [numerics]
+    rows = iter_jsonl(output, repair=True) if resumed else iter(())
+    write_json(output.with_suffix(".prompts.json"), digests)
+    write_json(meta, {**asked, "numerics": known})
+    write_jsonl(output, (row for row in rows if row["status"] == "ok"))
+    return output.open("a", encoding="utf-8")

@@ -1,0 +1,66 @@
+"""A corpus mixed from others at stated ratios (Mix-Long of Li et al., arXiv 2502.12143).
+
+    mix_corpora({"long.jsonl": 0.2, "short.jsonl": 0.8}, "corpus.jsonl", seed=0)
+
+Each part is sampled without replacement and independently of the others, so a problem can occur once in
+every part. Without a size, the mix is the largest that the ratios allow.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..recipe.sections import RATIO_TOLERANCE
+from ..system.files import Row, read_jsonl, write_json, write_jsonl
+
+
+def mix_corpora(
+    parts: Mapping[str, float], output: str | Path, *, seed: int = 0, size: int | None = None
+) -> dict[str, Any]:
+    """Write the mixed rows, shuffled, each with the `part` it came from; return the counts.
+
+    Raises UserError if the ratios do not add up to 1 or a part has too few rows for `size`.
+    """
+    whole = abs(sum(parts.values()) - 1) <= RATIO_TOLERANCE
+    if not whole or not all(ratio > 0 for ratio in parts.values()):
+        raise UserError(f"--part: ratios {list(parts.values())} must be above 0 and add up to 1")
+    corpora = {path: read_jsonl(path) for path in parts}
+    for path, rows in corpora.items():
+        for number, row in enumerate(rows, start=1):
+            missing = [key for key in ("id", "response_tokens") if key not in row]
+            if missing:
+                raise UserError(f"{path}: row {number} has no {' and no '.join(missing)}")
+    total = size or min(int(len(rows) / parts[path] + 1e-9) for path, rows in corpora.items())
+    counts = shares(list(parts.values()), total)
+    mixed: list[Row] = []
+    for number, ((path, rows), count) in enumerate(zip(corpora.items(), counts, strict=True)):
+        if count > len(rows):
+            raise UserError(f"--size: {total} rows need {count} of {path}, which has {len(rows)}")
+        ordered = sorted(rows, key=lambda row: row["id"])
+        chosen = random.Random(f"{seed}/{number}").sample(ordered, count)
+        mixed += [{**row, "part": number} for row in chosen]
+    if not mixed:
+        raise UserError(f"{', '.join(parts)}: too few rows to mix at these ratios")
+    random.Random(seed).shuffle(mixed)
+    lengths = [row["response_tokens"] for row in mixed]
+    summary = {
+        "rows": len(mixed), "rows_by_part": counts, "seed": seed,
+        "mean_response_tokens": sum(lengths) / len(lengths),
+    }  # fmt: skip
+    write_jsonl(output, mixed)
+    write_json(Path(output).with_name("counts.json"), summary)
+    return summary
+
+
+def shares(ratios: list[float], total: int) -> list[int]:
+    """Whole numbers that add up to `total`, as near to the ratios as can be (largest remainder)."""
+    exact = [ratio * total for ratio in ratios]
+    counts = [int(value + 1e-9) for value in exact]
+    by_rest = sorted(range(len(ratios)), key=lambda i: counts[i] - exact[i])
+    for i in by_rest[: total - sum(counts)]:
+        counts[i] += 1
+    return counts

@@ -1,0 +1,75 @@
+"""Do training prompts overlap with benchmark problems? Shared n-grams of words, as GPT-3's report has them.
+
+    overlap([{"id": "a", "problem": "..."}], {"gsm8k": [...]}, 13)
+
+Words are what blanks part, in lower case and without punctuation at their ends (Brown et al. 2020, appendix
+C, where n is 13). A problem shorter than n words overlaps only with one that has the very same words.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..system.files import Row
+
+EDGES = string.punctuation
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a problem, in lower case, without punctuation at their ends."""
+    return tuple(word for word in (raw.strip(EDGES) for raw in text.lower().split()) if word)
+
+
+def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
+    """All runs of n words; of a text with fewer, the text itself."""
+    found = words(text)
+    return {found[i : i + n] for i in range(max(1, len(found) - n + 1))}
+
+
+def overlap(
+    prompts: Sequence[Row], benchmarks: Mapping[str, Sequence[Row]], n: int
+) -> tuple[dict[str, Any], list[Row]]:
+    """Counts by benchmark, and one row a pair of a prompt and a benchmark problem that share an n-gram.
+
+    Counts are `problems` (of the benchmark), `problems_shared`, `prompts_shared`, `identical` (pairs with the
+    same words throughout).
+    """
+    index: dict[tuple[str, ...], list[Row]] = {}
+    for prompt in prompts:
+        for gram in ngrams(prompt["problem"], n):
+            index.setdefault(gram, []).append(prompt)
+    counts: dict[str, Any] = {}
+    pairs: list[Row] = []
+    for name, problems in benchmarks.items():
+        found: dict[tuple[str, str], Row] = {}
+        for problem in problems:
+            for gram in ngrams(problem["problem"], n):
+                for prompt in index.get(gram, ()):
+                    same = words(prompt["problem"]) == words(problem["problem"])
+                    found[prompt["id"], problem["id"]] = {
+                        "benchmark": name, "problem": problem["id"], "prompt": prompt["id"],
+                        "identical": same, "ngram": " ".join(gram),
+                    }  # fmt: skip
+        counts[name] = {
+            "problems": len(problems),
+            "problems_shared": len({problem for _, problem in found}),
+            "prompts_shared": len({prompt for prompt, _ in found}),
+            "identical": sum(pair["identical"] for pair in found.values()),
+        }
+        pairs += found.values()
+    return {"prompts": len(prompts), "ngram": n, "benchmarks": counts}, pairs
+
+
+def overlap_words(results: Mapping[str, Any] | None) -> str:
+    """What the report says of it."""
+    if results is None:
+        return "Not checked yet."
+    lines = [
+        f"- {name}: {count['problems_shared']} of {count['problems']} problems share a run of "
+        f"{results['ngram']} words with one of {count['prompts_shared']} training prompts (of "
+        f"{results['prompts']}); {count['identical']} pairs are identical word for word"
+        for name, count in results["benchmarks"].items()
+    ]
+    return "\n".join([*lines, "", "The pairs are in the step's `pairs.jsonl`."])

@@ -1,0 +1,187 @@
+"""Whether a model is trained on the tokens that it later meets: LLaMA-Factory's template and the chat's.
+
+    check = template_parity("tiny:student-s", "qwen", Prompts(path="tiny:train"))
+    check.problems       -> []
+    check.after_end      -> "\\n"          trained after the end-of-turn token, never generated
+    python -m micota_lf.checks.parity asked.json found.json     # several, in a process of their own
+
+For sample conversations, the tokens that LLaMA-Factory's own supervised processor makes (data/template.py,
+data/processor/supervised.py) must be: the prompt as `apply_chat_template(..., add_generation_prompt=True)`
+gives it to our backends and to lm-eval, the response's tokens, and a token at which generation stops.
+Importing llamafactory takes 13 to 20 s, nearly all of this check's time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..inputs.chat import load_chat, opened_thought, overlong
+from ..inputs.problems import chat
+from ..inputs.references import resolve
+from ..recipe.sections import Prompts
+from ..system.files import read_json, write_json
+
+NO_CUTOFF = 2**20
+SHOWN = 16  # tokens of a difference that are quoted
+# Problem and response; the second has a thought, the third text outside ASCII.
+SAMPLES = {
+    "a plain answer": ("What is 1+1?", "It is two.\n\n\\boxed{2}"),
+    "a thought": ("What is 2+3?", "<think>\nTwo and three.\n\nFive.\n</think>\n\n\\boxed{5}"),
+    "symbols": (
+        "Soit $x ∈ (0, ∞)$, $x² = ½$; 求 $|x|$ 🙂",
+        "<think>\n√½ ≈ 0,7071…\n</think>\n\n$\\boxed{\\frac{1}{√2}}$ 。",
+    ),
+}
+# LLaMA-Factory's data arguments that change a template's tokens.
+DATA_ARGUMENTS = ("default_system", "enable_thinking", "preserve_thinking", "train_on_prompt", "mask_history")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Problems in words, and what training adds after the end-of-turn token."""
+
+    problems: list[str] = field(default_factory=list)
+    after_end: str = ""
+
+
+def available() -> bool:
+    """Whether llamafactory can be imported here (`engines:` may name one in another environment)."""
+    return find_spec("llamafactory") is not None
+
+
+def template_parity(
+    model: str,
+    template: str,
+    prompts: Prompts,
+    revision: str | None = None,
+    data_arguments: Mapping[str, Any] | None = None,
+) -> Parity:
+    """Compare a LLaMA-Factory template with a model's chat template on sample conversations.
+
+    The conversations have the system message of `prompts`, or none: only what a recipe uses must agree. The
+    first one that differs is told. Raises UserError if the tokenizer or the template cannot be had.
+    """
+    from transformers import AutoTokenizer
+
+    counter = load_chat(model, revision)
+    path, arguments = resolve(model), dict(data_arguments or {})
+    original = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if original.chat_template is None:
+        raise UserError(f"{model}: has no chat template")
+    if prompts.system:
+        arguments.setdefault("default_system", prompts.system)
+    stops = _stop_tokens(path, original, revision)
+    after_end = ""
+    with _supervised(tokenizer, template, arguments) as encode:
+        for name, (problem, response) in SAMPLES.items():
+            messages = chat(problem, prompts)
+            prompt = original.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            saved = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            if saved != prompt:  # LLaMA-Factory saves its own with the trained model
+                return Parity([f"template {template!r} replaces the model's chat template by another"])
+            training = encode(messages[-1]["content"], response)
+            found, after_end = _differences(training, original, prompt, response, stops)
+            row = {"prompt": messages[-1]["content"], "response": response}
+            counted = overlong([row], counter, NO_CUTOFF, prompts.system).longest
+            if not found and counted != len(training):
+                found = [f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"]
+            if found:
+                return Parity([f"template {template!r}, {name}: {line}" for line in found])
+    return Parity([], after_end)
+
+
+def compare(asked: list[dict[str, Any]]) -> list[Parity]:
+    """`template_parity` of each of these arguments; what cannot be compared is a problem, not an error."""
+    made: dict[str, Parity] = {}
+    for one in asked:
+        if repr(one) not in made:
+            try:
+                result = template_parity(**{**one, "prompts": Prompts(**one["prompts"])})
+            except (UserError, OSError, ValueError) as error:
+                result = Parity([str(error).splitlines()[0]])
+            made[repr(one)] = result
+    return [made[repr(one)] for one in asked]
+
+
+def _differences(
+    training: list[int], tokenizer: Any, prompt: str, response: str, stops: set[int]
+) -> tuple[list[str], str]:
+    """How training's tokens differ from inference's, and what training adds after the end of turn."""
+    asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if len(tokenizer(prompt)["input_ids"]) > len(asked) and not prompt.startswith(
+        tokenizer.bos_token or "\0"
+    ):
+        return ["the tokenizer adds a start token that the chat template has not: lm-eval would add it"], ""
+    # A thought that the prompt opens is not the response's.
+    answer = response.removeprefix(opened_thought(prompt))
+    inference = asked + tokenizer(answer, add_special_tokens=False)["input_ids"]
+    ending = training[len(inference) :]
+    if training[: len(inference)] != inference:
+        pairs = zip(training, inference, strict=False)
+        at = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(training), len(inference)))
+        shown = [repr(tokenizer.decode(ids[at : at + SHOWN])) for ids in (training, inference)]
+        return [f"tokens differ from position {at}: training {shown[0]}, inference {shown[1]}"], ""
+    if not ending:
+        return ["no end-of-turn token is trained: responses would not end"], ""
+    if ending[0] not in stops:
+        at_what = ", ".join(repr(tokenizer.decode([stop])) for stop in sorted(stops))
+        last = tokenizer.decode(ending[:1])
+        return [f"training ends a response with {last!r}, but inference stops at {at_what}"], ""
+    return [], tokenizer.decode(ending[1:])
+
+
+@contextlib.contextmanager
+def _supervised(
+    tokenizer: Any, template: str, arguments: Mapping[str, Any]
+) -> Iterator[Callable[[str, str], list[int]]]:
+    """LLaMA-Factory's supervised encoding as a function from prompt and response to tokens."""
+    from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
+    from llamafactory.data.template import TEMPLATES, get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+
+    if template not in TEMPLATES:
+        raise UserError(f"train.template: LLaMA-Factory has no template {template!r}")
+    settings = DataArguments(template=template, cutoff_len=NO_CUTOFF, **arguments)
+    logging.getLogger("llamafactory").setLevel(logging.ERROR)  # it announces every token that it looks at
+    registered = TEMPLATES[template]
+    TEMPLATES[template] = copy.deepcopy(registered)  # the arguments are written into it
+    try:
+        rules = get_template_and_fix_tokenizer(tokenizer, settings)
+    finally:
+        TEMPLATES[template] = registered
+    processor = SupervisedDatasetProcessor(rules, tokenizer, None, settings)
+
+    def encode(prompt: str, response: str) -> list[int]:
+        row: dict[str, Any] = {f"_{key}": [None] for key in ("system", "tools", "images", "videos", "audios")}
+        row["_prompt"] = [[{"role": "user", "content": prompt}]]
+        row["_response"] = [[{"role": "assistant", "content": response}]]
+        tokens: list[int] = processor.preprocess_dataset(row)["input_ids"][0]
+        return tokens
+
+    yield encode
+
+
+def _stop_tokens(path: str, tokenizer: Any, revision: str | None) -> set[int]:
+    """Tokens at which generation stops: the generation config's and the tokenizer's, as in backends.py."""
+    from transformers import GenerationConfig
+
+    try:
+        shipped = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
+    except OSError:
+        shipped = None
+    ends = shipped if isinstance(shipped, list) else [shipped]
+    return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}
+
+
+if __name__ == "__main__":
+    write_json(Path(sys.argv[2]), [asdict(one) for one in compare(read_json(Path(sys.argv[1])))])

@@ -1,0 +1,89 @@
+"""Marks on the fields of a recipe's sections: limits, and which values say how something is run, not what comes out.
+
+    @section
+    class Sampling:
+        max_tokens: Count = 16384           # a whole number above zero
+        batch_size: How[Count] = 64         # decides no result, so it enters no step's identity
+
+    identity(Sampling())      -> {"max_tokens": 16384}
+    running(Sampling())       -> {"batch_size": 64}
+    joined(Sampling, {"max_tokens": 16384}, {"batch_size": 8})
+
+Sections are frozen dataclasses; pydantic reads the limits when a recipe is loaded (recipe/load.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform, get_type_hints
+
+from annotated_types import Ge, Gt, Interval
+from pydantic import Strict
+
+T = TypeVar("T")
+
+HOW = "how"
+How = Annotated[T, HOW]
+"""A field that says how, not what: it enters no step's identity."""
+
+Count = Annotated[int, Gt(0), Strict()]
+Natural = Annotated[int, Ge(0), Strict()]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Part = Annotated[float, Interval(gt=0, le=1)]
+
+# `from_` and `lambda_` are written `from` and `lambda`, which Python reserves.
+CONFIG = {
+    "extra": "forbid", "coerce_numbers_to_str": True, "allow_inf_nan": False,
+    "alias_generator": lambda name: name.removesuffix("_"),
+}  # fmt: skip
+
+
+@dataclass_transform(frozen_default=True)
+def section(cls: type[T]) -> type[T]:
+    """A section of the recipe: a frozen dataclass that pydantic checks strictly."""
+    cls.__pydantic_config__ = CONFIG  # type: ignore[attr-defined]
+    return dataclass(frozen=True)(cls)
+
+
+if TYPE_CHECKING:
+    Keys = dict[str, Any]
+else:
+
+    def Keys(cls: type) -> type:  # noqa: N802 - used as a type
+        """Some keys of a section, to be laid over its own values."""
+        from typing_extensions import TypedDict
+
+        keys = TypedDict(f"{cls.__name__}Keys", get_type_hints(cls, include_extras=True), total=False)
+        keys.__pydantic_config__ = CONFIG
+        return keys
+
+
+@cache
+def running_names(cls: type) -> frozenset[str]:
+    """Names of a section's fields that bear the mark HOW."""
+    hints = get_type_hints(cls, include_extras=True)
+    return frozenset(name for name, hint in hints.items() if HOW in getattr(hint, "__metadata__", ()))
+
+
+def identity(values: Any, *omit: str) -> dict[str, Any]:
+    """The values of a section that decide results, without those named."""
+    return _chosen(values, lambda name: name not in running_names(type(values)), omit)
+
+
+def running(values: Any, *omit: str) -> dict[str, Any]:
+    """The values of a section that say how, without those named."""
+    return _chosen(values, lambda name: name in running_names(type(values)), omit)
+
+
+def joined(cls: type[T], *parts: Mapping[str, Any]) -> T:
+    """A section from its parts; keys that it does not have are left out."""
+    known = get_type_hints(cls)
+    return cls(**{key: value for part in parts for key, value in part.items() if key in known})
+
+
+def _chosen(values: Any, wanted: Callable[[str], bool], omit: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in asdict(values).items() if wanted(name) and name not in omit}

@@ -1,0 +1,169 @@
+"""Reading and writing files so that a half-written one is never taken for whole.
+
+In: paths and plain data. Out: JSON and JSON Lines files that appear by rename.
+
+    write_jsonl("corpus.jsonl", rows)
+    rows = read_jsonl("corpus.jsonl")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from ..errors import UserError
+
+Row = dict[str, Any]
+
+# Above this size a file is identified by its size and both ends: hashing 60 GB of weights would
+# take minutes at every plan, and a safetensors header at the start names every tensor.
+WHOLE_FILE_HASH_BYTES = 64 * 2**20
+END_BYTES = 2**20
+PARTIAL = ".*.partial"  # what a writer that was killed leaves
+NO_TEXT = "holds half a surrogate pair, which is no text"
+MAX_LINE = 2**25  # characters of a row: a thousand times a response of 16K tokens
+
+
+@contextmanager
+def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
+    """Yield a text handle; the file gets its name only after a clean end and an fsync."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(PARTIAL.replace("*", f"{path.name}.{os.getpid()}"))
+    try:
+        with partial.open("w", encoding="utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file by rename."""
+    with atomic_writer(path) as handle:
+        handle.write(text)
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write readable JSON by rename."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; a missing or broken one is a UserError naming it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written as UTF-8; half a surrogate pair, as JSON can hold, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Row]) -> int:
+    """Write one JSON object a line, by rename; return the number of rows."""
+    written = 0
+    with atomic_writer(path) as handle:
+        for row in rows:
+            handle.write(json_line(row))
+            written += 1
+    return written
+
+
+def json_line(row: Row) -> str:
+    """A row as one line; in plain ASCII if it is no text (`is_text`)."""
+    text = json.dumps(row, ensure_ascii=False)
+    return (text if is_text(text) else json.dumps(row)) + "\n"
+
+
+def iter_jsonl(path: str | Path, repair: bool = False) -> Iterator[Row]:
+    """The rows of a JSON Lines file one by one; blank lines are skipped.
+
+    With `repair`, a torn last line (the writer was killed in the middle of it) is dropped.
+    Raises UserError naming the file and the line for anything else that is not a JSON object.
+    """
+    try:
+        with Path(path).open("rb") as lines:  # a line may be torn within a character
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = _json_row(path, number, line.decode())
+                except (UnicodeDecodeError, UserError) as error:
+                    torn = isinstance(error.__cause__ or error, ValueError) and not line.endswith(b"\n")
+                    if repair and torn:
+                        return
+                    raise
+                yield row
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {error}") from error
+
+
+def _json_row(path: str | Path, number: int, line: str) -> Row:
+    if len(line) > MAX_LINE:
+        raise UserError(f"{path}: line {number} has {len(line)} characters; a row has at most {MAX_LINE}")
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: line {number} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: line {number} is a {type(row).__name__}, not a JSON object")
+    return row
+
+
+def read_jsonl(path: str | Path, repair: bool = False) -> list[Row]:
+    """All rows of a JSON Lines file, as `iter_jsonl` reads them."""
+    return list(iter_jsonl(path, repair))
+
+
+def write_yaml(path: str | Path, data: Any) -> None:
+    """Write YAML by rename, keys in the order given."""
+    write_text(path, yaml.safe_dump(data, sort_keys=False))
+
+
+def digest(data: Any, length: int = 12) -> str:
+    """First `length` hex digits of the SHA-256 of `data` as canonical JSON."""
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def file_digest(path: str | Path, length: int = 16) -> str:
+    """Hex digest that identifies a file's content (size and both ends above 64 MiB)."""
+    path = Path(path)
+    size = path.stat().st_size
+    sha = hashlib.sha256(str(size).encode())
+    with path.open("rb") as handle:
+        if size <= WHOLE_FILE_HASH_BYTES:
+            sha.update(handle.read())
+        else:
+            sha.update(handle.read(END_BYTES))
+            handle.seek(-END_BYTES, os.SEEK_END)
+            sha.update(handle.read())
+    return sha.hexdigest()[:length]
+
+
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a whole file, read in pieces: what `sha256sum` prints."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def directory_digest(path: str | Path) -> str:
+    """Hex digest of the names and contents of a directory's files (not of its subdirectories)."""
+    files = sorted(p for p in Path(path).iterdir() if p.is_file() and not p.name.startswith("."))
+    return digest([(p.name, file_digest(p)) for p in files], 16)

@@ -1,0 +1,111 @@
+"""Locks and leases: one process at a time, also where several machines share a directory.
+
+    lock = try_lock("gpus/node1-0.lock")              # None: somebody else on this machine has it
+    with lease(Path("train/x/.lease"), "train/x is being worked on"):
+        ...                                           # StepLocked names the holder: host, process, Slurm job
+
+`try_lock` is the kernel's: free as soon as its holder dies, but not every file server carries it to other
+machines. A lease is filelock's SoftFileLease, a file created exclusively and touched every BEAT_SECONDS. Its
+holder is dead if it was a process of this machine that is gone, or if the file stays untouched for
+PATIENCE_SECONDS of the waiter's own clock: machines' clocks differ and jump. NAME.json beside it says who
+the holder is, for people.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, SoftFileLease, Timeout
+
+from ..errors import StepLocked
+
+BEAT_SECONDS = 5.0
+PATIENCE_SECONDS = 120.0  # above the beat plus the minute for which NFS may show an old time
+POLL_SECONDS = 0.5
+
+
+def try_lock(path: str | Path) -> FileLock | None:
+    """The held lock of a file, to be released, or None if it is held elsewhere; a killed holder's is free."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
+
+
+@contextmanager
+def lease(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
+    """Hold a lease. One that was lost to another (this machine slept too long) ends us by SIGTERM.
+
+    Raises StepLocked, `busy` and the holder's name, once a holder has shown that it lives, which takes up to
+    BEAT_SECONDS; with `wait`, waits for its end instead. A dead one elsewhere costs PATIENCE_SECONDS.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = _note(path)
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    me = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "since": since}
+    text = json.dumps({**me, "started": _started(os.getpid())}) + "\n"
+    touched: set[int] = set()
+
+    def lives() -> bool:
+        with suppress(OSError):
+            touched.add(path.stat().st_mtime_ns)
+        return len(touched) > 1
+
+    lost = lambda why: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    held = SoftFileLease(
+        path, lease_duration=PATIENCE_SECONDS, heartbeat_interval=BEAT_SECONDS, on_compromise=lost
+    )
+    try:
+        if wait:
+            held.acquire(poll_interval=POLL_SECONDS)
+        else:  # in the end it shows that it lives, or it is dead
+            held.acquire(2 * PATIENCE_SECONDS, poll_interval=POLL_SECONDS, cancel_check=lives)
+    except Timeout:
+        who = _read(note)
+        job = f"Slurm job {who['job']}, " if who.get("job") else ""
+        name = "{pid} on {host} since {since}".format(**who) if who else "unknown"
+        raise StepLocked(f"{busy} ({job}process {name})") from None
+    try:
+        note.write_text(text, encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            if note.read_text(encoding="utf-8") == text:
+                note.unlink()
+        held.release()
+
+
+def holder(path: Path) -> dict[str, Any]:
+    """Who holds a lease; empty if nobody does, or a process of this machine that is gone."""
+    who = _read(_note(path)) if path.exists() else {}
+    dead = who and who["host"] == platform.node() and _started(who["pid"]) != who["started"]
+    return {} if dead else who
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _read(note: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        return dict(json.loads(note.read_text(encoding="utf-8")))
+    return {}
+
+
+def _started(pid: int) -> str:
+    """When a process began, in clock ticks since boot (man proc_pid_stat): tells a re-used number."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]

@@ -1,0 +1,181 @@
+"""Engines as commands: find them, name their versions, run one with a log, end it when we end.
+
+job = Job(engine_argv("llamafactory-cli") + ["train", "/abs/train.yaml"], {"OMP_NUM_THREADS": "1"})
+code = run_logged(job, Path("/abs/step"), Path("/abs/step/log.txt"))
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+ENGINE_PACKAGES = ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch", "math-verify")
+STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Looks again, as one may have started another meanwhile, but not for ever: some cannot die.
+GUARD = """
+read -r line
+for round in 1 2 3 4 5 6 7 8 9 10; do
+  left=$(grep -lszxF "$0" /proc/[0-9]*/environ | cut -d / -f 3)
+  [ "$left" ] || break
+  kill -s KILL $left
+  sleep 0.2
+done
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command as an argument list, with the environment variables that it adds."""
+
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+
+    def by_hand(self, cwd: Path) -> str:
+        """The same as one shell line, to copy and run."""
+        env = " ".join(f"{key}={shlex.quote(value)}" for key, value in self.env.items())
+        return f"cd {shlex.quote(str(cwd))} && {env} {shlex.join(self.argv)}".replace("  ", " ")
+
+
+def engine_argv(command: str) -> list[str]:
+    """An engine's command as an argument list, its program found beside our Python or on PATH."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"engines: {command!r}: {error}") from error
+    if not words:
+        raise UserError("engines: an empty command")
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    program = shutil.which(words[0], path=search)
+    if program is None:
+        raise UserError(f"engines: {words[0]!r} was not found; install it or name its command in `engines:`")
+    return [program, *words[1:]]
+
+
+def own_argv(*words: str) -> list[str]:
+    """A command of this package, run by the same Python."""
+    return [sys.executable, "-m", "micota_lf", *words]
+
+
+def cpu_env(threads: int, gpus: int) -> dict[str, str]:
+    """Environment of a step: on the CPU, as many math threads as the step was given.
+
+    Without the limit every engine starts one thread a core, and two steps side by side fight for them.
+    """
+    return {} if gpus else {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the engines, by package name; absent ones are left out."""
+    found = {}
+    for package in ENGINE_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def untested_versions() -> list[str]:
+    """A line for each engine beside us whose version is not the one that this package names."""
+    lines = []
+    for word in metadata.requires("micota_lf") or []:
+        name, _, tested = word.partition(";")[0].partition("==")
+        with suppress(metadata.PackageNotFoundError):
+            found = metadata.version(name.partition("[")[0]).partition("+")[0]
+            if tested and found != tested.strip():
+                lines.append(f"{name} {found} is installed; micota_lf was tested with {tested.strip()}")
+    return lines
+
+
+@contextmanager
+def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with both outputs appended to `log`, of which nothing is left when the block ends.
+
+    Its descendants are known by a variable in their environment: torchrun gives each worker a session of its
+    own. A shell reads from a pipe that closes when the block ends and when we are killed, and ends what is
+    left: the kernel would end the child alone, and its orphans would go on writing and hold their GPUs.
+    """
+    mark = f"MICOTA_ENGINE_{uuid.uuid4().hex}"
+    with log.open("ab") as handle:
+        child = subprocess.Popen(
+            argv, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1", **env, mark: "1"},
+            stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, preexec_fn=die_with_parent,
+            start_new_session=True,
+        )  # fmt: skip
+    guard = ["/bin/sh", "-c", GUARD, f"{mark}=1"]
+    with subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
+        try:
+            yield child
+        finally:
+            _end_group(child)
+
+
+def run_logged(job: Job, cwd: Path, log: Path) -> int:
+    """Run a job to its end with both outputs appended to `log`; return its exit code."""
+    with running(job.argv, cwd, log, **job.env) as child:
+        return child.wait()
+
+
+def ending(code: int) -> str:
+    """How a process ended, in words, from its exit code; those of shells count from 128."""
+    number = -code if code < 0 else code - 128
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"ended with exit code {code}"
+    if number == signal.SIGKILL:
+        return f"was killed (exit code {code}), by somebody or by the kernel for want of memory (see dmesg)"
+    return f"was ended by {name} (exit code {code})"
+
+
+def _end_group(leader: subprocess.Popen[bytes]) -> None:
+    """End what is left of a child's process group, which may have outlived it, politely at first."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGTERM)
+        for _ in range(int(STOP_SECONDS / 0.1)):
+            leader.poll()  # reaps it
+            os.killpg(leader.pid, 0)
+            time.sleep(0.1)
+        os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
+
+
+def log_tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log, without progress bars' carriage returns."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as handle:
+        handle.seek(max(0, log.stat().st_size - 20_000))
+        text = handle.read().decode("utf-8", errors="replace")
+    return "\n".join(line.split("\r")[-1].rstrip() for line in text.rstrip().split("\n")[-lines:])
+
+
+def vllm_numerics(log: Path) -> dict[str, Any]:
+    """The attention kernels that vLLM says it uses, as in `FLASH_ATTN`, and whether batches do not matter."""
+    text = log.read_text(errors="replace")
+    named = re.findall(r"Using (\w+) attention backend|AttentionBackendEnum\.(\w+)", text)
+    invariant = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
+    return {"attention": "".join(named[-1]) if named else None, "batch_invariant": invariant}
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when the one that started it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
