@@ -24,19 +24,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from widened import HEAD, widened
 
-from micota_lf.backends import opening as backends
-from micota_lf.backends.endpoint import EndpointBackend
-from micota_lf.backends.protocol import Completion, Launch, Request
+from micota_lf.backends import Completion, Launch, Request, endpoint, vllm
 from micota_lf.inputs.chat import load_chat
-from micota_lf.inputs.problems import chat, load_problems
-from micota_lf.recipe.sections import Generation, Prompts
+from micota_lf.inputs.problems import Prompts, chat, load_problems
+from micota_lf.inputs.references import ModelRef
+from micota_lf.recipe.sections import Generation
 from micota_lf.stages.generate import generate
 from micota_lf.system.files import read_jsonl, write_jsonl
 
@@ -51,37 +49,33 @@ def lengths(number: int) -> list[int]:
     return [int(min(LONGEST, max(SHORTEST, MEDIAN * draw.lognormvariate(0, SIGMA)))) for _ in range(number)]
 
 
-def drawn(wanted: dict[str, int], starts: dict[str, float]) -> type:
-    """The backend vllm with a length of its own for each request; notes when the first one is sent."""
+def drawn(wanted: dict[str, int], starts: dict[str, float]) -> type[endpoint.Backend]:
+    """The backend endpoint with a length of its own for each request; notes when the first one is sent."""
 
-    class Drawn(EndpointBackend):
+    class Drawn(endpoint.Backend):
         def body(self, request: Request) -> dict[str, Any]:
             return {**super().body(request), "max_tokens": wanted[request.id], "ignore_eos": True}
 
-    class DrawnVllm(backends.VllmBackend):
         def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
-            requests = list(requests)
-            super().complete(requests)  # starts the server; its iterator is not used
             starts["sent"] = time.perf_counter()
-            asked = replace(self.sampling, endpoints=[self.served.url])
-            self.asked = Drawn(self.asked.model, asked, None, self.launch, self.served.check)
-            first = True
-            for completion in self.asked.complete(requests):
+            for n, completion in enumerate(super().complete(requests)):
                 yield completion
-                if first:  # the row is on disk when we are asked for the next one
-                    starts["first row"], first = time.perf_counter(), False
+                if n == 0:  # the row is on disk when we are asked for the next one
+                    starts["first row"] = time.perf_counter()
 
-    return DrawnVllm
+    return Drawn
 
 
 def ours(model: str, prompts: Prompts, wanted: dict[str, int], engine: str, out: Path) -> dict[str, float]:
     """Seconds and tokens of `generate`, rows on disk."""
     starts: dict[str, float] = {}
-    backends.BACKENDS["vllm"] = drawn(wanted, starts)
+    given = endpoint.Backend
+    endpoint.Backend = drawn(wanted, starts)  # type: ignore[misc]
     sampling = Generation(backend="vllm", max_tokens=LONGEST, dtype="float32", gpu_memory_utilization=0.2)
     began = time.perf_counter()
-    generate(model, prompts, out, sampling, None, Launch(engine))
+    generate(ModelRef(model), prompts, out, sampling, Launch(engine))
     seconds = time.perf_counter() - starts["sent"]
+    endpoint.Backend = given  # type: ignore[misc]
     tokens = sum(row["response_tokens"] for row in read_jsonl(out))
     first, start = starts["first row"] - starts["sent"], starts["first row"] - began
     return {"seconds": seconds, "tokens": tokens, "first": first, "first_from_start": start}
@@ -102,7 +96,7 @@ def against_vllm(python: str, number: int, rounds: int, head: int, folder: Path)
         "seed": 0,
         "gpu_memory_utilization": 0.2,
     }
-    rendered = [load_chat(model).prompt(chat(row["problem"], prompts)) for row in problems]
+    rendered = [load_chat(ModelRef(model)).prompt(chat(row["problem"], prompts)) for row in problems]
     asked = folder / "asked.json"
     asked.write_text(json.dumps(
         {"model": model, "engine": engine, "prompts": rendered, "lengths": drawn_lengths}
@@ -162,26 +156,26 @@ def stub_server() -> None:
 
 def client_costs(folder: Path) -> None:
     """Print processor time a request and memory as rows go by."""
-    from micota_lf.backends.vllm import free_port
-
     write_jsonl(folder / "p.jsonl", ({"problem": f"What is {n}+1?"} for n in range(STUB_ROWS)))
-    port, out, memory = free_port(), folder / "stub.jsonl", []
+    port, out, memory = vllm.free_port(), folder / "stub.jsonl", []
     server = subprocess.Popen([sys.executable, __file__, "--stub", str(port)])
     try:
         sampling = Generation(backend="endpoint", endpoints=[f"http://127.0.0.1:{port}"])
         time.sleep(3)
 
-        class Watched(EndpointBackend):
+        class Watched(endpoint.Backend):
             def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
                 for n, completion in enumerate(super().complete(requests), start=1):
                     if n % (STUB_ROWS // 4) == 0 or n == 500:
                         memory.append((n, resident()))
                     yield completion
 
-        backends.BACKENDS["endpoint"] = lambda model, sampling, revision, launch: Watched(model, sampling)
-        EndpointBackend("stub", sampling)  # imports are no cost of a request
+        given = endpoint.Backend
+        endpoint.Backend = Watched  # type: ignore[misc]
+        Watched(ModelRef("stub"), sampling, Launch())  # imports are no cost of a request
         began, spent = time.perf_counter(), time.process_time()
-        generate("stub", Prompts(str(folder / "p.jsonl")), out, sampling)
+        generate(ModelRef("stub"), Prompts(str(folder / "p.jsonl")), out, sampling)
+        endpoint.Backend = given  # type: ignore[misc]
         spent, took = time.process_time() - spent, time.perf_counter() - began
     finally:
         server.terminate()

@@ -17,7 +17,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from micota_lf.inputs.references import local_path
+from micota_lf.inputs.references import ModelRef
 
 HEAD = 32  # the smallest head size of vLLM's CPU attention
 
@@ -27,7 +27,7 @@ def widened(model: str, directory: Path, head: int = HEAD) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    source = local_path(model)
+    source = ModelRef(model).local
     assert source is not None
     old = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     config = AutoConfig.from_pretrained(source)

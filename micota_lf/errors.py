@@ -9,8 +9,9 @@ MicotaError            1   anything below
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+KNOWN = 20  # names that an error lists
 FREE_SOME = "free some space and run the same command again: what is finished is kept"
 
 
@@ -42,3 +43,13 @@ class StepLocked(MicotaError):
     """The step's lock is held by a live process."""
 
     exit_code = 3
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A hint naming the nearest known key, or the known keys if none is near."""
+    from difflib import get_close_matches
+
+    names = [str(name) for name in known]
+    shown = ", ".join(names[:KNOWN]) + (f", ... ({len(names)} in all)" if len(names) > KNOWN else "")
+    close = get_close_matches(key, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {shown or 'none'}"

@@ -12,7 +12,25 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+# `generate` as a process of its own that ends on SIGTERM as on Ctrl-C; its arguments as JSON.
+CLIENT = """
+import json, signal, sys
+from micota_lf.backends import Launch
+from micota_lf.inputs.problems import Prompts
+from micota_lf.inputs.references import ModelRef
+from micota_lf.recipe.sections import Generation
+from micota_lf.stages.generate import generate
+
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+model, prompts, output, sampling, launch = json.loads(sys.argv[1])
+generate(ModelRef(model), Prompts(**prompts), output, Generation(**sampling), Launch(**launch))
+"""
 ANSWER = "Let me think. The answer is \\boxed{7}."
+
+
+def client_argv(model, prompts, output, sampling, **launch):
+    """The command of a process that generates; settings as dicts."""
+    return [sys.executable, "-c", CLIENT, json.dumps([model, prompts, str(output), sampling, launch])]
 
 
 class FaultyServer:

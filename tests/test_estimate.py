@@ -4,13 +4,19 @@ import json
 
 import pytest
 from conftest import TINY
-from test_launch import on
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.inputs.references import local_path
-from micota_lf.inputs.sizes import ModelSize, known_models, model_size
-from micota_lf.plan.costs import Cost, estimate, inference_memory, merge_memory, total, training_memory
-from micota_lf.plan.volumes import benchmark_problems
+from micota_lf.inputs.references import ModelRef
+from micota_lf.inputs.weights import ModelSize, known_models, model_size
+from micota_lf.plan.costs import (
+    Cost,
+    benchmark_problems,
+    estimate,
+    inference_memory,
+    merge_memory,
+    total,
+    training_memory,
+)
 from micota_lf.reports.pilot import measured
 
 GIB = 2**30
@@ -20,25 +26,7 @@ QWEN14 = "Qwen/Qwen2.5-14B-Instruct"
 def costs_of(recipe):
     plan = compile_plan(recipe)
     costs = estimate(plan, recipe)
-    return {slot: costs[step_id] for slot, step_id in plan["slots"].items()}
-
-
-@pytest.mark.parametrize("name", list(known_models()))
-def test_the_stated_size_of_a_known_model_follows_from_its_shape(name):
-    size = known_models()[name]
-    assert abs(size.shape.parameters / size.parameters - 1) < 0.02
-
-
-def test_a_local_model_is_counted_in_its_weights_and_agrees_with_its_shape():
-    for name in ("teacher", "assistant", "student-m", "student-s"):
-        size = model_size(f"tiny:{name}")
-        assert size.parameters == size.shape.parameters
-
-
-def test_an_unknown_hub_model_is_known_by_its_name_or_not_at_all():
-    assert model_size("someone/Thing-13B-Chat") == ModelSize(13e9)
-    assert model_size("someone/thing-0.5b") == ModelSize(0.5e9)
-    assert model_size("someone/MoE-8x7B") is None and model_size("someone/thing-v2") is None
+    return {slot: costs[step_id] for slot, step_id in plan.slots.items()}
 
 
 def test_training_a_14b_model_on_eight_gpus_by_hand():
@@ -52,7 +40,7 @@ def test_training_a_14b_model_on_eight_gpus_by_hand():
     assert (states + activations + logits) / GIB == pytest.approx(67.8, abs=0.1)
     zero2 = training_memory(size, what, {**how, "deepspeed": "zero2"}, 8)
     assert zero2 - activations - logits == pytest.approx(14.7e9 * (2 + 14 / 8))
-    alone = training_memory(size, what, {**how, "deepspeed": None}, 8)
+    alone = training_memory(size, what, {**how, "deepspeed": "none"}, 8)
     assert alone - activations - logits == pytest.approx(14.7e9 * 16)
     everything = training_memory(size, what, {**how, "disable_gradient_checkpointing": True}, 8)
     assert everything - states - logits == pytest.approx(17408 * 5120 * 34 * 48)
@@ -70,27 +58,47 @@ def test_inference_and_merge_memory_by_hand():
 
 def test_a_plans_hours_and_disk_by_hand():
     words = [
-        f"assistant.model={QWEN14}", "prompts.limit=100", "train.bf16=true", "train.num_train_epochs=2",
-        "train.cutoff_len=4096", "train.save_strategy=steps", "train.disable_gradient_checkpointing=false",
+        f"students.assistant.model={QWEN14}", "prompts.limit=100", "train.bf16=true",
+        "train.num_train_epochs=2", "train.cutoff_len=4096", "train.save_strategy=steps",
+        "train.disable_gradient_checkpointing=false",
         "generation.max_tokens=4000", "estimates.response_tokens.teacher=5000",
-        "estimates.response_tokens.assistant-merged=2000",
+        "estimates.response_tokens.ta=2000", "hardware.gpus=8", "train.global_batch_size=32",
+        "train.per_device_train_batch_size=1",
     ]  # fmt: skip
-    costs = costs_of(on(8, 1, 32, *words))
-    training = costs["train/assistant-sft/strong"]  # 5,000 tokens are cut at 4,000 while generating
+    costs = costs_of(load_recipe(TINY, words))
+    training = costs["train/assistant/strong"]  # 5,000 tokens are cut at 4,000 while generating
     assert training.gpu_hours == pytest.approx(8 * 14.7e9 * 100 * 4000 * 2 / (312e12 * 0.35) / 3600)
     assert training.disk_gib == pytest.approx(2 * 14.7e9 / GIB)
     assert training.scratch_gib == pytest.approx((2 + 12) * 14.7e9 / GIB)  # a checkpoint
     assert training.gpu_memory_gib > 16 * 14.7e9 / GIB  # no ZeRO: all of it on each GPU
     assert training.host_memory_gib == 0
-    generation = costs["generate/assistant-merged"]
+    generation = costs["generate/ta"]
     assert generation.gpu_hours == pytest.approx(100 * 2000 * 14.7 / 15000 / 3600)
     assert generation.disk_gib == pytest.approx(100 * 2000 * 4 / GIB)
-    assert costs["generate/assistant-sft"].gpu_hours == pytest.approx(generation.gpu_hours * 2)  # as learnt
-    merging = costs["merge/assistant"]
+    assert costs["generate/assistant/strong"].gpu_hours == pytest.approx(
+        generation.gpu_hours * 2
+    )  # as learnt
+    merging = costs["merge/ta"]
     assert merging.gpu_hours == 0 and merging.disk_gib == pytest.approx(4 * 14.7e9 / GIB)  # dtype float32
     assert costs["filter/strong"].disk_gib == pytest.approx(100 * 4000 * 4 / GIB)
     # 0.2 of strong (4,000 tokens), 0.8 of short (1,000 by default): at most 100 / 0.8 rows
     assert costs["mix/mix-long"].disk_gib * GIB / 4 == pytest.approx(125 * (0.2 * 4000 + 0.8 * 1000))
+
+
+def test_the_untrained_start_of_an_assistant_does_not_answer_at_the_assistants_length():
+    words = ["estimates.response_tokens.ta=300", "estimates.default_response_tokens=20", "hardware.gpus=1"]
+    costs = costs_of(load_recipe(TINY, words))
+    assert costs["evaluate/ta"].gpu_hours == pytest.approx(15 * costs["evaluate/ta/before"].gpu_hours)
+
+
+def test_responses_that_exist_already_cost_nothing_to_make(tmp_path):
+    row = json.dumps({"prompt": "1 + 1", "response": "2", "answer": "2"})
+    (tmp_path / "mine.jsonl").write_text(f"{row}\n" * 50)
+    file = f"{{from: null, file: {tmp_path / 'mine.jsonl'}}}"
+    recipe = load_recipe(TINY, [f"corpora.strong={file}", "estimates.default_response_tokens=20"])
+    costs = costs_of(recipe)
+    assert "generate/teacher" not in costs
+    assert costs["filter/strong"].disk_gib * GIB == 50 * 20 * 4
 
 
 def test_without_gpus_memory_is_the_hosts_and_no_time_is_told(tiny):
@@ -131,15 +139,15 @@ def test_a_pilot_measures_speeds_and_lengths(tmp_path):
     write_step(
         tmp_path, "generate", "r1-aaa",
         {"inputs": {"model": {"ref": "x/y-32B"}}, "slots": ["generate/teacher"]},
-        {"how": {"gpus": 2}, "seconds": 100.0, "resumed": False,
+        {"how": {}, "gpus": 2, "seconds": 100.0, "resumed": False,
          "results": {"responses": 64, "mean_response_tokens": 5000.4}},
     )  # fmt: skip
-    training = {"inputs": {"model": {"ref": "x/y-14B"}}, "slots": ["train/assistant-sft/strong"]}
-    how = {"gpus": 8, "nodes": 2, "train": {"disable_gradient_checkpointing": False}}
-    results = {"train_seconds": 100.0, "trained_tokens": 1e6}
-    write_step(tmp_path, "train", "y-bbb", training, {"how": how, "seconds": 150.0, "results": results})
-    resumed = {"how": how, "seconds": 1.0, "resumed": True, "results": {**results, "train_seconds": 1.0}}
-    write_step(tmp_path, "train", "y-ccc", training, resumed)
+    training = {"inputs": {"model": {"ref": "x/y-14B"}}, "slots": ["train/assistant/strong"]}
+    how = {"nodes": 2, "train": {"disable_gradient_checkpointing": False}}
+    done = {"how": how, "gpus": 8, "results": {"train_seconds": 100.0, "trained_tokens": 1e6}}
+    write_step(tmp_path, "train", "y-bbb", training, {**done, "seconds": 150.0})
+    quick = {"results": {"train_seconds": 1.0, "trained_tokens": 1e6}, "seconds": 1.0, "resumed": True}
+    write_step(tmp_path, "train", "y-ccc", training, {**done, **quick})
     # 64 x 5000.4 x 32 / 200 = 51,204 tokens/s of a 1B model; 8 x 14e9 x 1e6 / (1,600 s x 312e12) = 0.224
     words = measured(tmp_path)
     assert words == [
@@ -153,12 +161,12 @@ def test_a_pilot_measures_speeds_and_lengths(tmp_path):
 def test_a_pilot_finds_the_size_of_a_model_that_another_step_made(tmp_path):
     made = tmp_path / "train" / "student-abc" / "model"
     made.mkdir(parents=True)
-    for file in local_path("tiny:student-s").iterdir():
+    for file in ModelRef("tiny:student-s").local.iterdir():
         (made / file.name).write_bytes(file.read_bytes())
     step = {"inputs": {"model": {"step": "abc", "file": "model"}}, "slots": ["generate/student-s/strong"]}
     results = {"responses": 10, "mean_response_tokens": 100.0}
-    write_step(tmp_path, "generate", "s-d", step, {"how": {"gpus": 1}, "seconds": 1.0, "results": results})
-    parameters = model_size("tiny:student-s").parameters
+    write_step(tmp_path, "generate", "s-d", step, {"how": {}, "gpus": 1, "seconds": 1.0, "results": results})
+    parameters = model_size(ModelRef("tiny:student-s")).parameters
     assert measured(tmp_path) == [
         f"estimates.decode_tokens_per_second={1000 * parameters / 1e9:.3g}",
         "estimates.response_tokens.student-s/strong=100",

@@ -13,12 +13,10 @@ from test_runs import QUICK
 
 from micota_lf import StepFailed, compile_plan, load_recipe
 from micota_lf.cli.main import main
-from micota_lf.inputs.problems import load_problems
-from micota_lf.plan.compile import step_directory
-from micota_lf.recipe.sections import Prompts
-from micota_lf.run.snakemake import gates, pending_steps, run_plan
-from micota_lf.run.step import state
-from micota_lf.system import processes as engines
+from micota_lf.inputs.problems import Prompts, load_problems
+from micota_lf.run.snakemake import pending_steps, run_plan
+from micota_lf.run.step import failure_report, state
+from micota_lf.system import processes
 from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
 
@@ -61,20 +59,20 @@ def one_line(capsys, *words):
 
 
 def generate(out):
-    argv = ["generate", "--model", "any", "--prompts", "tiny:train", "--limit", "1200", "--backend", "fake"]
-    return main([*argv, "-o", str(out), "--template", "{problem}" + "." * 2000])
+    words = ["generation.backend=fake", "prompts.limit=1200", "prompts.template=Solve {problem}" + "." * 2000]
+    return main(["generate", "--model", "tiny:student-s", "--prompts", "tiny:train", "-o", str(out), *words])
 
 
 def test_generation_on_a_full_disk_goes_on_when_there_is_room(disk, capsys):
-    out = disk.path / "out.jsonl"
+    out = disk.path / "out"
     assert generate(out) == 1
     said = capsys.readouterr().err.strip().splitlines()
     assert "No space left on device; free some space and run the same command again" in said[-1]
-    before = out.read_bytes().count(b"\n")
+    before = (out / "responses.jsonl").read_bytes().count(b"\n")
     assert 0 < before < 1200
     disk.become("size=100m")
     assert generate(out) == 0
-    ids = [row["id"] for row in read_jsonl(out)]
+    ids = [row["id"] for row in read_jsonl(out / "responses.jsonl")]
     assert sorted(ids) == sorted(row["id"] for row in load_problems(Prompts("tiny:train")))
 
 
@@ -90,13 +88,15 @@ def test_a_file_that_finds_no_room_keeps_its_old_content_and_leaves_nothing(disk
     assert sorted(p.name for p in disk.path.iterdir()) == ["ballast", "corpus.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_training_on_a_full_disk_fails_with_its_reason_and_goes_on_when_there_is_room(disk, capsys):
     corpus = disk.path.parent / "corpus.jsonl"
     write_jsonl(corpus, [{"prompt": f"{n}+1?", "response": f"{n + 1}"} for n in range(8)])
     words = ["per_device_train_batch_size=1", "global_batch_size=1", "num_train_epochs=1", "save_steps=2"]
     words += ["bf16=false", "use_cpu=true", "check_template=false", "save_strategy=steps"]
     out = disk.path / "out"
-    command = ["train", "--model", "tiny:student-s", "--corpus", str(corpus), "-o", str(out), *words]
+    command = ["train", "--model", "tiny:student-s", "--corpus", str(corpus), "-o", str(out)]
+    command += [f"train.{word}" for word in words]
     assert main(command) == 1
     said = capsys.readouterr().err
     assert f"the disk of {out} is full; free some space and run the same command again" in said
@@ -107,6 +107,7 @@ def test_a_training_on_a_full_disk_fails_with_its_reason_and_goes_on_when_there_
     assert not list(out.glob("model/checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(disk):
     plan, workspace = compile_plan(load_recipe(TINY, [*QUICK, "prompts.limit=1200"])), disk.path / "runs"
 
@@ -141,6 +142,7 @@ os.kill(os.getppid() if "student-m" in os.getcwd() else os.getpid(), signal.SIGK
 """
 
 
+@pytest.mark.slow
 def test_an_engine_or_a_step_that_was_killed_is_named_and_the_other_branches_go_on(tmp_path):
     """As the kernel kills for want of memory, and a batch system at a limit: then no failed.json is left."""
     killer = tmp_path / "killer.py"
@@ -155,7 +157,7 @@ def test_an_engine_or_a_step_that_was_killed_is_named_and_the_other_branches_go_
     )
     assert "student-m-on-teacher failed: ended without a word: killed from outside" in said
     assert "Run the same command again" in said
-    assert state(tmp_path / step_directory(plan["steps"][plan["slots"]["mix/mix-long"]])) == "done"
+    assert state(tmp_path / plan.steps[plan.slots["mix/mix-long"]].directory) == "done"
 
 
 SKEWED = """
@@ -168,14 +170,17 @@ os.utime = utime
 """
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_by_years_during_a_run_fails_no_step(tmp_path, monkeypatch):
     """Every second time of a file that Snakemake sets lies three years ahead, every other one as far back."""
     (tmp_path / "sitecustomize.py").write_text(SKEWED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     plan, workspace, said = compile_plan(load_recipe(TINY, QUICK)), tmp_path / "runs", []
-    todo = [made for made in pending_steps(plan, workspace, ["mix/mix-long"]) if made not in gates(plan)]
+    todo = [made for made in pending_steps(plan, workspace, ["mix/mix-long"]) if made not in plan.gates]
     run_plan(plan, workspace, todo, say=said.append)
-    assert len(todo) == sum("started" in line for line in said) == sum("done " in line for line in said) == 5
+    started, done = ([line for line in said if word in line] for word in ("started ", "done "))
+    assert len(todo) == len(done) == 5 >= len(started) == len(set(started))  # some are too quick to be seen
+    assert not [line for line in said if "failed " in line]
     ages = [time.time() - path.stat().st_mtime for path in (workspace / ".micota" / "ended").iterdir()]
     assert min(ages) < -(10**7) or max(ages) > 10**7  # clocks did jump
     assert not pending_steps(plan, workspace, ["mix/mix-long"])
@@ -185,19 +190,52 @@ def test_a_clock_that_jumps_by_years_during_a_run_fails_no_step(tmp_path, monkey
     (-9, "was killed"), (137, "want of memory"), (-11, "was ended by SIGSEGV"), (2, "ended with exit code 2"),
 ])  # fmt: skip
 def test_exit_codes_are_told_in_words(code, words):
-    assert words in engines.ending(code)
+    assert words in processes.ending(code)
 
 
 def test_an_engine_of_another_version_is_warned_of(monkeypatch):
-    assert engines.untested_versions() == []
-    monkeypatch.setattr(engines.metadata, "version", lambda name: "0.1" if name == "mergekit" else "9+cpu")
-    lines = engines.untested_versions()
+    assert processes.untested_versions() == []
+    monkeypatch.setattr(processes.metadata, "version", lambda name: "0.1" if name == "mergekit" else "9+cpu")
+    lines = processes.untested_versions()
     assert "mergekit 0.1 is installed; micota_lf was tested with 0.1.5" in lines
 
 
 def test_a_damaged_failed_json_hides_no_log(tmp_path):
-    from micota_lf.run.step import failure_report
-
     (tmp_path / "failed.json").write_text("{}")
     (tmp_path / "log.txt").write_text("the engine's words\n")
     assert "the engine's words" in failure_report(tmp_path)
+
+
+@pytest.mark.parametrize("before", ["", "(Worker pid=7) ERROR 11-11 12:00:00 [core.py:708] ", "[rank3]: "])
+def test_a_failure_names_the_error_that_stands_far_above_the_end_of_the_log(tmp_path, before):
+    cause = "torch.OutOfMemoryError: CUDA out of memory."
+    bar = "\r".join(f"{n}%|###|" for n in range(100))
+    words = [
+        bar,
+        "Traceback (most recent call last):",
+        f"{before}{cause}",
+        *["noise " * 200] * 999,
+        "the end",
+    ]
+    log = tmp_path / "log.txt"
+    log.write_text("\n".join(words))
+    lines = processes.last_errors(log)
+    assert lines[0] == cause and lines[-1] == "the end" and max(map(len, lines)) == 400
+    assert len(lines) == 9 and cause in failure_report(tmp_path)
+
+
+def test_an_error_at_the_end_of_a_log_is_said_once_and_an_empty_log_says_nothing(tmp_path):
+    log = tmp_path / "log.txt"
+    assert processes.last_errors(log) == []
+    log.write_text("")
+    assert processes.last_errors(log) == []
+    log.write_text("ValueError: no\n" * 20)
+    assert processes.last_errors(log, 2) == ["ValueError: no"] * 2
+
+
+def test_a_command_by_hand_runs_in_its_directory_with_its_environment(tmp_path):
+    here = tmp_path / "it's here"
+    here.mkdir()
+    line = processes.by_hand(["sh", "-c", 'echo "$WORD" "$PWD"'], {"WORD": "a b; $c"}, here)
+    said = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=True).stdout
+    assert said == f"a b; $c {here}\n"

@@ -14,7 +14,8 @@ from grading_accuracy import GRADERS, golds_of, precision_recall, verdicts
 from labelled import labelled_rows
 
 from micota_lf.grading.answer import final_answer, grade
-from micota_lf.grading.equal import NeedsAlgebra, rational, same_text
+from micota_lf.grading.equal import NeedsAlgebra, same_text
+from micota_lf.grading.notation import rational
 
 needs_data = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no folder of benchmark problems")
 

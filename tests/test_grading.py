@@ -21,11 +21,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from micota_lf.cli.main import main
+from micota_lf.errors import UserError
 from micota_lf.grading.answer import Grade, grade
-from micota_lf.grading.equal import SHORT as SHORT_TEXT
 from micota_lf.grading.equal import NeedsAlgebra, same_text
-from micota_lf.grading.measures import response_metrics
+from micota_lf.grading.measures import METRICS, measured_rows, response_metrics, token_counter
+from micota_lf.grading.notation import SHORT as SHORT_TEXT
+from micota_lf.grading.regrade import sample_row
 from micota_lf.grading.workers import AHEAD_ROWS, Limits, Question, grade_rows, grade_safely
+from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Filter
 from micota_lf.stages.filter import filter_responses
 from micota_lf.system.files import read_jsonl, write_jsonl
@@ -303,6 +306,99 @@ def test_lm_evals_metrics_survive_a_hostile_answer(monkeypatch):
     )
     doc = {"answer": "3", "legacy_rule": "hendrycks", "tokenizer": None}
     assert response_metrics(doc, "Wait, \\boxed{99999999!}") == {"legacy": 0, "symbolic": 0, "reflections": 1}
+
+
+def words(texts):
+    return [len(text.split()) for text in texts]
+
+
+def test_measured_rows_are_lm_evals_metrics_and_their_means_over_several_responses():
+    plain = {"answer": "3", "legacy_rule": "number"}
+    rows = [
+        {**plain, "response": "Wait, \\boxed{003}"},
+        {**plain, "response": ["a b c d \\boxed{\\frac{6}{2}}", "hmm"]},
+        {**plain, "response": "", "answer": 3},
+    ]
+    first, several, empty = measured_rows(rows, words, max_gen_toks=5, workers=1)
+    assert set(first) == set(METRICS)
+    assert first == {"legacy": 1, "symbolic": 1, "reflections": 1, "response_tokens": 2, "truncated": 0}
+    assert several == {
+        "legacy": 0, "symbolic": 0.5, "reflections": 0.5, "response_tokens": 3, "truncated": 0.5
+    }  # fmt: skip
+    assert set(empty.values()) == {0}
+    doc = {**plain, "tokenizer": str(ModelRef("tiny:teacher").local), "tokenizer_revision": None}
+    doc["max_gen_toks"] = 5
+    (ours,) = measured_rows(rows[:1], token_counter(doc["tokenizer"]), 5)
+    assert response_metrics(doc, rows[0]["response"]) == ours
+
+
+def test_a_sample_of_lm_eval_is_a_row_to_measure():
+    doc = {"answer": "7", "legacy_rule": "number"}
+    assert sample_row({"doc": doc, "filtered_resps": ["x"]}, "s") == {**doc, "response": "x"}
+    plain = {"response": ["x", "y"], "answer": "8", "legacy_rule": "hendrycks"}
+    assert sample_row({"doc": {}, "target": "8", "filtered_resps": [["x", "y"]]}, "s") == plain
+
+
+@pytest.mark.parametrize("name", ["teacher", "assistant", "student-m", "student-s"])
+def test_tokens_are_counted_as_transformers_counts_them(name):
+    from transformers import AutoTokenizer
+
+    path = str(ModelRef(f"tiny:{name}").local)
+    theirs = AutoTokenizer.from_pretrained(path)
+    texts = [
+        "wait, \\boxed{6}", " What is 2+2?\n\n\tx", "\u00e9 \u201cq\u201d \u2026 \u221a2 \u2264 \u03c0",
+        "\u4f60\u597d\uff0c\u4e16\u754c 12", "\u0639\u0631\u0628\u064a \u0661\u0662",
+        "\U0001f600\U0001f468\u200d\U0001f469", "e\u0301 \u212b \ufb01", "<think>a</think><|im_end|>b",
+        "", " \n ", "\u200b\u00a0x\u3000", "x" * 50,
+    ]  # fmt: skip
+    counts = [len(theirs(text, add_special_tokens=False, verbose=False).input_ids) for text in texts]
+    assert token_counter(path)(texts) == counts
+
+
+BARE = {"prompt": "p", "response": "so \\boxed{12}", "answer": 12}
+
+
+def filtered(tmp_path, rows, rule):
+    write_jsonl(tmp_path / "r.jsonl", rows)
+    return filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", rule)
+
+
+def test_the_filter_takes_responses_that_exist_already(tmp_path):
+    rows = [
+        BARE, {**BARE, "id": 7}, {**BARE, "finish_reason": "length"}, {**BARE, "answer": 13},
+        {**BARE, "response_tokens": 9, "level": "hard"},
+    ]  # fmt: skip
+    counts = filtered(tmp_path, rows, Filter())
+    assert (
+        counts["reasons"] == {"kept": 3, "truncated": 1, "wrong": 1} and counts["mean_response_tokens"] == 3
+    )
+    kept = read_jsonl(tmp_path / "c.jsonl")
+    assert {row["finish_reason"] for row in kept} == {"stop"}
+    assert 7 in [row["id"] for row in kept] and len({row["id"] for row in kept}) == 2
+    assert [row.get("level") for row in kept if row["response_tokens"]] == ["hard"]
+    assert filtered(tmp_path, [{"prompt": "p", "response": "r"}], Filter("none"))["reasons"] == {"kept": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "message"),
+    [
+        ({"prompt": None}, Filter(), "row 2 has no 'prompt'"),
+        ({"response": None, "respones": "x"}, Filter(), "no 'response'; did you mean 'respones'"),
+        ({"response": ["x"]}, Filter(), "row 2: 'response' is a list, not str"),
+        ({"prompt": 3}, Filter("none"), "row 2: 'prompt' is a int, not str"),
+        ({"answer": None}, Filter(), "row 2 has no 'answer', which verdict symbolic needs"),
+        ({"response_tokens": None}, Filter(max_tokens=5), "no 'response_tokens', which max_tokens 5 needs"),
+        ({"response_tokens": "9"}, Filter(), "row 2: 'response_tokens' is a str, not int"),
+    ],
+)
+def test_a_row_that_the_filter_cannot_judge_is_named_with_its_file_and_column(
+    tmp_path, change, rule, message
+):
+    row = {**BARE, "response_tokens": 1}
+    with pytest.raises(UserError) as error:
+        filtered(tmp_path, [row, {**row, **change}], rule)
+    assert message in str(error.value) and str(error.value).startswith(f"{tmp_path / 'r.jsonl'}: row 2")
+    assert not (tmp_path / "rejected.jsonl").exists()
 
 
 def test_the_filter_names_the_answers_that_it_could_not_judge(tmp_path, monkeypatch):

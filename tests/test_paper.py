@@ -4,29 +4,26 @@ import math
 
 import pytest
 
-from micota_lf.reports.paper import (
-    columns,
-    notes,
-    paper,
-    paper_bpc,
-    paper_cell,
-    paper_delta,
-    paper_row,
-    problem_count,
-)
+from micota_lf.reports import read
+from micota_lf.reports.paper import paper_bpc, paper_delta, paper_row
 
 SMALL = "Qwen/Qwen2.5-1.5B-Instruct"
 R1, QWQ = "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", "Qwen/QwQ-32B"
+COLUMNS = read("paper")["columns"]
 ROWS = [
     (table, model, method)
     for table in ("table2", "table3")
-    for model, methods in paper()[table].items()
+    for model, methods in read("paper")[table].items()
     for method in methods
 ]
 
 
+def paper_cell(table, model, method, column, as_printed=False):
+    return paper_row(table, model, method, as_printed)[column]
+
+
 def mean_of(row):
-    scores = [row[column] for column in columns() if column != "Average"]
+    scores = [row[column] for column in COLUMNS if column != "Average"]
     return sum(scores) / len(scores)
 
 
@@ -41,8 +38,10 @@ def fits(score, n):
 
 def test_all_rows_are_there():
     assert len(ROWS) == 14 + 9
-    assert sum(len(kinds) for students in paper()["table1"].values() for kinds in students.values()) == 10
-    assert sum(len(models) for models in paper()["table4"].values()) == 20
+    assert (
+        sum(len(kinds) for students in read("paper")["table1"].values() for kinds in students.values()) == 10
+    )
+    assert sum(len(models) for models in read("paper")["table4"].values()) == 20
 
 
 @pytest.mark.parametrize(("table", "model", "method"), ROWS)
@@ -54,15 +53,15 @@ def test_every_average_follows_from_its_cells(table, model, method):
 def test_the_one_misprint_breaks_its_average_and_its_correction_mends_it():
     printed = paper_row("table2", SMALL, "MiCoTA", as_printed=True)
     assert printed["GSM8K"] == 70.02 and abs(mean_of(printed) - printed["Average"]) > 0.03
-    assert not fits(printed["GSM8K"], problem_count("GSM8K"))
+    assert not fits(printed["GSM8K"], read("paper")["problems"]["GSM8K"])
     assert paper_cell("table2", SMALL, "MiCoTA", "GSM8K") == 70.20
-    assert [fix["printed"] for fix in paper()["corrections"]] == [70.02]
+    assert [fix["printed"] for fix in read("paper")["corrections"]] == [70.02]
 
 
 @pytest.mark.parametrize(("table", "model", "method"), ROWS)
 def test_every_score_is_a_count_of_its_benchmark(table, model, method):
-    for column in columns()[:-1]:
-        score, n = paper_cell(table, model, method, column), problem_count(column)
+    for column in COLUMNS[:-1]:
+        score, n = paper_cell(table, model, method, column), read("paper")["problems"][column]
         assert fits(score, n), (column, score)
 
 
@@ -74,7 +73,7 @@ def test_tables_2_and_3_agree_but_for_the_misprint():
     differ = [
         (model, method, column)
         for model, method in shared
-        for column in columns()
+        for column in COLUMNS
         if paper_cell("table2", model, method, column, as_printed=True)
         != paper_cell("table3", model, method, column, as_printed=True)
     ]
@@ -82,12 +81,12 @@ def test_tables_2_and_3_agree_but_for_the_misprint():
 
 
 def test_every_change_of_table_1_starts_from_the_students_own_average():
-    for students in paper()["table1"].values():
+    for students in read("paper")["table1"].values():
         for student, kinds in students.items():
-            base = paper_cell("table2", student, "Instruct", "Average")
+            base = paper_row("table2", student, "Instruct")
             for average, change in kinds.values():
                 if base is not None:
-                    assert abs(base + change - average) < 0.01 + 1e-9
+                    assert abs(base["Average"] + change - average) < 0.01 + 1e-9
 
 
 def test_table_1_under_r1_holds_the_averages_of_tables_2_and_3():
@@ -120,13 +119,14 @@ def test_the_papers_claims_are_what_the_notes_say_of_them():
         for method in ("Half-size CoT", "MiCoTA")
     )
     assert half > ours
-    text = " ".join(notes())
+    text = " ".join(read("paper")["notes"])
     for figure in ("70.02", "52.18", "52.80", "3.93", "35.6%", "86.27"):
         assert figure in text
 
 
 def test_what_the_paper_does_not_have_is_none():
-    assert paper_cell("table3", SMALL, "Mix-Long", "GSM8K") is None
-    assert paper_cell("table2", "Qwen/Qwen2.5-0.5B-Instruct", "MiCoTA", "GSM8K") is None
+    assert paper_row("table3", SMALL, "Mix-Long") is None
+    assert paper_row("table2", "Qwen/Qwen2.5-0.5B-Instruct", "MiCoTA") is None
+    assert paper_row("baselines", SMALL, "MiCoTA") is None
     assert paper_delta(QWQ, "Qwen/Qwen2.5-14B-Instruct", "TA") is None
     assert paper_bpc("MiCoTA", SMALL) == 0.14 and paper_bpc("Short", SMALL) is None

@@ -13,10 +13,9 @@ from conftest import TINY
 from micota_lf import StepFailed, UserError, compile_plan, load_recipe
 from micota_lf.cli.main import main
 from micota_lf.errors import StepLocked
-from micota_lf.plan.compile import step_directory
 from micota_lf.run.explain import explain
-from micota_lf.run.snakemake import pending_steps, run_plan, select
-from micota_lf.run.step import LEASE, RUN_LEASE, state, states
+from micota_lf.run.snakemake import pending_steps, run_plan
+from micota_lf.run.step import LEASE, RUN_LEASE, run_step, state, states
 from micota_lf.system.gpus import assigned_gpus
 from micota_lf.system.locks import lease
 
@@ -26,7 +25,8 @@ QUICK = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+# A whole recipe: the tests that use it are slow.
+@pytest.fixture(scope="module", params=[pytest.param("no engine works", marks=pytest.mark.slow)])
 def broken(tmp_path_factory):
     """A run whose trainings and evaluations all fail at once; returns plan, workspace, error, words said."""
     workspace = tmp_path_factory.mktemp("work space")
@@ -40,17 +40,17 @@ def broken(tmp_path_factory):
 def test_a_failed_step_leaves_the_other_branches_to_finish(broken):
     plan, workspace, _, said = broken
     now = states(plan, workspace)
-    by_slot = {slot: now[made] for slot, made in plan["slots"].items()}
+    by_slot = {slot: now[made] for slot, made in plan.slots.items()}
     assert by_slot["mix/mix-long"] == by_slot["filter/strong"] == by_slot["generate/teacher"] == "done"
-    assert by_slot["train/assistant-sft/strong"] == by_slot["train/student-s/strong"] == "failed"
-    assert by_slot["merge/assistant"] == by_slot["train/student-s/micota"] == "missing"
+    assert by_slot["train/assistant/strong"] == by_slot["train/student-s/strong"] == "failed"
+    assert by_slot["merge/ta"] == by_slot["train/student-s/micota"] == "missing"
     assert any("done    filter teacher" in line for line in said)
     assert any("failed  train assistant-on-teacher" in line for line in said)
 
 
 def test_a_failure_names_the_step_its_log_and_the_command_to_run_by_hand(broken):
     plan, workspace, error, _ = broken
-    directory = workspace / step_directory(plan["steps"][plan["slots"]["train/student-s/strong"]])
+    directory = workspace / plan.steps[plan.slots["train/student-s/strong"]].directory
     assert "step train student-s-on-teacher failed: false ended with exit code 1" in error
     assert f"last lines of {directory / 'log.txt'}" not in error  # `false` says nothing
     assert re.search(r"cd '.*student-s-on-teacher-.*' && .*false train train.yaml", error)
@@ -67,7 +67,7 @@ def test_the_report_of_a_half_run_says_the_state_of_each_cell(broken, capsys):
 
 def test_a_rerun_does_only_what_is_not_done(broken):
     plan, workspace, _, _ = broken
-    kinds = {plan["steps"][step_id]["kind"] for step_id in pending_steps(plan, workspace)}
+    kinds = {plan.steps[step_id].kind for step_id in pending_steps(plan, workspace)}
     assert kinds == {"train", "merge", "generate", "filter", "evaluate", "bpc"}
     pending = pending_steps(plan, workspace, ["mix/mix-long"])
     assert pending == []
@@ -76,8 +76,8 @@ def test_a_rerun_does_only_what_is_not_done(broken):
 def test_deleting_a_finished_step_makes_only_that_step_pending(broken):
     plan, workspace, _, _ = broken
     before = pending_steps(plan, workspace)
-    step_id = plan["slots"]["generate/teacher"]
-    done = workspace / step_directory(plan["steps"][step_id]) / "done.json"
+    step_id = plan.slots["generate/teacher"]
+    done = workspace / plan.steps[step_id].directory / "done.json"
     text = done.read_text()
     done.unlink()
     assert set(pending_steps(plan, workspace)) - set(before) == {step_id}
@@ -86,7 +86,7 @@ def test_deleting_a_finished_step_makes_only_that_step_pending(broken):
 
 def test_done_json_has_versions_times_and_output_hashes(broken):
     plan, workspace, _, _ = broken
-    directory = workspace / step_directory(plan["steps"][plan["slots"]["filter/strong"]])
+    directory = workspace / plan.steps[plan.slots["filter/strong"]].directory
     done = json.loads((directory / "done.json").read_text())
     assert done["results"]["reasons"] == {"kept": 20}
     assert {"corpus.jsonl", "counts.json", "rejected.jsonl"} <= set(done["outputs"])
@@ -99,14 +99,14 @@ def test_explain_says_which_value_changed_from_what_to_what(broken):
 
     def words(*overrides, step="filter/strong"):
         plan = compile_plan(load_recipe(TINY, [*QUICK, *overrides]))
-        return explain(plan, plan["slots"][step], workspace)
+        return explain(plan, plan.slots[step], workspace)
 
     assert words()[0].startswith("fresh: ")
-    assert words("filter.max_tokens=99")[1] == "  max_tokens: 320 -> 99"
+    assert words("filter.max_tokens=99")[1] == "  filter.max_tokens: 320 -> 99"
     changed = words("generation.seed=7")
     assert changed[0].startswith("stale: filter/teacher-")
-    assert changed[1] == "  responses <- generate teacher: seed: 0 -> 7"
-    assert words(step="merge/assistant")[0].startswith("missing: never made")
+    assert changed[1] == "  responses <- generate teacher: generation.seed: 0 -> 7"
+    assert words(step="merge/ta")[0].startswith("missing: never made")
     assert words(step="train/student-s/strong")[0].startswith("failed: ")
 
 
@@ -114,14 +114,15 @@ def test_explain_takes_a_recipe_or_the_one_that_ran_last(broken, capsys, tmp_pat
     _, workspace, _, _ = broken
     place = ["--workspace", str(workspace)]
     assert main(["explain", str(TINY), "filter/strong", *place, *QUICK, "generation.seed=7"]) == 0
-    assert "responses <- generate teacher: seed: 0 -> 7" in capsys.readouterr().out
-    assert main(["run", str(TINY), *place, *QUICK, "--target", "merge/assistant"]) == 1
+    assert "responses <- generate teacher: generation.seed: 0 -> 7" in capsys.readouterr().out
+    assert main(["run", str(TINY), *place, *QUICK, "--target", "merge/ta"]) == 1
     capsys.readouterr()
     assert main(["explain", "filter/strong", *place]) == 0
     assert "fresh: " in capsys.readouterr().out
     assert main(["explain", "filter/strong", "--workspace", str(tmp_path)]) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process_and_no_lock(tmp_path):
     """SIGKILL of the runner: Snakemake, the step and its engine end, and the step can be run again."""
     tools = ["engines.llamafactory=/bin/sh -c 'exec sleep 601'", "engines.lm_eval=/bin/false"]
@@ -142,7 +143,7 @@ def test_a_killed_run_leaves_no_process_and_no_lock(tmp_path):
 
     (engine,) = wait_for(engines)
     plan = compile_plan(load_recipe(TINY, [*QUICK[:3], *tools]))
-    directory = tmp_path / step_directory(plan["steps"][plan["slots"]["train/student-s/strong"]])
+    directory = tmp_path / plan.steps[plan.slots["train/student-s/strong"]].directory
     assert state(directory) == "running"
     runner.kill()
     runner.wait()
@@ -150,13 +151,14 @@ def test_a_killed_run_leaves_no_process_and_no_lock(tmp_path):
     assert wait_for(lambda: state(directory) == "missing")
 
 
+@pytest.mark.slow
 def test_a_killed_step_leaves_none_of_its_engines_processes(tmp_path):
     """A trainer's workers would otherwise go on writing where the next run trains."""
     sleep = ["/bin/sh", "-c", "setsid sleep 602 & sleep 602 & sleep 602; true"]  # as torchrun's are
     code = f"""
 from pathlib import Path
-from micota_lf.system.processes import Job, run_logged
-run_logged(Job({sleep!r}), Path({str(tmp_path)!r}), Path({str(tmp_path / "log")!r}))
+from micota_lf.system.processes import run_logged
+run_logged({sleep!r}, Path({str(tmp_path)!r}), Path({str(tmp_path / "log")!r}))
 """
     step = subprocess.Popen([sys.executable, "-c", code])
     deadline, family = time.monotonic() + 60, []
@@ -174,7 +176,7 @@ def test_the_plan_command_shows_every_step_with_its_state(broken, capsys):
     plan, workspace, _, _ = broken
     assert main(["plan", str(TINY), "--workspace", str(workspace), *QUICK]) == 0
     out = capsys.readouterr().out
-    assert all(step_id in out for step_id in plan["steps"])
+    assert all(step_id in out for step_id in plan.steps)
     assert "failed" in out and "missing" in out and "done" in out
 
 
@@ -183,9 +185,9 @@ def test_the_plan_of_a_target_shows_just_what_a_run_of_it_would_do(capsys, tmp_p
     assert main(["plan", *words]) == 0
     out = capsys.readouterr().out
     plan = compile_plan(load_recipe(TINY, QUICK))
-    shown = [made for made in plan["steps"] if made in out]
+    shown = [made for made in plan.steps if made in out]
     assert shown == pending_steps(plan, tmp_path, ["filter/strong"])
-    assert [plan["steps"][made]["kind"] for made in shown] == ["preflight", "generate", "filter"]
+    assert [plan.steps[made].kind for made in shown] == ["preflight", "generate", "filter"]
 
 
 def test_a_second_run_in_the_workspace_is_refused_while_one_is_at_work(broken):
@@ -195,23 +197,19 @@ def test_a_second_run_in_the_workspace_is_refused_while_one_is_at_work(broken):
 
 
 def test_a_step_that_is_being_worked_on_is_not_started_twice(broken):
-    from micota_lf.run.step import execute, step_context, step_record
-
     plan, workspace, _, _ = broken
-    step_id = plan["slots"]["merge/assistant"]
-    directory = workspace / step_directory(plan["steps"][step_id])
-    directory.mkdir(parents=True, exist_ok=True)
-    with lease(directory / LEASE, "busy"), pytest.raises(StepLocked, match="is being worked on"):
-        execute("merge", step_context(plan, step_id, workspace), step_record(plan, step_id))
+    step = plan.steps[plan.slots["merge/ta"]]
+    busy = lease(workspace / step.directory / LEASE, "busy")
+    with busy, pytest.raises(StepLocked, match="is being worked on"):
+        run_step(plan, step.id, workspace)
 
 
 def test_steps_side_by_side_use_different_gpus_and_a_training_sees_only_its_own(tmp_path, monkeypatch):
     """LLaMA-Factory trains on every visible GPU: more than the recipe counted would grow the global batch."""
     words = ["hardware.gpus=8", "hardware.train_gpus=4", "train.per_device_train_batch_size=2"]
     plan = compile_plan(load_recipe(TINY, [*QUICK[:3], *words]))
-    step = plan["steps"][plan["slots"]["train/student-s/strong"]]
-    assert step["how"]["gpus"] == 4 and step["how"]["gpus_of"] == 8
-    assert step["how"]["train"]["gradient_accumulation_steps"] == 2
+    step = plan.steps[plan.slots["train/student-s/strong"]]
+    assert step.gpus == 4 and step.how["gradient_accumulation_steps"] == 2
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with assigned_gpus(4, 8, tmp_path) as first, assigned_gpus(4, 8, tmp_path) as second:
         assert first == {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
@@ -244,7 +242,6 @@ def test_a_missing_engine_is_one_line_and_code_2_before_any_step(tmp_path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_target_names_the_nearest_slot(tmp_path):
-    plan = compile_plan(load_recipe(TINY))
-    with pytest.raises(UserError, match="did you mean 'merge/assistant'"):
-        select(plan, ["merge/asistant"])
+def test_an_unknown_target_names_the_nearest_slot():
+    with pytest.raises(UserError, match="did you mean 'merge/ta'"):
+        compile_plan(load_recipe(TINY)).select(["merge/tta"])

@@ -1,31 +1,43 @@
 """A server of our own: its arguments, its start, and that nothing of it outlives us; a stand-in for vLLM."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
+from servers import client_argv
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.backends.protocol import Launch
+from micota_lf.backends import Launch
 from micota_lf.backends.vllm import vllm_arguments
-from micota_lf.cli.main import main
-from micota_lf.recipe.lineage import generation_gpus, generation_how
+from micota_lf.errors import StepFailed, UserError
+from micota_lf.inputs.problems import Prompts
+from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Generation
+from micota_lf.stages import generate as stage
+from micota_lf.stages.generate import generate
+from micota_lf.system.fields import joined
 from micota_lf.system.files import read_json, read_jsonl
 
 STAND_IN = f"{sys.executable} {Path(__file__).parent / 'servers.py'}"
+PROMPTS = Prompts("tiny:two", limit=30)
+SAMPLING = Generation(backend="vllm", max_tokens=200)
 
 
-def command(out, *more, engine=STAND_IN):
-    words = ["generate", "--model", "tiny:teacher", "--prompts", "tiny:two", "--limit", "30"]
-    return [*words, "--backend", "vllm", "--engine", engine, "--max-tokens", "200", "-o", str(out), *more]
+def respond(out, model="tiny:teacher", engine=STAND_IN, parallel=1, **more):
+    """Responses through a server that is started for them."""
+    return generate(
+        ModelRef(model), PROMPTS, out, Generation(**{**asdict(SAMPLING), **more}), Launch(engine, 1, parallel)
+    )
 
 
 def processes(out):
@@ -49,9 +61,9 @@ def gone(out):
     return not processes(out)
 
 
-def started(out, *more, engine=STAND_IN):
+def started(out, engine=STAND_IN):
     """A client in a process of its own, once it has written rows."""
-    argv = [sys.executable, "-m", "micota_lf", *command(out, *more, engine=engine)]
+    argv = client_argv("tiny:teacher", asdict(PROMPTS), out, asdict(SAMPLING), engine=engine)
     client = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     while not out.exists() or not out.stat().st_size:
         assert client.poll() is None
@@ -64,50 +76,44 @@ def complete(out, number=30):
     return len(rows) == len({row["id"] for row in rows}) == number
 
 
-def test_a_server_is_started_asked_and_stopped(tmp_path, capsys):
+def test_a_server_is_started_asked_and_stopped(tmp_path):
     out = tmp_path / "out.jsonl"
-    assert main(command(out)) == 0 and complete(out) and gone(out)
+    respond(out)
+    assert complete(out) and gone(out)
     (numerics,) = read_json(out.with_suffix(".meta.json"))["numerics"]
     assert numerics == {
         "backend": "vllm", "versions": ["vllm 0.0"], "dtype": "bfloat16", "tensor_parallel": 1,
         "data_parallel": 1, "attention": "FLASH_ATTN", "batch_invariant": False,
     }  # fmt: skip
-    assert main(command(out, "--data-parallel", "2", "--gpu-memory-utilization", "0.5")) == 0  # how, not what
+    assert respond(out, parallel=2, gpu_memory_utilization=0.5)["responses"] == 30  # how, not what
 
 
-def test_a_server_that_cannot_start_is_shown_with_its_last_words_and_the_cause(tmp_path, capsys):
+def test_a_server_that_cannot_start_is_shown_with_its_last_words_and_the_cause(tmp_path):
     out = tmp_path / "out.jsonl"
-    assert main(command(out, "--max-tokens", "900")) == 0
+    assert respond(out, max_tokens=900)["responses"] == 30
     out.unlink()
-    assert main([*command(out), "--max-tokens", "1000"]) == 2  # more than the model's positions
-    engine = f"{STAND_IN} --max-model-len 4000"
-    capsys.readouterr()
-    assert main(command(out, engine=f"{sys.executable} -c exit(3)")) == 1
-    assert "the vLLM server has died" in capsys.readouterr().err
-    model = tmp_path / "long"
-    long_model(model)
-    assert main([*command(out, engine=engine), "--model", str(model), "--max-tokens", "3000"]) == 1
-    said = capsys.readouterr().err
+    with pytest.raises(UserError, match="exceed the model's 1024 positions"):
+        respond(out, max_tokens=1000)
+    with pytest.raises(StepFailed, match="the vLLM server has died"):
+        respond(out, engine=f"{sys.executable} -c exit(3)")
+    with pytest.raises(StepFailed) as failed:
+        respond(out, long_model(tmp_path / "long"), f"{STAND_IN} --max-model-len 4000", max_tokens=3000)
+    said = str(failed.value)
     assert "ValueError: not enough memory for max_model_len" in said and "see above" in said
     assert "generation.gpu_memory_utilization" in said and not out.exists() and gone(out)
 
 
 def long_model(directory):
     """The tiny teacher with more positions, on paper."""
-    import json
-    import shutil
-
-    from micota_lf.inputs.references import local_path
-
-    shutil.copytree(local_path("tiny:teacher"), directory)
+    shutil.copytree(ModelRef("tiny:teacher").local, directory)
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
+    return str(directory)
 
 
-def test_an_engine_that_is_not_installed_is_one_line_and_code_2(tmp_path, capsys):
-    assert main(command(tmp_path / "out.jsonl", engine="no-such-vllm serve")) == 2
-    (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert "'no-such-vllm' was not found" in line
+def test_an_engine_that_is_not_installed_is_refused(tmp_path):
+    with pytest.raises(UserError, match="'no-such-vllm' was not found"):
+        respond(tmp_path / "out.jsonl", engine="no-such-vllm serve")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -119,7 +125,8 @@ def test_nothing_outlives_a_client_that_is_ended_and_the_next_run_completes(tmp_
     client.send_signal(number)
     assert client.wait(40) != 0 and gone(out)
     assert 0 < len(out.read_bytes().splitlines()) < 30
-    assert main(command(out)) == 0 and complete(out)
+    respond(out)
+    assert complete(out)
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["server", "server and client"])
@@ -131,16 +138,17 @@ def test_nothing_is_left_of_a_server_that_crashes_and_the_next_run_completes(tmp
         with suppress(psutil.NoSuchProcess):  # the kernel was faster: its parent is gone
             victim.kill()
     assert client.wait(40) == (-signal.SIGKILL if both else 1) and gone(out)
-    assert main(command(out)) == 0 and complete(out)
+    respond(out)
+    assert complete(out)
 
 
 def test_arguments_for_a_32b_model_on_eight_gpus():
     words = ["generation.backend=vllm", "hardware.gpus=8", "hardware.inference_gpus=2"]
     recipe = load_recipe(ROOT / "recipes" / "micota.yaml", words)
-    how = generation_how(recipe, generation_gpus(recipe))
-    assert (how["tensor_parallel"], how["data_parallel"], generation_gpus(recipe)) == (2, 4, 8)
-    launch = Launch(tensor_parallel=how["tensor_parallel"], data_parallel=how["data_parallel"])
-    arguments = vllm_arguments("Qwen/QwQ-32B", recipe.generation, "main", launch, 17408, 8000)
+    gpus, how = stage.how(recipe)
+    launch = joined(Launch, how)
+    assert (launch.tensor_parallel, launch.data_parallel, gpus) == (2, 4, 8)
+    arguments = vllm_arguments(ModelRef("Qwen/QwQ-32B", "main"), recipe.generation, launch, 17408, 8000)
     assert arguments == [
         "--model", "Qwen/QwQ-32B", "--host", "127.0.0.1", "--port", "8000", "--dtype", "bfloat16",
         "--seed", "0", "--max-model-len", "17408", "--generation-config", "vllm",
@@ -155,7 +163,7 @@ def test_arguments_for_a_32b_model_on_eight_gpus():
     reason="MICOTA_VLLM_GPU_PYTHON names no Python with the GPU build of vLLM",
 )
 def test_vllm_0_20_2_accepts_these_arguments():
-    arguments = vllm_arguments("Qwen/QwQ-32B", Generation(), None, Launch("", 2, 4), 17408, 8000)
+    arguments = vllm_arguments(ModelRef("Qwen/QwQ-32B"), Generation(), Launch("", 2, 4), 17408, 8000)
     program = Path(__file__).parent / "parse_vllm.py"
     argv = [os.environ["MICOTA_VLLM_GPU_PYTHON"], str(program), "serve", *arguments]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -172,8 +180,7 @@ def test_vllm_0_20_2_accepts_these_arguments():
 )  # fmt: skip
 def test_parallelism_and_addresses_change_no_step(override):
     words = ["generation.backend=vllm", "train.per_device_train_batch_size=1", "hardware.gpus=8"]
-    tiny = ROOT / "recipes" / "tiny.yaml"
-    steps = compile_plan(load_recipe(tiny, words))["steps"]
-    assert set(compile_plan(load_recipe(tiny, [*words, override]))["steps"]) == set(steps)
-    raw = compile_plan(load_recipe(tiny, [*words, "generation.prompt_format=raw"]))["steps"]
-    assert {s["kind"] for i, s in raw.items() if i not in steps} >= {"generate", "filter", "train"}
+    steps = compile_plan(load_recipe(TINY, words)).steps
+    assert set(compile_plan(load_recipe(TINY, [*words, override])).steps) == set(steps)
+    raw = compile_plan(load_recipe(TINY, [*words, "generation.prompt_format=raw"])).steps
+    assert {s.kind for i, s in raw.items() if i not in steps} >= {"generate", "filter", "train"}

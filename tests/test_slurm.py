@@ -32,25 +32,25 @@ def programs(tmp_path, monkeypatch):
 
 def test_a_job_asks_for_its_gpus_on_one_machine_and_takes_sbatchs_options():
     given = {"partition": "a100", "time": "2d", "exclusive": True, "nice": 7, "exclude": "n1 ; ls"}
-    assert slurm.resources({"gpus": 4}, given, after="17") == {
+    assert slurm.resources(4, given, after="17") == {
         "mem": 0, "slurm_partition": "a100", "runtime": "2d", "gpu": 4, "tasks_per_gpu": 0, "nodes": 1,
         "slurm_extra": "--exclusive --nice=7 '--exclude=n1 ; ls' --dependency=afterany:17",
     }  # fmt: skip
-    assert slurm.resources({"gpus": 0}, {"mem": "64G"}) == {"mem": "64G"}
+    assert slurm.resources(0, {"mem": "64G"}) == {"mem": "64G"}
 
 
 def test_slurms_options_change_no_steps_identity():
     plain, given = (compile_plan(load_recipe(TINY, words)) for words in ([], ["hardware.slurm.mem=9G"]))
-    assert list(plain["steps"]) == list(given["steps"])
+    assert list(plain.steps) == list(given.steps)
 
 
 def test_quick_steps_run_here_and_the_others_as_jobs(tmp_path, programs):
     programs("squeue", "true")
     plan = compile_plan(load_recipe(TINY, ON_GPUS))
-    todo = json.loads(freeze(plan, tmp_path, list(plan["steps"]), {}).read_text())["pending"].values()
+    todo = json.loads(freeze(plan, tmp_path, list(plan.steps), {}).read_text())["pending"].values()
     assert {step["kind"] for step in todo if step["here"]} == {"preflight", "overlap", "filter", "mix"}
     assert {step["resources"]["gpu"] for step in todo if step["kind"] == "train"} == {4}
-    todo = json.loads(freeze(plan, tmp_path, list(plan["steps"])).read_text())["pending"].values()
+    todo = json.loads(freeze(plan, tmp_path, list(plan.steps)).read_text())["pending"].values()
     assert all(step["here"] for step in todo)
 
 
@@ -58,8 +58,8 @@ def test_a_login_node_without_gpus_is_no_obstacle(tmp_path, monkeypatch):
     monkeypatch.setattr("micota_lf.cli.show.present_gpus", list)
     recipe = load_recipe(TINY, ON_GPUS)
     plan = compile_plan(recipe)
-    assert any("GPUs" in lack for lack in shortages(recipe, plan, tmp_path, list(plan["steps"])))
-    assert shortages(recipe, plan, tmp_path, list(plan["steps"]), here=False) == []
+    assert any("GPUs" in lack for lack in shortages(recipe, plan, tmp_path, list(plan.steps)))
+    assert shortages(recipe, plan, tmp_path, list(plan.steps), here=False) == []
 
 
 LIKE = "must be minutes, hours or days, like 90m, 12h or 2d"
@@ -104,5 +104,5 @@ def test_only_jobs_of_this_workspace_are_ours_and_only_queued_ones_are_cancelled
     programs("scancel", f'echo "$@" > {tmp_path}/cancelled')
     assert slurm.leftovers(tmp_path) == {"1": "RUNNING", "2": "PENDING"}
     plan = compile_plan(load_recipe(TINY))
-    freeze(plan, tmp_path, list(plan["steps"]), {})
+    freeze(plan, tmp_path, list(plan.steps), {})
     assert (tmp_path / "cancelled").read_text() == "2\n"

@@ -16,9 +16,11 @@ from micota_lf.grading.intervals import (
     wilson,
 )
 from micota_lf.reports.compare import comparison_sheet
+from micota_lf.reports.figures import figure_sheet
 from micota_lf.reports.outcomes import Outcomes
-from micota_lf.reports.sheets import Cell, accuracy_sheet, corpora_sheet, gap_sheet
-from micota_lf.reports.write import latex, markdown, write_report
+from micota_lf.reports.sheets import CELLS, latex, markdown
+from micota_lf.reports.tables import accuracy_sheet, bpc_sheet, corpora_sheet, gap_sheet
+from micota_lf.reports.write import write_report
 from micota_lf.system.files import write_json, write_jsonl
 
 TASKS = ("micota_tiny_two", "micota_tiny_three")
@@ -27,8 +29,8 @@ TASKS = ("micota_tiny_two", "micota_tiny_three")
 class Bench:
     """A workspace where evaluations are finished by hand: a verdict for each problem."""
 
-    def __init__(self, workspace, *overrides):
-        self.recipe = load_recipe(TINY, overrides)
+    def __init__(self, workspace, *overrides, recipe=TINY):
+        self.recipe = load_recipe(recipe, overrides)
         self.plan, self.workspace = compile_plan(self.recipe), workspace
 
     def outcomes(self):
@@ -74,12 +76,12 @@ def test_a_cell_has_its_share_interval_n_length_and_cut_and_the_average_is_unwei
     assert (rows[1]["low"], rows[1]["high"]) == wilson(2, 4)
     assert (rows[2]["low"], rows[2]["high"]) == average_interval([(4, 4), (2, 4)])
     assert [row["n"] for row in rows] == [4, 4, 8] and rows[0]["cut"] == 0.25
-    line = next(row for row in sheet.rows if row[:2] == ["student-s", "MiCoTA"])
+    line = next(row for row in sheet.lines if row[:2] == ["student-s", "MiCoTA"])
     assert re.fullmatch(r"75\.0 \[[\d.]+, [\d.]+\]\nn=8, 25 tok, 25\.0% cut", line[-1])
 
 
 def test_corpora_of_other_numerics_are_named_in_their_note(bench):
-    for slot, backend in (("generate/teacher", "vllm"), ("generate/assistant-sft", "transformers")):
+    for slot, backend in (("generate/teacher", "vllm"), ("generate/assistant/strong", "transformers")):
         assert "numerics" not in corpora_sheet(bench.outcomes()).note
         folder = bench.outcomes().directory(slot)
         write_json(folder / "done.json", {"results": {}})
@@ -108,7 +110,7 @@ def test_a_cell_whose_step_is_not_done_says_its_state(bench):
     failed.mkdir(parents=True)
     write_json(failed / "failed.json", {"error": "x", "command": ""})
     sheet = accuracy_sheet(bench.outcomes(), "table2")
-    states = {(row[0], row[1]): set(row[2:]) for row in sheet.rows}
+    states = {(row[0], row[1]): set(row[2:]) for row in sheet.lines}
     assert states["student-m", "MiCoTA"] == {"failed"}
     assert states["student-m", "Instruct"] == {"missing"}
 
@@ -120,6 +122,8 @@ def test_table_1_is_the_difference_to_the_untrained_student_with_a_paired_interv
     assert row["teacher"] == "tiny:teacher" and "paper_delta" not in row
     missing = records(gap_sheet(bench.outcomes()), student="tiny:student-m")
     assert {row["state"] for row in missing} == {"missing"}
+    unpaired = next(line for line in gap_sheet(bench.outcomes()).lines if line[0] == "student-m")
+    assert unpaired[-2:] == ["missing", "missing"]
 
 
 def test_the_last_method_is_tested_against_each_other_on_the_same_problems(bench):
@@ -131,9 +135,57 @@ def test_the_last_method_is_tested_against_each_other_on_the_same_problems(bench
     # Four cells are tested: p = 1/8 is the smallest, times 4.
     assert mcnemar(4, 0) == 0.125 and two["p_holm"] == 0.5
     assert average["difference"] == 0.625 and average["low"] > 0
-    texts = {(row[0], row[1]): row[2:] for row in sheet.rows}
+    texts = {(row[0], row[1]): row[2:] for row in sheet.lines}
     assert texts["student-s", "MiCoTA - Strong Teacher CoT"][0] == "+100.0 p=0.5 (n too small)"
     assert set(texts["student-m", "MiCoTA - Instruct"]) == {"missing"}
+
+
+def test_every_record_of_a_step_that_is_not_done_says_so_and_has_no_number(tmp_path):
+    outcomes = Bench(tmp_path).outcomes()
+    sheets = [accuracy_sheet(outcomes, "table2"), bpc_sheet(outcomes), corpora_sheet(outcomes)]
+    sheets += [gap_sheet(outcomes), comparison_sheet(outcomes, "table3")]
+    for sheet in sheets:
+        assert sheet.records and {record["state"] for record in sheet.records} == {"missing"}, sheet.name
+        assert not any(
+            isinstance(value, int | float) for record in sheet.records for value in record.values()
+        )
+        assert all("missing" in line for line in sheet.lines)
+    assert not figure_sheet(outcomes, "figure2").rows
+
+
+def test_several_assistants_are_told_apart_and_none_leaves_the_teacher_of_the_first_method(
+    tmp_path, recipe_file
+):
+    second = "assistants.other={from: student-m/strong}"
+    two = Bench(tmp_path, second)
+    for slot in ("evaluate/ta", "evaluate/ta/before", "evaluate/other", "evaluate/other/tuned"):
+        two.finish(slot, two="11", three="10")
+    lines = [line[:2] for line in accuracy_sheet(two.outcomes(), "table2").lines]
+    assert lines[:3] == [
+        ["teacher", "Strong Teacher"], ["assistant", "(Merged) Teacher Assistant (ta)"],
+        ["student-m", "(Merged) Teacher Assistant (other)"],
+    ]  # fmt: skip
+    assert [line[:2] for line in figure_sheet(two.outcomes(), "figure2").lines] == [
+        ["assistant", "before (ta)"], ["assistant", "merged (ta)"],
+        ["student-m", "fine-tuned (other)"], ["student-m", "merged (other)"],
+    ]  # fmt: skip
+    bare = recipe_file(
+        assistants={"ta": None}, corpora={"half": None, "micota": None}, bpc={"corpora": ["strong"]},
+        methods={"Instruct": None, "Strong Teacher CoT": "strong"},
+    )  # fmt: skip
+    none = Bench(tmp_path / "none", recipe=bare)
+    lines = [line[:2] for line in accuracy_sheet(none.outcomes(), "table2").lines]
+    assert lines[0] == ["teacher", "Strong Teacher"] and lines[1][1] == "Instruct"
+
+
+def test_a_corpus_of_given_responses_is_no_teachers(tmp_path):
+    write_jsonl(tmp_path / "mine.jsonl", [{"prompt": "1 + 1", "response": "2", "answer": "2"}])
+    file = str(tmp_path / "mine.jsonl")
+    words = [f"corpora.strong={{from: null, file: {file}}}", "assistants.ta.from=assistant/short"]
+    made = Bench(tmp_path / "runs", *words)
+    (row,) = records(gap_sheet(made.outcomes()), student="tiny:student-s", corpus_from="File")
+    assert row["teacher"] == ""
+    assert records(corpora_sheet(made.outcomes()), corpus="strong")[0]["source"] == file
 
 
 def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs():
@@ -145,9 +197,13 @@ def test_few_problems_can_show_large_differences_only(bench):
     assert [least_difference(n) for n in (30, 40, 600)] == [0.2, 0.15, 0.01]
     assert mcnemar(6, 0) < 0.05 <= mcnemar(5, 0)
     sheet = accuracy_sheet(bench.outcomes(), "table2")
-    line = next(row for row in sheet.rows if row[:2] == ["student-s", "MiCoTA"])
+    line = next(row for row in sheet.lines if row[:2] == ["student-s", "MiCoTA"])
     assert "n=4 (too few to tell <100.0), " in line[2]
-    assert Cell("done", n=600, least=least_difference(600)).text().endswith("n=600, 0 tok, 0.0% cut")
+    many = records(sheet, model="tiny:student-s", method="MiCoTA")[0] | {
+        "n": 600,
+        "least": least_difference(600),
+    }
+    assert CELLS["accuracy"](many).endswith("n=600, 25 tok, 25.0% cut")
 
 
 def test_holm_steps_down_and_never_decreases():
@@ -167,9 +223,9 @@ def test_the_papers_value_stands_beside_ours_with_the_difference(tmp_path):
     )
     bench.finish("evaluate/student-s/MiCoTA", two="1111000000", three="1100000000")
     sheet = accuracy_sheet(bench.outcomes(), "table2")
-    row = next(row for row in sheet.rows if row[:2] == ["Qwen2.5-3B-Instruct", "MiCoTA"])
+    row = next(row for row in sheet.lines if row[:2] == ["Qwen2.5-3B-Instruct", "MiCoTA"])
     assert "paper 13.33, +26.7" in row[2] and "paper" not in row[3] and "paper 43.29, -13.3 (noise)" in row[4]
-    instruct = next(row for row in sheet.rows if row[:2] == ["Qwen2.5-3B-Instruct", "Instruct"])
+    instruct = next(row for row in sheet.lines if row[:2] == ["Qwen2.5-3B-Instruct", "Instruct"])
     assert instruct[2] == "missing\npaper 3.33"
 
 

@@ -8,23 +8,22 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from conftest import ROOT
+from servers import client_argv
 from test_server import complete, gone, processes
 from widened import widened
 
-from micota_lf.backends import api
-from micota_lf.backends.opening import open_backend
-from micota_lf.backends.protocol import Launch
+from micota_lf.backends import DEFAULT_LAUNCH, Launch, Request, api, open_backend
 from micota_lf.backends.vllm import free_port, serving, vllm_arguments
-from micota_lf.cli.main import main
-from micota_lf.inputs.problems import load_problems
-from micota_lf.recipe.sections import Generation, Prompts
-from micota_lf.stages.generate import _request
+from micota_lf.errors import StepFailed
+from micota_lf.inputs.problems import Prompts, chat, load_problems, user_text
+from micota_lf.inputs.references import ModelRef
+from micota_lf.recipe.sections import Generation
+from micota_lf.stages.generate import generate
 from micota_lf.system.files import read_json, read_jsonl
 
 PYTHON = os.environ.get("MICOTA_VLLM_PYTHON", "")
@@ -50,19 +49,24 @@ def model(tmp_path_factory):
     return str(widened("tiny:teacher", tmp_path_factory.mktemp("wide") / "teacher"))
 
 
-def answers(model, sampling, launch=None):
-    requests = [_request(problem, PROMPTS, sampling) for problem in load_problems(PROMPTS)]
-    with open_backend(model, sampling, None, launch) as backend:
-        return {c.id: c for c in backend.complete(requests)}, backend.numerics()
+def questions(sampling):
+    raw = sampling.prompt_format == "raw"
+    for row in load_problems(PROMPTS):
+        text = user_text(row["problem"], PROMPTS.template) if raw else None
+        yield Request(row["id"], chat(row["problem"], PROMPTS), text)
+
+
+def answers(model, sampling, launch=DEFAULT_LAUNCH):
+    with open_backend(ModelRef(model), sampling, launch) as backend:
+        return {c.id: c for c in backend.complete(questions(sampling))}, backend.numerics()
 
 
 def transformers_tokens(model, sampling):
     """The tokens of each response by transformers, without the one that ends it."""
-    requests = [_request(problem, PROMPTS, sampling) for problem in load_problems(PROMPTS)]
-    with open_backend(model, sampling) as backend:
+    with open_backend(ModelRef(model), sampling) as backend:
         decode, tokens = backend.tokenizer.decode, []
         backend.tokenizer.decode = lambda ids, **how: tokens.append(ids) or decode(ids, **how)
-        return {c.id: tokens[n] for n, c in enumerate(backend.complete(requests))}
+        return {c.id: tokens[n] for n, c in enumerate(backend.complete(questions(sampling)))}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +92,7 @@ def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp
     monkeypatch.setattr(api, "body", lambda *asked: {**body(*asked), "return_token_ids": True})
     monkeypatch.setattr(api, "completion", read)
     port = free_port()
-    argv = [*ENGINE.split(), *vllm_arguments(model, GREEDY, None, Launch(), 512, port)]
+    argv = [*ENGINE.split(), *vllm_arguments(ModelRef(model), GREEDY, Launch(), 512, port)]
     with serving(argv, port, tmp_path / "server.log") as server:
         for prompt_format in ("chat", "raw"):
             asked = replace(GREEDY, backend="endpoint", endpoints=[server.url], prompt_format=prompt_format)
@@ -100,20 +104,9 @@ def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp
     assert numerics == {"versions": ["vllm 0.32.0"]} and gone(tmp_path / "-")
 
 
-def command(model, out, *more):
-    words = [
-        "generate",
-        "--model",
-        model,
-        "--prompts",
-        "tiny:train",
-        "--limit",
-        str(ROWS),
-        "--dtype",
-        "float32",
-    ]
-    engine = f"{ENGINE} --max-num-seqs 16"  # in many waves, of which the first is seen before the last
-    return [*words, "--backend", "vllm", "--engine", engine, "--max-tokens", "200", "-o", str(out), *more]
+SAMPLING = Generation(backend="vllm", max_tokens=200, dtype="float32")
+LAUNCH = Launch(f"{ENGINE} --max-num-seqs 16")  # in many waves, of which the first is seen before the last
+TRAIN = Prompts("tiny:train", limit=ROWS)
 
 
 def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of_transformers(
@@ -121,13 +114,12 @@ def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of
 ):
     out, said, rows = tmp_path / "run" / "out.jsonl", tmp_path / "said", 0
     out.parent.mkdir()
+    argv = client_argv(model, asdict(TRAIN), out, asdict(SAMPLING), engine=LAUNCH.engine)
     for victims in (["client"], ["server"], ["server", "client"]):
-        argv = [sys.executable, "-m", "micota_lf", *command(model, out)]
         with said.open("w") as log:
             client = subprocess.Popen(argv, cwd=ROOT, stderr=log, start_new_session=True)
-        while (
-            not out.exists() or len(out.read_bytes().splitlines()) < rows + 5
-        ):  # new ones, so that the server answers
+        # New rows, so that the server answers.
+        while not out.exists() or len(out.read_bytes().splitlines()) < rows + 5:
             assert client.poll() is None, said.read_text()
             time.sleep(0.05)
         (server,) = [p.pid for p in processes(out) if "vllm.entrypoints.openai.api_server" in p.cmdline()]
@@ -138,11 +130,12 @@ def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of
         assert gone(out), processes(out)
         rows = len(out.read_bytes().splitlines()) - 1
         assert 0 < rows < ROWS
-    assert main(command(model, out)) == 0 and complete(out, ROWS) and gone(out)
+    generate(ModelRef(model), TRAIN, out, SAMPLING, LAUNCH)
+    assert complete(out, ROWS) and gone(out)
     (numerics,) = read_json(out.with_suffix(".meta.json"))["numerics"]
     assert numerics["versions"] == ["vllm 0.32.0"] and numerics["dtype"] == "float32"
     local = tmp_path / "local.jsonl"
-    assert main([*command(model, local), "--backend", "transformers", "--batch-size", "200"]) == 0
+    generate(ModelRef(model), TRAIN, local, replace(SAMPLING, backend="transformers", batch_size=200))
     assert by_id(out) == by_id(local)
 
 
@@ -150,12 +143,13 @@ def by_id(path):
     return {row["id"]: row for row in read_jsonl(path)}
 
 
-def test_a_server_that_cannot_start_shows_why(model, tmp_path, capsys):
+def test_a_server_that_cannot_start_shows_why(model, tmp_path):
     long = widened("tiny:student-s", tmp_path / "long")
     config = json.loads((long / "config.json").read_text())
     (long / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4_000_000}))
     out = tmp_path / "out.jsonl"
-    assert main([*command(str(long), out), "--max-tokens", "3900000"]) == 1
-    said = capsys.readouterr().err
+    with pytest.raises(StepFailed) as failed:
+        generate(ModelRef(str(long)), TRAIN, out, replace(SAMPLING, max_tokens=3_900_000), LAUNCH)
+    said = str(failed.value)
     assert "KV cache" in said and "last lines of" in said and "generation.max_tokens" in said
     assert not out.exists() and gone(out)

@@ -16,7 +16,7 @@ PYTHON = os.environ.get("MICOTA_VLLM_PYTHON", "")
 pytestmark = pytest.mark.skipif(
     not PYTHON, reason="MICOTA_VLLM_PYTHON names no Python with vLLM (make test-vllm)"
 )
-BACKENDS = {"transformers": [], "vllm": ["--backend", "vllm", "--engine", f"{PYTHON} -m lm_eval"]}
+BACKENDS = {"transformers": [], "vllm": ["evaluation.backend=vllm", f"engines.lm_eval={PYTHON} -m lm_eval"]}
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,19 @@ def environment(monkeypatch):
 def test_vllm_and_transformers_give_the_same_greedy_answers_to_a_benchmark(teacher, tmp_path):
     samples = {}
     for name, words in BACKENDS.items():
-        asked = ["--model", teacher, "--tasks", "micota_tiny_two,micota_tiny_three", "--limit", "50"]
-        settings = ["--max-gen-toks", "320", "--dtype", "float32", "--batch-size", "50"]
-        assert main(["evaluate", *asked, *settings, *words, "-o", str(tmp_path / name)]) == 0
-        samples[name] = read_jsonl(tmp_path / name / "samples.jsonl")
+        asked = [
+            "--model",
+            teacher,
+            "--tasks",
+            "micota_tiny_two,micota_tiny_three",
+            "-o",
+            str(tmp_path / name),
+        ]
+        settings = {"max_gen_toks": 320, "dtype": "float32", "batch_size": 50, "limit": 50}
+        said = [f"evaluation.{key}={value}" for key, value in settings.items()]
+        assert main(["evaluate", *asked, *said, *words]) == 0
+        files = (tmp_path / name / file for file in ("samples.jsonl", "problems.jsonl"))
+        samples[name] = [{**text, **row} for text, row in zip(*map(read_jsonl, files), strict=True)]
         assert read_json(tmp_path / name / "numerics.json")["backend"] == name
     assert samples["vllm"] == samples["transformers"] and len(samples["vllm"]) == 100
     assert read_json(tmp_path / "vllm" / "numerics.json")["vllm"]
@@ -49,8 +58,8 @@ def test_bpc_by_vllms_prompt_log_probabilities_is_that_of_transformers(teacher, 
     write_jsonl(tmp_path / "corpus.jsonl", rows)
     values = {}
     for name, words in BACKENDS.items():
-        asked = ["--model", teacher, "--corpus", str(tmp_path / "corpus.jsonl"), "--dtype", "float32"]
-        assert main(["bpc", *asked, *words, "-o", str(tmp_path / name)]) == 0
+        asked = ["--model", teacher, "--corpus", str(tmp_path / "corpus.jsonl"), "-o", str(tmp_path / name)]
+        assert main(["bpc", *asked, "evaluation.dtype=float32", *words]) == 0
         values[name] = [row["bpc"] for row in read_jsonl(tmp_path / name / "texts.jsonl")]
     short, long = ({name: each[part] for name, each in values.items()} for part in (slice(2), slice(2, 3)))
     assert short["vllm"] == pytest.approx(short["transformers"], abs=1e-4) and len(short["vllm"]) == 2

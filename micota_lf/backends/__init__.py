@@ -1,1 +1,100 @@
-"""backends."""
+"""Who answers prompts: one module a backend, found by its name, each with a class `Backend`.
+
+    with open_backend(ModelRef("tiny:teacher"), Generation(max_tokens=256)) as backend:
+        for completion in backend.complete([Request("a", [{"role": "user", "content": "What is 1+1?"}])]):
+            print(completion.text, completion.finish_reason)
+
+A new backend is a module here, and its name's place in `Generation.backend`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import UserError
+from ..inputs.references import ModelRef
+from ..recipe.sections import Engines, Generation
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt: chat messages, or with `raw` set its text as it is, without a chat template."""
+
+    id: str
+    messages: list[dict[str, str]]
+    raw: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What is asked, as a model without a chat template is given it."""
+        return self.messages[-1]["content"] if self.raw is None else self.raw
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One response. Token counts are the model's own; `response_tokens` counts the end-of-turn token.
+
+    Where the chat template opens a thought in the prompt (R1-Distill, QwQ: `<think>`), the text starts with
+    it, so that the thought is whole; its tokens are the prompt's.
+    """
+
+    id: str
+    text: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a backend's own server is started: copies of the model, GPUs of each, and where its words go."""
+
+    engine: str = Engines.vllm
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+    log: Path = Path("server.log")
+
+
+DEFAULT_LAUNCH = Launch()
+
+
+class Backend(Protocol):
+    """What every backend does. It is made from a model, how to sample, and a Launch."""
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield one completion a request, as they finish, in any order.
+
+        A request that fails yields a completion with `error` set and never ends the others.
+        """
+        ...
+
+    def numerics(self) -> dict[str, Any]:
+        """What can change a last digit, and with it a greedy token: versions, dtype, parallelism, kernels."""
+        ...
+
+    def close(self) -> None:
+        """Free what the backend holds (memory, a server)."""
+        ...
+
+
+@contextmanager
+def open_backend(model: ModelRef, sampling: Generation, launch: Launch = DEFAULT_LAUNCH) -> Iterator[Backend]:
+    """Open the backend that `sampling` names and close it on every way out."""
+    found = import_module(f".{sampling.backend}", __name__).Backend
+    with closing(found(model, sampling, launch)) as backend:
+        yield backend
+
+
+def check_positions(longest: int, max_tokens: int, limit: int | None) -> None:
+    """Raise UserError if the longest prompt and `max_tokens` exceed the model's positions."""
+    if limit and longest + max_tokens > limit:
+        raise UserError(
+            f"generation.max_tokens: {max_tokens} and the longest prompt ({longest} tokens) "
+            f"exceed the model's {limit} positions"
+        )

@@ -7,7 +7,9 @@ completion(request, answer, opened="")    -> Completion("a", "<think>...", "stop
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.request import urlopen
 
@@ -16,13 +18,12 @@ import aiohttp
 from ..inputs.chat import THINK
 from ..recipe.sections import Generation
 from ..system.files import digest
-from .protocol import Completion, Request
+from . import Completion, Request
 
 PROBE_TIMEOUT = 30.0  # seconds; also of connecting
 KEEPALIVE_SECONDS = 3.0  # below the 5 s after which vLLM closes an idle connection
-REQUEST_SECONDS = (
-    4 * 3600.0
-)  # a long response may wait behind others; servers that hang are noticed by probes
+# A long response may wait behind others; servers that hang are noticed by probes.
+REQUEST_SECONDS = 4 * 3600.0
 BROKEN = (
     ValueError,
     LookupError,
@@ -39,50 +40,41 @@ class Transient(Exception):
         self.overload = overload
 
 
-@dataclass(frozen=True)
+def session(key: str) -> aiohttp.ClientSession:
+    """Connections that show a key, if there is one; without a limit, as the caller has one."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
+    limits = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=PROBE_TIMEOUT)
+    return aiohttp.ClientSession(connector=connector, headers=headers, timeout=limits)
+
+
+@dataclass
 class Api:
     """A server's address and the key that it wants, which is sent and never told."""
 
     url: str
-    key: str = ""
-
-    def session(self) -> aiohttp.ClientSession:
-        """Connections without a limit: the caller has one."""
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
-        limits = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=PROBE_TIMEOUT)
-        return aiohttp.ClientSession(connector=connector, headers=headers, timeout=limits)
+    key: str
 
     async def served(self, http: aiohttp.ClientSession) -> list[str]:
         """Names of the models that the server lists. Raises Transient with the reason why there are none."""
-        try:
-            timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+        with _failures("list of models at /v1/models"):
             async with http.get(f"{self.url}/v1/models", timeout=timeout) as response:
-                status, text = response.status, await response.read()
-            if status in (401, 403):
-                raise Transient(
-                    f"refuses the key (status {status}): generation.api_key_env names its variable"
-                )
-            return [entry["id"] for entry in json.loads(text)["data"]]
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Transient(f"does not answer: {_words(error)}") from error
-        except BROKEN as error:
-            raise Transient("lists no models at /v1/models") from error
+                if response.status in (401, 403):
+                    refused = f"refuses the key (status {response.status})"
+                    raise Transient(f"{refused}: generation.api_key_env names its variable")
+                return [entry["id"] for entry in json.loads(await response.read())["data"]]
 
     async def ask(
         self, http: aiohttp.ClientSession, request: Request, body: dict[str, Any], opened: str
     ) -> Completion:
         """One completion, with an error if it is refused (4xx). Raises Transient for what may pass."""
         path = "completions" if "prompt" in body else "chat/completions"
-        try:
+        with _failures("completion"):
             async with http.post(f"{self.url}/v1/{path}", json=body) as response:
                 status, text = response.status, await response.read()
             if status == 200:
                 return completion(request, json.loads(text), opened)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Transient(_words(error)) from error
-        except BROKEN as error:
-            raise Transient(f"an answer that is no completion: {error!r}") from error
         words = f"status {status}: {' '.join(text.decode(errors='replace').split())[:500]}"
         words = words.replace(self.key, "***") if self.key else words
         if status in (408, 429) or status >= 500:
@@ -98,12 +90,15 @@ class Api:
             return "unknown"
 
 
-def body(request: Request, sampling: Generation) -> dict[str, Any]:
-    """What is posted. Everything that a server may have its own default for is said outright."""
-    settings = asdict(sampling)
+def body(request: Request, sampling: Generation, plain: bool = False) -> dict[str, Any]:
+    """What is posted, `plain` to a model that has no chat to be asked in.
+
+    Everything that a server may have its own default for is said outright.
+    """
+    chat = request.raw is None and not plain
     return {
-        **({"messages": request.messages} if request.raw is None else {"prompt": request.raw}),
-        **{key: settings[key] for key in ("max_tokens", "temperature", "top_p")},
+        **({"messages": request.messages} if chat else {"prompt": request.text}),
+        "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
         "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
         "seed": int(digest([sampling.seed, request.id], 7), 16),  # whatever the order of the rows
     }  # fmt: skip
@@ -129,5 +124,12 @@ def completion(request: Request, answer: dict[str, Any], opened: str) -> Complet
     return Completion(request.id, text, reason, usage["prompt_tokens"], usage["completion_tokens"])
 
 
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+@contextmanager
+def _failures(wanted: str) -> Iterator[None]:
+    """Raise Transient for no answer at all, and for one that is not what was wanted."""
+    try:
+        yield
+    except (aiohttp.ClientError, OSError) as error:
+        raise Transient(f"does not answer: {str(error) or type(error).__name__}") from error
+    except BROKEN as error:
+        raise Transient(f"its answer is no {wanted}: {error!r}") from error

@@ -8,46 +8,41 @@ from typing import Any
 
 from ..errors import UserError
 from ..inputs.chat import opened_thought
-from ..inputs.references import resolve
+from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
-from .protocol import Completion, Launch, Request, check_positions
+from . import Completion, Launch, Request, check_positions
 
 
-class TransformersBackend:
-    """Batched `generate` of Hugging Face transformers: the default without a GPU server."""
+class Backend:
+    """Batched `generate` of Hugging Face transformers."""
 
-    def __init__(
-        self, model: str, sampling: Generation, revision: str | None = None, launch: Launch | None = None
-    ) -> None:
+    def __init__(self, model: ModelRef, sampling: Generation, launch: Launch) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-        path = resolve(model)
         self.sampling, self.batch_size = sampling, sampling.batch_size
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+        options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": False}
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
+            self.tokenizer = AutoTokenizer.from_pretrained(model.resolved, padding_side="left", **options)
             loaded = AutoModelForCausalLM.from_pretrained(
-                path, dtype=sampling.dtype, use_safetensors=True,
+                model.resolved, dtype=sampling.dtype, use_safetensors=True,
                 device_map="auto" if torch.cuda.device_count() > 1 else self.device, **options,
             )  # fmt: skip
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"--model {model}: cannot be loaded: {reason}") from error
+            raise UserError(f"{model.ref}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
         self.model = loaded.eval()
         shipped = self.model.generation_config.eos_token_id
-        ends = shipped if isinstance(shipped, list) else [shipped]
-        self.eos = {e for e in [*ends, self.tokenizer.eos_token_id] if e is not None}
-        ids = (self.tokenizer.pad_token_id, *sorted(self.eos), 0)
-        self.pad = next(token for token in ids if token is not None)
+        ends = [*(shipped if isinstance(shipped, list) else [shipped]), self.tokenizer.eos_token_id]
+        self.eos = sorted({end for end in ends if end is not None})
+        self.pad = next(id for id in (self.tokenizer.pad_token_id, *self.eos, 0) if id is not None)
         greedy = sampling.temperature == 0
         chosen = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         # Replaces the model's own config: values that a call leaves out would be filled from it, and
         # Qwen2.5-Instruct ships a repetition penalty that changes even greedy output.
         self.model.generation_config = GenerationConfig(
             max_new_tokens=sampling.max_tokens, do_sample=not greedy, repetition_penalty=1.0,
-            eos_token_id=sorted(self.eos), pad_token_id=self.pad, **chosen,
+            eos_token_id=self.eos, pad_token_id=self.pad, **chosen,
         )  # fmt: skip
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -66,11 +61,10 @@ class TransformersBackend:
 
     def numerics(self) -> dict[str, Any]:
         """Versions, device, dtype, attention and batch size, which sets the padding."""
-        versions = {name: metadata.version(name) for name in ("transformers", "torch")}
-        attention = self.model.config._attn_implementation
         return {
-            **versions, "dtype": self.sampling.dtype, "device": self.device, "attention": attention,
-            "batch_size": self.batch_size,
+            **{name: metadata.version(name) for name in ("transformers", "torch")},
+            "dtype": self.sampling.dtype, "device": self.device, "batch_size": self.batch_size,
+            "attention": self.model.config._attn_implementation,
         }  # fmt: skip
 
     def close(self) -> None:
@@ -79,15 +73,11 @@ class TransformersBackend:
 
     def _encode(self, request: Request) -> tuple[list[int], str]:
         """The prompt's tokens, and the thought that a chat template opens at its end."""
-        if request.raw is not None:
-            text = request.raw
-        elif self.tokenizer.chat_template is None:
-            text = request.messages[-1]["content"]
-        else:
+        text, templated = request.text, request.raw is None and self.tokenizer.chat_template is not None
+        if templated:
             text = self.tokenizer.apply_chat_template(
                 request.messages, tokenize=False, add_generation_prompt=True
             )
-        templated = request.raw is None and self.tokenizer.chat_template is not None
         ids: list[int] = self.tokenizer(text, add_special_tokens=not templated)["input_ids"]
         return ids, opened_thought(text) if templated else ""
 
@@ -95,16 +85,17 @@ class TransformersBackend:
         import torch
 
         width = max(len(ids) for _, ids, _ in batch)
-        ids = torch.tensor([[self.pad] * (width - len(row)) + row for _, row, _ in batch], device=self.device)
-        mask = torch.tensor(
-            [[0] * (width - len(row)) + [1] * len(row) for _, row, _ in batch], device=self.device
-        )
+        blanks = [width - len(ids) for _, ids, _ in batch]
+        padded = [[self.pad] * blank + ids for blank, (_, ids, _) in zip(blanks, batch, strict=True)]
+        mask = [[0] * blank + [1] * (width - blank) for blank in blanks]
         torch.manual_seed(self.sampling.seed + start)
         with torch.inference_mode():
-            output = self.model.generate(input_ids=ids, attention_mask=mask)
+            output = self.model.generate(
+                input_ids=torch.tensor(padded, device=self.device),
+                attention_mask=torch.tensor(mask, device=self.device),
+            )
         for (request_id, prompt, opened), row in zip(batch, output[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(row) if token in self.eos), None)
-            kept = row if end is None else row[: end + 1]
-            text = self.tokenizer.decode(kept if end is None else kept[:-1], skip_special_tokens=True)
-            reason = "length" if end is None else "stop"
-            yield Completion(request_id, opened + text, reason, len(prompt), len(kept))
+            text = self.tokenizer.decode(row[:end], skip_special_tokens=True)
+            reason, tokens = ("length", len(row)) if end is None else ("stop", end + 1)
+            yield Completion(request_id, opened + text, reason, len(prompt), tokens)

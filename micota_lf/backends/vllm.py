@@ -1,43 +1,79 @@
-"""A vLLM server of our own: started, waited for, and gone with us, however we end.
+"""A vLLM server of our own: started, asked as any endpoint is, and gone with us, however we end.
 
-    argv = [*engine_argv("vllm serve"), *vllm_arguments(model, sampling, None, launch, 18432, port)]
+    argv = [*engine_argv("vllm serve"), *vllm_arguments(model, sampling, launch, 18432, port)]
     with serving(argv, port, log) as server:
         requests.get(server.url + "/v1/models")
 
-`engines.running` ends it and all processes of its group, also when we are killed: vLLM's own children would
+`processes.running` ends it and all its descendants, also when we are killed: vLLM's own children would
 otherwise hold the GPUs' memory for a while.
 """
 
 from __future__ import annotations
 
-import re
-import signal
+import math
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 from ..errors import StepFailed
+from ..inputs.chat import load_chat
+from ..inputs.hub import positions
+from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
-from ..system.processes import log_tail, running
-from .protocol import Launch
+from ..system.processes import engine_argv, last_errors, running, vllm_numerics
+from . import Completion, Launch, Request, check_positions, endpoint
 
 HOST = "127.0.0.1"
 START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
+SPARE_TOKENS = 16  # special tokens that an engine may add to a prompt beyond our count
 ADVICE = (
     "What helps most often: more GPUs a copy (hardware.inference_gpus), another share of their memory "
     "(generation.gpu_memory_utilization), a lower generation.max_tokens, vLLM's own options in engines.vllm"
 )
 
 
+class Backend:
+    """A vLLM server that lives as long as the backend."""
+
+    def __init__(self, model: ModelRef, sampling: Generation, launch: Launch) -> None:
+        self.model, self.sampling, self.launch = model, sampling, launch
+        self.command, self.stack, self.chat = engine_argv(launch.engine), ExitStack(), load_chat(model)
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Start the server with room for the longest of these prompts, then ask it."""
+        requests, max_tokens = list(requests), self.sampling.max_tokens
+        prompts = (self.chat.prompt(r.messages) if r.raw is None else r.raw for r in requests)
+        longest, limit = max(self.chat.counts(prompts)), positions(self.model)
+        check_positions(longest, max_tokens, limit)
+        room, port = longest + max_tokens + SPARE_TOKENS, free_port()
+        arguments = vllm_arguments(self.model, self.sampling, self.launch, min(room, limit or room), port)
+        argv = [*self.command, *arguments]
+        served = self.stack.enter_context(serving(argv, port, self.launch.log.absolute()))
+        sampling = replace(self.sampling, endpoints=[served.url], api_key_env=None)
+        self.asked = endpoint.Backend(self.model, sampling, self.launch, served.check)
+        return self.asked.complete(requests)
+
+    def numerics(self) -> dict[str, Any]:
+        """Version, dtype, parallelism, attention kernels, and whether batches were made not to matter."""
+        return {
+            **self.asked.numerics(), "dtype": self.sampling.dtype,
+            "tensor_parallel": self.launch.tensor_parallel, "data_parallel": self.launch.data_parallel,
+            **vllm_numerics(self.launch.log),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Stop the server."""
+        self.stack.close()
+
+
 def vllm_arguments(
-    model: str, sampling: Generation, revision: str | None, launch: Launch, max_model_len: int, port: int
+    model: ModelRef, sampling: Generation, launch: Launch, max_model_len: int, port: int
 ) -> list[str]:
     """Arguments for `vllm serve` and for `python -m vllm.entrypoints.openai.api_server` alike.
 
@@ -45,28 +81,31 @@ def vllm_arguments(
     defaults; its stop tokens still hold.
     """
     options: dict[str, Any] = {
-        "model": model, "host": HOST, "port": port, "dtype": sampling.dtype, "seed": sampling.seed,
+        "model": model.resolved, "host": HOST, "port": port, "dtype": sampling.dtype, "seed": sampling.seed,
         "max-model-len": max_model_len, "generation-config": "vllm",
         "tensor-parallel-size": launch.tensor_parallel, "data-parallel-size": launch.data_parallel,
         "gpu-memory-utilization": sampling.gpu_memory_utilization, "uvicorn-log-level": "warning",
     }  # fmt: skip
-    if revision:
-        options |= {"revision": revision, "tokenizer-revision": revision}
+    if model.revision:
+        options |= {"revision": model.revision, "tokenizer-revision": model.revision}
     return [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
 
 @dataclass(frozen=True)
 class Served:
-    """A running server."""
+    """A server that was started."""
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
 
-    def check(self) -> None:
-        """Raise StepFailed, with the log's last words, if the server has died."""
-        if self.process.poll() is not None:
-            raise StepFailed(f"the vLLM server has died{_last_words(self.log)}")
+    def check(self, deadline: float = math.inf) -> None:
+        """Raise StepFailed, with the log's last words, if the server has died or it is too late."""
+        dead = self.process.poll() is not None
+        if dead or time.monotonic() > deadline:
+            what = "the vLLM server has died" if dead else f"no vLLM server after {START_SECONDS:.0f} s"
+            words = [f"    {line}" for line in last_errors(self.log)]
+            raise StepFailed("\n".join([f"{what}; last lines of {self.log}:", *words, ADVICE]))
 
 
 @contextmanager
@@ -75,15 +114,11 @@ def serving(argv: list[str], port: int, log: Path) -> Iterator[Served]:
 
     Raises StepFailed with the last of them if it dies first, or is not there after START_SECONDS.
     """
-    log = log.absolute()
     log.write_bytes(b"")
-    with _orderly_end(), running(argv, log.parent, log) as process:
-        served = Served(f"http://{HOST}:{port}", process, log)
-        deadline = time.monotonic() + START_SECONDS
+    with running(argv, log.parent, log) as process:
+        served, deadline = Served(f"http://{HOST}:{port}", process, log), time.monotonic() + START_SECONDS
         while not _healthy(served.url):
-            served.check()
-            if time.monotonic() > deadline:
-                raise StepFailed(f"no vLLM server after {START_SECONDS:.0f} s{_last_words(log)}")
+            served.check(deadline)
             time.sleep(0.5)
         yield served
 
@@ -95,34 +130,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def _orderly_end() -> Iterator[None]:
-    """Let SIGTERM end this process by an exception, so that the server is stopped before we are gone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _exit(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
 def _healthy(url: str) -> bool:
-    try:
-        with urlopen(f"{url}/health", timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
-def _last_words(log: Path) -> str:
-    """The errors that a log names (the cause stands far above its end), its last lines, and advice."""
-    text = log.read_text(errors="replace")
-    errors = dict.fromkeys(re.findall(r"(?:^|\] )([\w.]+Error: .+)", text, re.MULTILINE))
-    lines = [*list(errors)[-3:], f"last lines of {log}:", *log_tail(log, 8).splitlines()]
-    return "\n".join([":", *(f"    {line[:400]}" for line in lines), ADVICE])
+    with suppress(OSError), urlopen(f"{url}/health", timeout=5):
+        return True
+    return False

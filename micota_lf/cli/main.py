@@ -7,7 +7,8 @@
     micota preflight recipes/tiny.yaml  what can be known before the first GPU hour
     micota verify recipes/tiny.yaml     whether finished steps are still what they were
     micota gc recipes/tiny.yaml         steps that no recipe refers to
-    micota export merge/assistant out   a checkpoint as a hub folder with its model card
+    micota export merge/ta out          a checkpoint as a hub folder with its model card
+    micota schema                       the JSON Schema of recipes, for editors
     micota generate|filter|grade|mix|train|merge|evaluate|bpc --help
 
 Exit codes: 0 done, 1 an engine failed or a step is damaged, 2 the user's input is wrong (nothing was
@@ -17,29 +18,17 @@ written), 3 another process is at work there, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
-import os
-import shlex
 import signal
 import sys
 import threading
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
+from importlib import import_module
+from typing import Any
 
 from .. import __version__
-from ..errors import FREE_SOME, MicotaError, StepFailed, UserError
-from ..plan.compile import Plan, compile_plan, step_directory
-from ..recipe.sections import Recipe
-from ..run import slurm
-from ..run.snakemake import gates, needed_steps, pending_steps, preflight, run_plan, select
-from ..run.step import execute, step_context, step_record
-from ..system.files import read_json, write_json
-from ..system.processes import die_with_parent, untested_versions
-from .stages import add_stage_commands, command
-
-LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
+from ..errors import FREE_SOME, MicotaError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +63,128 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+COMMON = ("recipe", "workspace", "overrides")
+# Name, one sentence, an example, flags: the function of that name in commands.py does it.
+COMMANDS = (
+    ("plan", "Show a recipe's steps, their state and what they need; nothing runs.", "recipes/tiny.yaml",
+     ("target", "sources", "pilot", *COMMON)),
+    ("run", "Run a recipe's unfinished steps and write its report.",
+     "recipes/tiny.yaml --target train/student-s train.learning_rate=2e-3",
+     ("target", "jobs", "executor", *COMMON)),
+    ("explain", "Say why a step is fresh, stale or missing: which value changed.",
+     "recipes/tiny.yaml train/student-s/micota", ("[recipe] step", "workspace", "overrides")),
+    ("report", "Write the tables from the steps that are done.", "recipes/tiny.yaml", COMMON),
+    ("verify", "Check that finished steps still have the outputs that they were made with.",
+     "recipes/tiny.yaml", ("quick", "recipe?", "workspace", "overrides")),
+    ("gc", "List steps that none of these recipes refers to, or delete them.",
+     "recipes/tiny.yaml recipes/mine.yaml --delete", ("recipes", "workspace", "delete")),
+    ("export", "Copy a trained or merged model to a folder for the hub, with a model card.",
+     "merge/ta my-assistant --recipe recipes/tiny.yaml",
+     ("step", "output", "recipe=", "push", "workspace", "overrides")),
+    ("preflight", "Check prompts, templates, models and the merge in seconds; no GPU is needed.",
+     "recipes/tiny.yaml", ("recipe", "overrides")),
+    ("schema", "Print the JSON Schema of recipe files, for editors.", "> recipe.schema.json", ()),
+    ("tasks", "Print the folder of lm-eval task files, for --include_path.",
+     '  (as in: lm_eval run --include_path "$(micota tasks)" --tasks micota_tiny)', ()),
+    ("step", "Do one step of a frozen plan (what `micota run` has Snakemake call).",
+     "runs/.micota/tiny-0123456789ab.json 0123456789ab", ("plan", "id", "parent")),
+)  # fmt: skip
+FLAGS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "recipe": (["recipe"], {"metavar": "RECIPE", "help": "recipe YAML"}),
+    "recipe?": (["recipe"], {"nargs": "?", "metavar": "RECIPE", "help": "its steps (default: all)"}),
+    "recipe=": (["--recipe"], {"metavar": "RECIPE", "help": "(default: the one that ran last)"}),
+    "recipes": (["recipes"], {"nargs": "+", "metavar": "RECIPE", "help": "recipes whose steps stay"}),
+    "workspace": (["--workspace"], {"default": "runs", "help": "where steps and reports are (default: runs)"}),
+    "overrides": (["overrides"], {"nargs": "*", "metavar": "key=value", "help": "over the recipe's"}),
+    "target": (["--target"], {
+        "action": "append", "default": [],
+        "help": "only this table (table1 to table4, figures), slot, kind or id, and what it needs",
+    }),
+    "sources": (["--sources"], {"action": "store_true", "help": "where each value comes from"}),
+    "pilot": (["--pilot"], {"metavar": "WORKSPACE", "help": "estimate from what its steps have measured"}),
+    "jobs": (["--jobs"], {
+        "type": int,
+        "help": "steps side by side on the CPU (default: hardware.cores), or Slurm jobs (default: all)",
+    }),
+    "executor": (["--executor"], {
+        "choices": ("local", "slurm"), "default": "local",
+        "help": "where steps run: here, or as Slurm jobs with the options in hardware.slurm (default: local)",
+    }),
+    "quick": (["--quick"], {"action": "store_true", "help": "compare sizes alone, no hashes"}),
+    "delete": (["--delete"], {"action": "store_true", "help": "delete them; else they are only listed"}),
+    "step": (["step"], {"metavar": "STEP", "help": "slot, label or id of a train or merge step"}),
+    "[recipe] step": (["step"], {
+        "metavar": "[RECIPE] STEP", "help": "a slot, label or id; without RECIPE, of the one that ran last",
+    }),
+    "plan": (["plan"], {"help": "frozen plan, as `micota run` writes it to WORKSPACE/.micota/"}),
+    "id": (["id"], {"help": "the step's id"}),
+    "parent": (["--parent"], {"type": int, "metavar": "PID", "help": "end when this process ends"}),
+    "dir": (["-o", "--output"], {"required": True, "metavar": "DIR", "help": "the step's directory"}),
+    "settings": (["overrides"], {"nargs": "*", "metavar": "key=value", "help": "settings, as in a recipe"}),
+    "model": (["--model"], {"required": True, "help": "model directory, tiny:NAME, or hub id"}),
+    "revision": (["--model-revision"], {"metavar": "COMMIT", "help": "revision of a hub model"}),
+    "prompts": (["--prompts"], {"required": True, "help": "JSONL file, tiny:NAME, or hub data set id"}),
+    "prompts?": (["--prompts"], {"help": "let the merged model answer a few; without it, none are tried"}),
+    "responses": (["--responses"], {"required": True, "help": "rows like those of `micota generate`"}),
+    "part": (["--part"], {"action": "append", "required": True, "metavar": "RATIO=CORPUS.jsonl"}),
+    "seed": (["--seed"], {"type": int, "default": 0}),
+    "size": (["--size"], {"type": int, "help": "rows (default: the most that the ratios allow)"}),
+    "corpus": (["--corpus"], {"required": True, "help": "JSONL with `prompt` and `response`"}),
+    "corpora": (["--corpus"], {
+        "action": "append", "required": True, "help": "JSONL with `prompt` and `response`; may be repeated",
+    }),
+    "before": (["--before"], {"required": True, "help": "the model before fine-tuning"}),
+    "after": (["--after"], {"required": True, "help": "the model after fine-tuning, a directory"}),
+    "tasks": (["--tasks"], {"required": True, "help": "task names, separated by commas"}),
+    "input": (["input"], {"metavar": "IN.jsonl", "help": "one response a row, or a list of them"}),
+    "graded": (["-o", "--output"], {"required": True, "metavar": "OUT.jsonl"}),
+    "response-field": (["--response-field"], {
+        "default": "response", "metavar": "NAME", "help": "column of the response (default: %(default)s)",
+    }),
+    "answer-field": (["--answer-field"], {
+        "default": "answer", "metavar": "NAME", "help": "column of the gold answer (default: %(default)s)",
+    }),
+    "legacy-rule": (["--legacy-rule"], {
+        "default": "hendrycks", "choices": ("hendrycks", "number"),
+        "help": "how `legacy` compares: number for AIME, AMC and OlympiadBench (default: %(default)s)",
+    }),
+    "samples": (["--samples"], {
+        "action": "store_true",
+        "help": "the input is lm-eval's samples_*.jsonl; columns and legacy rule are its documents'",
+    }),
+    "workers": (["--workers"], {"type": int, "help": "processes (default: one a core)"}),
+    "disagreements": (["--disagreements"], {"action": "store_true", "help": "print where verdicts differ"}),
+    "output": (["output"], {"metavar": "DIR", "help": "new or empty directory"}),
+    "push": (["--push"], {"metavar": "REPO", "help": "then upload it, as in me/my-assistant"}),
+}  # fmt: skip
+STAGE = ("dir", "settings")
+STAGES = (
+    ("generate", "Write one response to each problem of a file; run again to go on.",
+     "--model tiny:teacher --prompts tiny:two generation.max_tokens=320 -o out",
+     ("model", "revision", "prompts", *STAGE)),
+    ("filter", "Keep responses that are right, finished and not too long (paper equation 1).",
+     "--responses out/responses.jsonl filter.verdict=symbolic -o kept", ("responses", *STAGE)),
+    ("mix", "Mix corpora at stated ratios, as Mix-Long does.",
+     "--part 0.2=long.jsonl --part 0.8=short.jsonl --seed 0 -o mixed", ("part", "seed", "size", *STAGE)),
+    ("train", "Fine-tune a model on a corpus through llamafactory-cli.",
+     "--model tiny:student-s --corpus kept/corpus.jsonl train.bf16=false train.use_cpu=true -o trained",
+     ("model", "revision", "corpus", *STAGE)),
+    ("merge", "Merge a model before and after fine-tuning through mergekit-yaml.",
+     "--before tiny:assistant --after trained/model merge.weight=0.5 merge.dtype=float32 -o merged",
+     ("before", "after", "prompts?", *STAGE)),
+    ("evaluate", "Evaluate a model on this package's tasks through lm_eval.",
+     "--model tiny:teacher --tasks micota_tiny_two evaluation.max_gen_toks=320 -o scores",
+     ("model", "revision", "tasks", *STAGE)),
+    ("bpc", "Measure bits per character of corpora under a model (paper equation 3).",
+     "--model tiny:student-s --corpus long.jsonl --corpus short.jsonl -o bpc",
+     ("model", "revision", "corpora", *STAGE)),
+    ("grade", "Add both verdicts to any JSONL of responses and gold answers.",
+     "old.jsonl --response-field output --answer-field gold -o graded.jsonl --disagreements",
+     ("input", "graded", "response-field", "answer-field", "legacy-rule", "samples", "workers",
+      "disagreements")),
+)  # fmt: skip
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="micota",
@@ -83,314 +194,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"micota_lf {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    plan = command(
-        commands, "plan", "Show a recipe's steps, their state and what they need; nothing runs.",
-        "recipes/tiny.yaml", _plan,
-    )  # fmt: skip
-    _target_argument(plan)
-    plan.add_argument("--sources", action="store_true", help="where each value comes from, instead of steps")
-    plan.add_argument("--pilot", metavar="WORKSPACE", help="estimate from what the steps there have measured")
-    _recipe_arguments(plan)
-    run = command(
-        commands, "run", "Run a recipe's unfinished steps and write its report.",
-        "recipes/tiny.yaml --target train/student-s train.learning_rate=1e-3", _run,
-    )  # fmt: skip
-    _target_argument(run)
-    words = "steps side by side on the CPU (default: hardware.cores), or jobs in Slurm's hands (default: all)"
-    run.add_argument("--jobs", type=int, help=words)
-    words = "where steps run: here, or as Slurm jobs with the options in hardware.slurm (default: local)"
-    run.add_argument("--executor", choices=("local", "slurm"), default="local", help=words)
-    _recipe_arguments(run)
-    explain = command(
-        commands, "explain", "Say why a step is fresh, stale or missing: which value changed.",
-        "recipes/tiny.yaml train/student-s/micota", _explain,
-    )  # fmt: skip
-    explain.add_argument(
-        "step", metavar="[RECIPE] STEP", help="a slot, label or id; without RECIPE, of the one that ran last"
-    )
-    _common_arguments(explain)
-    report = command(
-        commands, "report", "Write the tables from the steps that are done.",
-        "recipes/tiny.yaml", _report,
-    )  # fmt: skip
-    _recipe_arguments(report)
-    verify = command(
-        commands, "verify", "Check that finished steps still have the outputs that they were made with.",
-        "recipes/tiny.yaml", _verify,
-    )  # fmt: skip
-    verify.add_argument("--quick", action="store_true", help="compare sizes alone, no hashes")
-    verify.add_argument(
-        "recipe", nargs="?", metavar="RECIPE", help="its steps (default: all in the workspace)"
-    )
-    _common_arguments(verify)
-    unused = command(
-        commands, "gc", "List steps that none of these recipes refers to, or delete them.",
-        "recipes/tiny.yaml recipes/mine.yaml --delete", _gc,
-    )  # fmt: skip
-    unused.add_argument("recipes", nargs="+", metavar="RECIPE", help="recipes whose steps stay")
-    unused.add_argument("--workspace", default="runs", help="where the steps are (default: runs)")
-    unused.add_argument("--delete", action="store_true", help="delete them; without it they are only listed")
-    export = command(
-        commands, "export", "Copy a trained or merged model to a folder for the hub, with a model card.",
-        "merge/assistant my-assistant --recipe recipes/tiny.yaml", _export,
-    )  # fmt: skip
-    export.add_argument("step", metavar="STEP", help="slot, label or id of a train or merge step")
-    export.add_argument("output", metavar="DIR", help="new or empty directory")
-    export.add_argument("--recipe", metavar="RECIPE", help="(default: the one that ran last)")
-    export.add_argument("--push", metavar="REPO", help="then upload it, as in me/my-assistant")
-    _common_arguments(export)
-    add_stage_commands(commands)
-    ahead = command(
-        commands, "preflight", "Check prompts, templates, models and the merge in seconds; no GPU is needed.",
-        "recipes/tiny.yaml", _preflight,
-    )  # fmt: skip
-    ahead.add_argument("recipe", metavar="RECIPE", help="recipe YAML")
-    ahead.add_argument("--workspace", help="keep the result there, as the run's own first step")
-    ahead.add_argument("overrides", nargs="*", metavar="key=value", help="values laid over the recipe's")
-    command(
-        commands, "tasks", "Print the folder of lm-eval task files, for --include_path.",
-        '  (as in: lm_eval run --include_path "$(micota tasks)" --tasks micota_tiny)', _tasks,
-    )  # fmt: skip
-    step = command(
-        commands, "step", "Do one step of a frozen plan (what `micota run` has Snakemake call).",
-        "runs/.micota/tiny-0123456789ab.json 0123456789ab", _step,
-    )  # fmt: skip
-    step.add_argument("plan", help="frozen plan, as `micota run` writes it to WORKSPACE/.micota/")
-    step.add_argument("id", help="the step's id")
-    step.add_argument(
-        "--parent", type=int, metavar="PID", help="end when this process, which started it, ends"
-    )
+    for name, words, example, flags in (*COMMANDS, *STAGES):
+        made = commands.add_parser(
+            name, help=words, description=words, epilog=f"example:\n  micota {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        home = "stages" if any(name == stage for stage, *_ in STAGES) else "commands"
+        made.set_defaults(run=partial(_called, home, name))
+        for flag in flags:
+            made.add_argument(*FLAGS[flag][0], **FLAGS[flag][1])
     return parser
 
 
-def _target_argument(parser: argparse.ArgumentParser) -> None:
-    words = "only this table (table1 to table4, figures), slot, kind or id, and what it needs"
-    parser.add_argument("--target", action="append", default=[], help=words)
-
-
-def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="recipe YAML")
-    _common_arguments(parser)
-
-
-def _common_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workspace", default="runs", help="where steps and reports live (default: runs)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values laid over the recipe's")
-
-
-def _load(args: argparse.Namespace) -> tuple[Recipe, Plan, Path]:
-    """The recipe (null: the one that ran last), its plan and the workspace."""
-    if args.recipe is None:
-        last = read_json(Path(args.workspace) / LAST_RUN)
-        args.recipe, args.overrides = last["recipe"], [*last["overrides"], *args.overrides]
-    from ..recipe.load import load_recipe  # not at the top: each step's process would pay for OmegaConf
-
-    recipe = load_recipe(args.recipe, args.overrides)
-    return recipe, compile_plan(recipe), Path(args.workspace).absolute()
-
-
-def _plan(args: argparse.Namespace) -> None:
-    from ..recipe.load import load_layers
-    from ..recipe.sources import source_rows
-    from ..reports.pilot import measured
-    from .show import show_plan, show_sources
-
-    if args.pilot:
-        words = measured(Path(args.pilot))
-        print(f"measured in {args.pilot}: {' '.join(words) or 'no finished step'}")
-        args.overrides = [*words, *args.overrides]
-    if args.sources:
-        show_sources(source_rows(*load_layers(args.recipe, args.overrides)))
-        return
-    recipe, plan, workspace = _load(args)
-    needed = gates(plan) | set(needed_steps(plan, args.target))
-    show_plan(recipe, plan, workspace, [step_id for step_id in plan["steps"] if step_id in needed])
-
-
-def _need_hardware(recipe: Recipe, plan: Plan, workspace: Path, pending: list[str], here: bool) -> None:
-    """Show the plan and raise UserError if this machine, or one of a cluster, lacks what the steps need."""
-    from .show import shortages, show_plan
-
-    lacks = shortages(recipe, plan, workspace, pending, here)
-    if lacks:
-        show_plan(recipe, plan, workspace, pending)
-        words = (
-            "nothing was started; run where there is enough, or lower these values: the global batch stays"
-        )
-        raise UserError("\n".join([*lacks, words]))
-
-
-def _run(args: argparse.Namespace) -> None:
-    from ..reports.write import write_report
-    from .show import show_tables
-
-    started = time.monotonic()
-    if args.jobs is not None and args.jobs < 1:
-        raise UserError(f"--jobs: {args.jobs} must be above 0")
-    recipe, plan, workspace = _load(args)
-    pending = pending_steps(plan, workspace, args.target)
-    report = workspace / "reports" / recipe.name / "report.md"
-    if not pending:
-        what = "the targets are" if args.target else f"all {len(plan['steps'])} steps are"
-        path = report if report.is_file() else write_report(recipe, plan, workspace)
-        if args.target:
-            show_tables(recipe, plan, workspace, args.target)
-        print(f"{recipe.name}: {what} done already, nothing to do; report: {path}")
-        return
-    on_slurm = recipe.hardware.slurm if args.executor == "slurm" else None
-    if on_slurm is not None:
-        slurm.check(on_slurm, recipe.hardware.nodes)
-    _need_hardware(recipe, plan, workspace, pending, here=on_slurm is None)
-    preflight(plan, pending)
-    for line in untested_versions():
-        print(f"warning: {line}", flush=True)
-    print(f"{recipe.name}: {len(pending)} of {len(plan['steps'])} steps to do in {workspace}", flush=True)
-    last = {"recipe": str(Path(args.recipe).absolute()), "overrides": args.overrides}
-    write_json(workspace / LAST_RUN, last)
-    try:
-        run_plan(plan, workspace, pending, jobs=args.jobs, say=_say, on_slurm=on_slurm)
-    except BaseException:
-        with contextlib.suppress(OSError):  # a half run has a report too, if there is room for it
-            write_report(recipe, plan, workspace)
-        raise
-    path = write_report(recipe, plan, workspace)
-    show_tables(recipe, plan, workspace, args.target or ["table2"])
-    print(f"report: {path} ({len(pending)} steps in {time.monotonic() - started:.0f} s)")
-
-
-def _explain(args: argparse.Namespace) -> None:
-    from ..run.explain import explain
-
-    args.recipe = None
-    if args.step.endswith((".yaml", ".yml")):
-        args.recipe = args.step
-        args.step = args.overrides.pop(0) if args.overrides else ""
-    _, plan, workspace = _load(args)
-    for step_id in select(plan, [args.step], "STEP"):
-        step = plan["steps"][step_id]
-        print(f"{step['kind']} {step['label']} ({step_id})")
-        for line in explain(plan, step_id, workspace):
-            print(f"  {line}")
-
-
-def _report(args: argparse.Namespace) -> None:
-    from ..reports.write import write_report
-    from .show import show_tables
-
-    recipe, plan, workspace = _load(args)
-    path = write_report(recipe, plan, workspace)
-    show_tables(recipe, plan, workspace, ())
-    print(f"report: {path}")
-
-
-def _preflight(args: argparse.Namespace) -> None:
-    from ..recipe.load import load_recipe
-    from ..stages.preflight import preflight_report
-    from ..stages.probe import Report
-
-    if args.workspace:
-        _, plan, workspace = _load(args)
-        step_id = plan["slots"]["preflight"]
-        context = step_context(plan, step_id, workspace)
-        with contextlib.suppress(UserError):  # its lines are the report's
-            execute("preflight", context, step_record(plan, step_id))
-        report = Report(**read_json(context.directory / "report.json"))
-    else:
-        report = preflight_report(load_recipe(args.recipe, args.overrides))
-    for line in report.lines():
-        print(line)
-    if report.problems:
-        raise UserError("\n".join(report.problems))
-    print("no problems")
-
-
-def _existing(workspace: str) -> Path:
-    """A workspace with its links followed. Raises UserError if it is not there."""
-    path = Path(workspace).resolve()
-    if not path.is_dir():
-        raise UserError(f"--workspace: no such directory: {workspace}")
-    return path
-
-
-def _verify(args: argparse.Namespace) -> None:
-    from ..run.upkeep import damage, finished_steps
-
-    workspace = _existing(args.workspace)
-    directories = finished_steps(workspace)
-    if args.recipe:
-        known = {workspace / step_directory(step) for step in _load(args)[1]["steps"].values()}
-        directories = [directory for directory in directories if directory in known]
-    damaged = []
-    for directory in directories:
-        try:
-            problems = damage(directory, args.quick)
-        except UserError as error:
-            problems = [str(error)]
-        damaged += [directory] if problems else []
-        print(f"{directory.relative_to(workspace)}: {'; '.join(problems) or 'ok'}", flush=True)
-    if damaged:
-        words = shlex.join(["rm", "-r", *map(str, damaged)])
-        raise StepFailed(
-            f"{len(damaged)} of {len(directories)} finished steps are damaged; "
-            f"delete them, and the next run makes them again:\n  {words}"
-        )
-    print(f"{len(directories)} finished steps, none is damaged")
-
-
-def _gc(args: argparse.Namespace) -> None:
-    from ..recipe.load import load_recipe
-    from ..run.upkeep import remove, size_of, unreferred
-
-    workspace = _existing(args.workspace)
-    found = unreferred([compile_plan(load_recipe(path)) for path in args.recipes], workspace)
-    sizes = {directory: size_of(directory) for directory in found}
-    for directory, size in sizes.items():
-        print(f"{size / 1e6:12.1f} MB  {directory.relative_to(workspace)}")
-    if args.delete:
-        remove(found, workspace)
-    what = "deleted" if args.delete else "to delete with --delete"
-    print(f"{sum(sizes.values()) / 1e6:12.1f} MB  in {len(found)} steps, {what}")
-
-
-def _export(args: argparse.Namespace) -> None:
-    from ..reports.export import export_model, push_model, refuse_push
-    from ..reports.outcomes import Outcomes
-
-    if args.push:
-        refuse_push(args.push)
-    recipe, plan, workspace = _load(args)
-    steps = select(plan, [args.step], "STEP")
-    if len(steps) > 1:
-        raise UserError(f"STEP: {args.step!r} names {len(steps)} steps; name one")
-    output = Path(args.output).absolute()
-    export_model(Outcomes(recipe, plan, workspace), steps[0], output)
-    print(f"{output}: the model of {args.step} with its README.md")
-    if args.push:
-        push_model(output, args.push)
-        print(f"uploaded to {args.push}")
-
-
-def _tasks(args: argparse.Namespace) -> None:
-    from ..stages.evaluate import TASKS_DIR
-
-    print(TASKS_DIR)
-
-
-def _step(args: argparse.Namespace) -> None:
-    plan: Plan = read_json(args.plan)
-    if not isinstance(plan, dict) or args.id not in plan.get("steps", ()):
-        raise UserError(f"{args.plan}: no step {args.id!r}")
-    workspace = Path(args.plan).absolute().parent.parent
-    if args.parent:
-        die_with_parent(signal.SIGTERM)
-        if os.getppid() != args.parent:  # it was gone before we could ask
-            raise StepFailed(f"process {args.parent}, which started this step, is gone")
-    step = plan["steps"][args.id]
-    try:
-        execute(step["kind"], step_context(plan, args.id, workspace), step_record(plan, args.id))
-    except MicotaError as error:
-        raise StepFailed(f"{step_directory(step)}: {error}") from error
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+def _called(home: str, name: str, args: argparse.Namespace) -> None:
+    """Load what a command needs, and no more: each step of a run is a process."""
+    getattr(import_module(f".{home}", __package__), name)(args)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..plan.compile import Plan
 from ..plan.costs import Cost, estimate, total
+from ..plan.plan import Plan
 from ..recipe.sections import Recipe
 from ..recipe.sources import Sourced
 from ..reports.outcomes import Outcomes
@@ -29,26 +29,18 @@ def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]
     """The chosen steps, their state and estimated cost, and what the unfinished ones need together."""
     now, costs = states(plan, workspace), estimate(plan, recipe)
     table = _table("id", "kind", "step", "state", "GPUs", "GPU-h", "GPU GiB", "disk GiB")
-    slots: dict[str, str] = {}
-    for slot, made in plan["slots"].items():
-        slots.setdefault(made, slot)
     for step_id in chosen:
-        step, cost = plan["steps"][step_id], costs[step_id]
-        table.add_row(
-            step_id, step["kind"], slots[step_id], now[step_id], str(step["how"]["gpus"]),
-            _number(cost.gpu_hours), _number(cost.gpu_memory_gib), _number(cost.disk_gib),
-        )  # fmt: skip
-    console = _console(140)
-    console.print(table)
+        step, cost = plan.steps[step_id], costs[step_id]
+        names = (step_id, step.kind, plan.slots_of(step_id)[0], now[step_id], str(step.gpus))
+        table.add_row(*names, *map(_number, (cost.gpu_hours, cost.gpu_memory_gib, cost.disk_gib)))
+    _console(140).print(table)
     pending = [step_id for step_id in chosen if now[step_id] != DONE]
-    done = len(chosen) - len(pending)
-    console.print(
-        f"{len(chosen)} steps, {done} done, {len(pending)} to do; workspace {workspace}", soft_wrap=True
-    )
+    done = f"{len(chosen) - len(pending)} done, {len(pending)} to do"
+    lines = [f"{len(chosen)} steps, {done}; workspace {workspace}"]
     if pending:
-        console.print(cost_words(recipe, [costs[step_id] for step_id in pending]), soft_wrap=True)
-        for lack in shortages(recipe, plan, workspace, pending):
-            console.print(f"missing: {lack}", soft_wrap=True)
+        lines.append(cost_words(recipe, [costs[step_id] for step_id in pending]))
+        lines += [f"missing: {lack}" for lack in shortages(recipe, plan, workspace, pending)]
+    _console(140).print("\n".join(lines), soft_wrap=True)
 
 
 def cost_words(recipe: Recipe, costs: Sequence[Cost]) -> str:
@@ -77,17 +69,15 @@ def shortages(
     if the steps do not run `here` but on a cluster.
     """
     hardware, costs = recipe.hardware, estimate(plan, recipe)
-    found = []
-    if here and any(plan["steps"][step_id]["how"]["gpus"] for step_id in pending):
-        lack = gpu_shortage(hardware.gpus, hardware.gpu_memory_gib, present_gpus())
-        found += [f"hardware.gpus: {lack}"] if lack else []
-    for step_id in pending:
-        needs, step = costs[step_id].gpu_memory_gib or 0.0, plan["steps"][step_id]
-        if needs > hardware.gpu_memory_gib:
-            found.append(
-                f"hardware.gpu_memory_gib: {hardware.gpu_memory_gib:g}, but {step['kind']} {step['label']} "
-                f"needs about {needs:.0f} a GPU: raise hardware.inference_gpus, or lower batch sizes"
-            )
+    found, uses_gpus = [], here and any(plan.steps[step_id].gpus for step_id in pending)
+    if uses_gpus and (lack := gpu_shortage(hardware.gpus, hardware.gpu_memory_gib, present_gpus())):
+        found.append(f"hardware.gpus: {lack}")
+    found += [
+        f"hardware.gpu_memory_gib: {hardware.gpu_memory_gib:g}, but {plan.steps[step_id].name} "
+        f"needs about {memory:.0f} a GPU: raise hardware.inference_gpus, or lower batch sizes"
+        for step_id in pending
+        if (memory := costs[step_id].gpu_memory_gib or 0.0) > hardware.gpu_memory_gib
+    ]
     home = next(path for path in (workspace, *workspace.parents) if path.is_dir())
     free = shutil.disk_usage(home).free / 2**30
     kept = sum(costs[step_id].disk_gib or 0.0 for step_id in pending)
@@ -100,9 +90,8 @@ def shortages(
 def show_sources(rows: Sequence[Sourced]) -> None:
     """Where each value of a recipe comes from."""
     table = _table("key", "value", "source", "set in")
-    for row in rows:
-        value = str(row.value).replace("\n", "\\n")
-        table.add_row(row.key, value, row.source or "none given", row.set_in)
+    for key, value, set_in, source in rows:
+        table.add_row(key, str(value).replace("\n", "\\n"), source or "none given", set_in)
     _console(200).print(table)
 
 
@@ -112,19 +101,17 @@ def show_tables(recipe: Recipe, plan: Plan, workspace: Path, names: Sequence[str
 
     for sheet in sheets(Outcomes(recipe, plan, workspace)):
         kind = "figures" if sheet.name.startswith("figure") else sheet.name.removesuffix("-differences")
-        if names and kind not in names:
-            continue
-        table = _table(*sheet.head)
-        table.title = f"{recipe.name}: {sheet.title}"
-        for row in sheet.rows:
-            table.add_row(*map(escape, row))
-        _console(180).print(table)
+        if not names or kind in names:
+            table = _table(*sheet.head, title=f"{recipe.name}: {sheet.title}")
+            for line in sheet.lines:
+                table.add_row(*(escape(cell) for cell in line))
+            _console(180).print(table)
 
 
-def _table(*head: str) -> Table:
+def _table(*head: str, title: str | None = None) -> Table:
     from rich.table import Table
 
-    return Table(*head, box=None, pad_edge=False)
+    return Table(*head, title=title, box=None, pad_edge=False)
 
 
 def _console(width: int) -> Console:

@@ -24,11 +24,11 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import UserError
-from .equal import Verdict, is_list, same_answer
+from .equal import Verdict, same_answer
+from .notation import is_list
 
-Reason = str
-CORRECT, WRONG, NO_ANSWER, TRUNCATED = "correct", "wrong", "no answer", "truncated"
-UNPARSEABLE = "unparseable"
+CORRECT, WRONG, NO_ANSWER = "correct", "wrong", "no answer"
+TRUNCATED, UNPARSEABLE = "truncated", "unparseable"
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -53,7 +53,7 @@ class Grade:
     extracted: str | None
     legacy: bool
     symbolic: bool
-    reason: Reason
+    reason: str
 
     def accepts(self, verdict: str) -> bool:
         """The verdict of one grader (`legacy` or `symbolic`); `none` accepts all."""
@@ -161,15 +161,12 @@ def extract_boxed(response: str) -> str | None:
     A `\\boxed` wins over any `\\fbox`, and a `\\boxed ` with a space over any other; a box within a box ends
     their run and has no answer here.
     """
-    boxed = _hendrycks().last_boxed_only_string(response)
-    if boxed is None:
+    text = _hendrycks().last_boxed_only_string(response)
+    framed = text is not None and text.startswith("\\fbox{")
+    if text is None or ("\\fbox{" in text and not framed):
         return None
-    text = str(boxed)
-    if "\\fbox{" in text:
-        return text[len("\\fbox{") : -1] if text.startswith("\\fbox{") else None
-    if text.startswith("\\boxed "):
-        return text[len("\\boxed ") :]
-    return text[len("\\boxed{") : -1]
+    content = str(text)[len("\\fbox{" if framed else "\\boxed{") :]
+    return content if text.startswith("\\boxed ") else content[:-1]
 
 
 def legacy_equal(extracted: str, answer: str, rule: str = "hendrycks") -> bool:

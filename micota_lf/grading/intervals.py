@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 1 - CONFIDENCE
-TELLING = (
-    0.05  # a difference in accuracy that a benchmark should be able to show: the paper's are mostly smaller
-)
+TELLING = 0.05
+"""A difference in accuracy that a benchmark should be able to show: the paper's are mostly smaller."""
+
 RESAMPLES = 2000
 
 

@@ -1,47 +1,46 @@
-"""What is measured on one response to one problem: verdicts, length, truncation, reflection words.
+"""What is measured on the responses to one problem: verdicts, length, truncation, reflection words.
 
-In: a document of a task (`answer`, `legacy_rule`, `tokenizer`, `tokenizer_revision`, `max_gen_toks`) and the
-response's text. Out: numbers, of which lm-eval takes the mean over the problems.
-
-    response_metrics({"answer": "6", "legacy_rule": "number", ...}, "Wait, so \\boxed{6}.")
-    -> {"legacy": 1, "symbolic": 1, "reflections": 1, "response_tokens": 9, "truncated": 0}
+    row = {"response": "Wait, so \\\\boxed{6}.", "answer": "6", "legacy_rule": "number"}
+    list(measured_rows([row], load_chat(model).counts, max_gen_toks=512))
+    -> [{"legacy": 1, "symbolic": 1, "reflections": 1, "response_tokens": 9, "truncated": 0}]
 
 lm-eval keeps neither token counts nor finish reasons, so both come from encoding the response again with the
 model's tokenizer, without special tokens: the end-of-turn token is left out, and a response within 1% of
-max_gen_toks counts as truncated.
+max_gen_toks counts as truncated. `response_metrics` gives lm-eval's process_results the same, one at a time.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from .workers import Question, grade_safely
+from ..errors import UserError
+from ..inputs.chat import load_chat
+from ..inputs.references import ModelRef
+from ..system.files import Row
+from .answer import Grade
+from .workers import Question, grade_rows, grade_safely
 
 VERDICTS = ("legacy", "symbolic")
 METRICS = (*VERDICTS, "truncated", "response_tokens", "reflections")
 TRUNCATED_SHARE = 0.99
 
 REFLECTION_WORDS = (
-    "wait",
-    "however",
-    "alternatively",
-    "hmm",
-    "on second thought",
-    "let me check",
-    "let me double-check",
-    "let me verify",
-    "let me reconsider",
-    "let me think again",
-)
+    "wait", "however", "alternatively", "hmm", "on second thought", "let me check", "let me double-check",
+    "let me verify", "let me reconsider", "let me think again",
+)  # fmt: skip
 """Words that mark a turn back in a chain of thought. `wait` is the paper's (Figure 4); the others are common
 in responses of reasoning models. Counted as whole words, in any case, each position once."""
 
 _PHRASES = "|".join(r"\s+".join(map(re.escape, words.split())) for words in REFLECTION_WORDS)
 _REFLECTION = re.compile(rf"\b(?:{_PHRASES})\b", re.IGNORECASE)
+
+Counter = Callable[[Sequence[str]], list[int]]
+"""From texts to the number of tokens of each, without special tokens."""
 
 
 def count_reflections(text: str) -> int:
@@ -49,19 +48,31 @@ def count_reflections(text: str) -> int:
     return len(_REFLECTION.findall(text))
 
 
+def measured_rows(
+    rows: Iterable[Row], counts: Counter, max_gen_toks: int, workers: int | None = None
+) -> Iterator[dict[str, float]]:
+    """METRICS of each row `{response, answer, legacy_rule}`, in order, graded on all cores.
+
+    A row with a list of responses gets the mean of each metric over them.
+    """
+    rows = list(rows)
+    lengths = iter(counts([question.response or "" for row in rows for question in _questions(row)]))
+    for row, grades in grade_rows(rows, _questions, workers):
+        asked = zip(_questions(row), grades, strict=True)
+        yield mean_metrics([_metrics(one.response or "", g, next(lengths), max_gen_toks) for one, g in asked])
+
+
 def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
-    """All metrics of one response; without a known tokenizer, those that need one are left out."""
-    verdict = grade_safely(Question(response, str(doc["answer"]), legacy_rule=doc["legacy_rule"]))
-    values: dict[str, float] = {
-        "legacy": int(verdict.legacy),
-        "symbolic": int(verdict.symbolic),
-        "reflections": count_reflections(response),
-    }
+    """All metrics of one response to a task's document; without a known tokenizer, those that need none.
+
+    A document has `answer`, `legacy_rule`, `tokenizer`, `tokenizer_revision` and `max_gen_toks`.
+    """
+    (question,) = _questions({**doc, "response": response})
     if doc["tokenizer"]:
-        tokens = token_counter(doc["tokenizer"], doc["tokenizer_revision"])(response)
-        values["response_tokens"] = tokens
-        values["truncated"] = int(tokens >= TRUNCATED_SHARE * doc["max_gen_toks"])
-    return values
+        (tokens,) = token_counter(doc["tokenizer"], doc["tokenizer_revision"])([response])
+        return _metrics(response, grade_safely(question), tokens, doc["max_gen_toks"])
+    values = _metrics(response, grade_safely(question), 0, 0)
+    return {name: values[name] for name in (*VERDICTS, "reflections")}
 
 
 def mean_metrics(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -72,24 +83,30 @@ def mean_metrics(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 @cache
-def token_counter(model: str, revision: str | None = None) -> Callable[[str], int]:
-    """A function from text to its number of tokens, without special tokens, under a model's tokenizer."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model, **({"revision": revision} if revision else {}))
-    return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+def token_counter(model: str, revision: str | None = None) -> Counter:
+    """The counter of a model's tokenizer. Raises UserError if it has no fast one."""
+    local = Path(model).expanduser()  # lm-eval takes `models/ta` for a directory, if it is one
+    return load_chat(ModelRef(str(local.absolute()) if local.is_dir() else model, revision)).counts
 
 
 def usable_tokenizer(model: str | None, revision: str | None = None) -> str | None:
     """The model's name if its tokenizer can be loaded, else None (with one warning)."""
-    if not model:
-        return None
     try:
-        token_counter(model, revision)
-    except Exception as error:  # transformers raises many kinds; each means that there is no tokenizer
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        logging.getLogger(__name__).warning(
-            "no tokenizer for %s, so no response_tokens and no truncated: %s", model, reason
-        )
+        if model:
+            token_counter(model, revision)
+    except UserError as error:
+        logging.getLogger(__name__).warning("no response_tokens and no truncated: %s", error)
         return None
     return model
+
+
+def _questions(row: Mapping[str, Any]) -> list[Question]:
+    responses = row["response"] if isinstance(row["response"], list) else [row["response"]]
+    return [Question(text, str(row["answer"]), legacy_rule=row["legacy_rule"]) for text in responses]
+
+
+def _metrics(text: str, grade: Grade, tokens: int, max_gen_toks: int) -> dict[str, float]:
+    return {
+        "legacy": int(grade.legacy), "symbolic": int(grade.symbolic), "reflections": count_reflections(text),
+        "response_tokens": tokens, "truncated": int(tokens >= TRUNCATED_SHARE * max_gen_toks),
+    }  # fmt: skip

@@ -22,17 +22,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import replace
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import MicotaError
 from ..system.processes import die_with_parent
-from .answer import UNPARSEABLE, Grade, Reason, grade
+from .answer import UNPARSEABLE, Grade, grade
 from .equal import NeedsAlgebra, Pair, Verdict, same_answer, same_text
-
-if TYPE_CHECKING:
-    from pebble import ProcessPool
 
 TIMEOUT = "timeout"
 AHEAD_ROWS, AHEAD_CHARACTERS = 2**11, 2**25  # how far text may get ahead of algebra
@@ -78,18 +76,18 @@ def grade_rows(
     Verdicts do not depend on `workers` (default: one a core); memory does not grow with the number of rows.
     """
     held: deque[tuple[T, list[_Pending], int]] = deque()  # rows read and not yet given, their characters
-    characters = 0
-    with Algebra(workers or len(os.sched_getaffinity(0)), limits) as algebra:
+    ahead = 0
+    with closing(Algebra(workers or len(os.sched_getaffinity(0)), limits)) as algebra:
         for row in rows:
-            mine = questions(row)
-            size = sum(len(question.response or "") for question in mine)
-            held.append((row, [_Pending(question, algebra) for question in mine], size))
-            characters += size
+            asked = questions(row)
+            size = sum(len(question.response or "") for question in asked)
+            held.append((row, [_Pending(question, algebra) for question in asked], size))
+            ahead += size
             while held and (
-                len(held) > AHEAD_ROWS or characters > AHEAD_CHARACTERS or all(p.done for p in held[0][1])
+                len(held) > AHEAD_ROWS or ahead > AHEAD_CHARACTERS or all(one.done for one in held[0][1])
             ):
                 row, pending, size = held.popleft()
-                characters -= size
+                ahead -= size
                 yield row, [one.grade() for one in pending]
         for row, pending, _ in held:
             yield row, [one.grade() for one in pending]
@@ -113,14 +111,12 @@ class Algebra:
         self._pool = self._new_pool()
         self.compare = lru_cache(AHEAD_ROWS)(self._schedule)  # the same pairs come again, hostile ones too
 
-    def __enter__(self) -> Algebra:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End the workers."""
         self._pool.stop()
         self._pool.join()
 
-    def verdict(self, pair: Pair, waiting: Future[Verdict]) -> tuple[Verdict, Reason]:
+    def verdict(self, pair: Pair, waiting: Future[Verdict]) -> tuple[Verdict, str]:
         """What a worker says of a pair, and why it could not."""
         from pebble import ProcessExpired
 
@@ -130,14 +126,10 @@ class Algebra:
             return None, TIMEOUT
         except ProcessExpired as end:
             return None, TIMEOUT if end.exitcode == -signal.SIGPROF else UNPARSEABLE
-        except BrokenProcessPool:
-            return self._second_verdict(pair)
+        except BrokenProcessPool:  # the death of an idle worker breaks all of a pool (find_expired_task)
+            self.compare.cache_clear()
         except Exception:
             return None, UNPARSEABLE
-
-    def _second_verdict(self, pair: Pair) -> tuple[Verdict, Reason]:
-        """From a new pool: the death of an idle worker breaks all of one (pebble find_expired_task)."""
-        self.compare.cache_clear()
         try:
             return self.compare(pair).result(), ""
         except Exception as error:
@@ -147,10 +139,11 @@ class Algebra:
         if not self._pool.active:
             self._pool = self._new_pool()
         limit = self.limits.seconds
-        task = self._pool.schedule(_compare, (*pair, limit), timeout=self.limits.wall_factor * limit)
-        return cast(Future[Verdict], task)
+        timeout = self.limits.wall_factor * limit
+        task: Future[Verdict] = self._pool.schedule(_compare, (*pair, limit), timeout=timeout)
+        return task
 
-    def _new_pool(self) -> ProcessPool:
+    def _new_pool(self) -> Any:
         # Not at the top: most of our processes grade nothing, and these take as long as all the rest.
         from joblib.externals.loky.backend.context import get_context
         from pebble import ProcessPool
@@ -165,10 +158,11 @@ class _Pending:
     def __init__(self, question: Question, algebra: Algebra) -> None:
         cut = (question.response or "")[-algebra.limits.characters :]
         self._question, self._algebra = question._replace(response=cut), algebra
+        self._known: Grade | None = None
         try:
-            self._known: Grade | None = grade(*self._question, same=same_text)
+            self._known = grade(*self._question, same=same_text)
         except NeedsAlgebra as needed:
-            self._known, self._pair = None, needed.pair
+            self._pair: Pair = needed.args
             self._waiting = algebra.compare(self._pair)
         except Exception:  # an odd text must not end the others
             self._known = Grade(None, False, False, UNPARSEABLE)

@@ -1,30 +1,47 @@
-"""Benchmarks: where their problems are, how their answers are read, and which tasks use them.
+"""Benchmarks: where their problems are, and how their answers are read.
 
 In: a `Benchmark` of a recipe or of `data_info/*.yaml`. Out: rows `{id, problem, answer}`.
 
-    spec = package_benchmarks()["gsm8k"]
-    load_benchmark(located(spec, "gsm8k", "/data"))   # from /data/gsm8k/test.jsonl instead of the hub
+    load_benchmark(package_benchmarks()["gsm8k"])
+    load_benchmark(benchmark_named("gsm8k", None, "/data"))   # /data/gsm8k/test.jsonl instead of the hub
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from ..errors import UserError
-from ..recipe.sections import Benchmark
+from ..system.fields import identity, section
 from ..system.files import Row
-from .problems import load_problems
-from .references import identity, local_path
+from .problems import Problems, load_problems
 
 DATA_INFO = Path(__file__).parent.parent / "data_info"
-# Which rows of the hub's data set: without meaning for a local file.
-HUB_FIELDS = ("subset", "split", "revision")
+
+
+@section
+class Benchmark(Problems):
+    """Test problems of one benchmark, and how its answer column is read.
+
+    `answer_format`: `plain` text or number, `gsm8k` (what follows `####`), `list` (several answers).
+    `legacy_rule`: string match of the paper's lineage: `hendrycks`, or `number`, which first drops leading
+    zeros and a trailing `.0`. A local file has no subset, split or revision.
+    """
+
+    split: str = "test"
+    answer_format: Literal["plain", "gsm8k", "list"] = "plain"
+    legacy_rule: Literal["hendrycks", "number"] = "hendrycks"
+    licence: str = ""
+
+    def answer_text(self, value: Any) -> str:
+        """The gold answer as text, from the answer column's value. Raises ValueError saying what is wrong."""
+        return read_answer(value, self.answer_format)
 
 
 @cache
@@ -32,44 +49,36 @@ def package_benchmarks() -> dict[str, Benchmark]:
     """The benchmarks that this package's `data_info/*.yaml` describe, by name."""
     found: dict[str, Benchmark] = {}
     for file in sorted(DATA_INFO.glob("*.yaml")):
-        section = yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluation") or {}
-        found |= {name: Benchmark(**spec) for name, spec in (section.get("benchmarks") or {}).items()}
+        evaluation = yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluation") or {}
+        found |= {name: Benchmark(**spec) for name, spec in (evaluation.get("benchmarks") or {}).items()}
     return found
 
 
 def benchmark_named(name: str, given: Mapping[str, Any] | None, data_dir: str | None) -> Benchmark:
-    """A benchmark by name: of those given (plain mappings), else the package's; read from `data_dir`."""
-    specs: dict[str, Any] = {**package_benchmarks(), **(given or {})}
+    """A benchmark by name, with its local path made absolute: of those given, else the package's.
+
+    Given ones may be plain mappings. With `data_dir`, `data_dir/NAME/test.jsonl` replaces a hub id.
+    Raises UserError for a name or a key that is unknown, and for a local file that is not there.
+    """
+    specs = {**package_benchmarks(), **(given or {})}
     if name not in specs:
         raise UserError(f"benchmark {name!r} is unknown; known: {', '.join(specs)}")
-    spec = specs[name]
-    if not isinstance(spec, Benchmark):
-        unknown = set(spec) - {field.name for field in fields(Benchmark)}
-        if unknown or "path" not in spec:
-            what = f"unknown keys {sorted(unknown)}" if unknown else "no path"
-            raise UserError(f"benchmark {name!r}: {what}")
-        spec = Benchmark(**spec)
-    return located(spec, name, data_dir)
-
-
-def located(spec: Benchmark, name: str, data_dir: str | None) -> Benchmark:
-    """The benchmark with its local file made absolute; `data_dir/NAME/test.jsonl` replaces a hub id.
-
-    Raises UserError if a local file is not there.
-    """
-    path = local_path(spec.path, "data")
+    try:
+        spec = TypeAdapter(Benchmark).validate_python(specs[name])
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise UserError(f"benchmark {name!r}: {'; '.join(problems)}") from error
+    path = spec.source.local
     if path is None and data_dir:
         path = Path(data_dir).expanduser().absolute() / name / "test.jsonl"
-    if path is None:
-        return spec
-    if not path.is_file():
+    if path and not path.is_file():
         raise UserError(f"benchmark {name!r}: no such file: {path}")
-    return spec if spec.path.startswith("tiny:") else replace(spec, path=str(path))
+    return replace(spec, path=str(path)) if path and not spec.path.startswith("tiny:") else spec
 
 
 def load_benchmark(spec: Benchmark) -> list[Row]:
     """Rows `{id, problem, answer}`. Raises UserError naming the source, the row and the column."""
-    return load_problems(spec, lambda value: read_answer(value, spec.answer_format))
+    return load_problems(spec)
 
 
 def read_answer(value: Any, answer_format: str) -> str:
@@ -96,47 +105,5 @@ def read_answer(value: Any, answer_format: str) -> str:
 
 def benchmark_identity(spec: Benchmark) -> dict[str, Any]:
     """What decides a benchmark's problems and verdicts, for a step's hash: content, never a path."""
-    known = {key: value for key, value in asdict(spec).items() if key not in ("path", "revision", "licence")}
-    if local_path(spec.path, "data"):
-        known = {key: value for key, value in known.items() if key not in HUB_FIELDS}
-    return known | identity(spec.path, spec.revision, "data")
-
-
-class _TaskYaml(yaml.SafeLoader):
-    """YAML of lm-eval tasks, whose `!function` tags are left unread."""
-
-
-_TaskYaml.add_multi_constructor("!", lambda loader, suffix, node: None)
-
-
-def task_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """The task and group files of a folder, by name, each as it stands (without what it includes)."""
-    found = {}
-    for path in sorted(folder.rglob("*.yaml")):
-        try:
-            raw = yaml.load(path.read_text(encoding="utf-8"), _TaskYaml)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-        name = (raw.get("group") or raw.get("task")) if isinstance(raw, dict) else None
-        if isinstance(name, str):
-            found[name] = raw
-    return found
-
-
-def expand_groups(tasks: Iterable[str], configs: Mapping[str, dict[str, Any]]) -> list[str]:
-    """The tasks with each group replaced by its members."""
-    out: list[str] = []
-    for name in tasks:
-        raw = configs.get(name, {})
-        if "group" not in raw:
-            out.append(name)
-            continue
-        members = [item.get("task") if isinstance(item, dict) else item for item in raw.get("task") or []]
-        out += expand_groups((member for member in members if isinstance(member, str)), configs)
-    return list(dict.fromkeys(out))
-
-
-def task_benchmarks(tasks: Iterable[str], configs: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Names of the benchmarks that the tasks' own metadata names."""
-    metadata = [configs.get(name, {}).get("metadata") or {} for name in tasks]
-    return list(dict.fromkeys(raw["benchmark"] for raw in metadata if "benchmark" in raw))
+    without = ("subset", "split") if spec.source.local else ()
+    return identity(spec, "path", "revision", "licence", *without) | spec.source.identity()

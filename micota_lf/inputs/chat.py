@@ -1,32 +1,39 @@
 """A model's tokenizer and chat template in seconds: prompts rendered, tokens counted, no model code loaded.
 
-    chat = load_chat("tiny:student-s")
+    chat = load_chat(ModelRef("tiny:student-s"))
     chat.prompt([{"role": "user", "content": "What is 1+1?"}])    -> "<|im_start|>system\\n..."
-    overlong(rows, chat, cutoff_len=512)                          -> Overlong(number=0, share=0.0, ...)
+    overlong(rows, chat, cutoff_len=512)                          -> Overlong(number=0, ...)
 
 LLaMA-Factory cuts a row to `cutoff_len` without a word and the end-of-turn token goes first
 (data/processor/supervised.py, infer_seqlen). `overlong` counts what it would count: the chat template's
 prompt and the response with the template's ending, encoded apart, as LLaMA-Factory encodes them. That the
-template named in the recipe gives the same tokens as the model's chat template is what `parity.py` checks.
+template named in the recipe gives the same tokens as the model's chat template is what parity.py checks.
+
+Templates are rendered as transformers renders them (utils/chat_template_utils.py; a test compares the two),
+without importing it: that takes longer than a check.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import UserError
 from ..system.files import read_json
 from .hub import model_file
+from .references import ModelRef
 
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 THINK = "<think>"
 BATCH_ROWS = 256  # texts encoded at once: bounds memory, keeps all cores busy
 USER_MARK, RESPONSE_MARK = "USERMARK0", "RESPONSEMARK0"  # survive templates that strip or cut at <think>
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """What a chat template puts around the user's message and the response."""
 
     before: str
@@ -34,12 +41,10 @@ class Frame:
     after: str
 
 
-@dataclass(frozen=True)
-class Overlong:
-    """Rows that LLaMA-Factory would cut: how many of how many, their share, and the longest row's tokens."""
+class Overlong(NamedTuple):
+    """Rows that LLaMA-Factory would cut: how many of how many, and the longest row's tokens."""
 
     number: int
-    share: float
     longest: int
     rows: int
 
@@ -52,18 +57,25 @@ class Chat:
     template: str | None
     special: dict[str, str]
 
-    def prompt(self, messages: list[dict[str, str]]) -> str:
-        """The text that generation starts from; without a chat template, the last message alone."""
-        return self._render(messages, True) if self.template else messages[-1]["content"]
+    def prompt(self, messages: list[dict[str, str]], generation: bool = True) -> str:
+        """The text that generation starts from; without a chat template, the last message alone.
+
+        `generation` is whether the template shall open the response. Raises jinja2's TemplateError for what
+        a template refuses: it is a program that came with a model, and runs in jinja2's sandbox.
+        """
+        if not self.template:
+            return messages[-1]["content"]
+        # Given as nothing, not left out: templates ask whether they `is none`.
+        given = {"messages": messages, "tools": None, "documents": None, **self.special}
+        text: str = _compiled(self.template).render(given, add_generation_prompt=generation)
+        return text
 
     def counts(self, texts: Iterable[str]) -> list[int]:
         """Tokens of each text, without special tokens added."""
-        texts, lengths = list(texts), []
-        for start in range(0, len(texts), BATCH_ROWS):
-            batch = texts[start : start + BATCH_ROWS]
-            encoded = self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-            lengths += [len(encoding) for encoding in encoded]
-        return lengths
+        texts = list(texts)
+        encode = partial(self.tokenizer.encode_batch_fast, add_special_tokens=False)
+        batches = (texts[start : start + BATCH_ROWS] for start in range(0, len(texts), BATCH_ROWS))
+        return [len(encoding) for batch in batches for encoding in encode(batch)]
 
     def longest_prompt(self, conversations: Iterable[list[dict[str, str]]]) -> int:
         """Tokens of the longest prompt."""
@@ -74,44 +86,63 @@ class Chat:
 
         Raises UserError for a template that does not keep the messages as they are.
         """
-        asked = [{"role": "user", "content": USER_MARK}]
-        if system:
-            asked.insert(0, {"role": "system", "content": system})
+        asked = [{"role": "system", "content": system}] if system else []
+        asked.append({"role": "user", "content": USER_MARK})
         prompt = self.prompt(asked)
-        answered = [*asked, {"role": "assistant", "content": RESPONSE_MARK}]
-        whole = self._render(answered, False) if self.template else RESPONSE_MARK
+        whole = self.prompt([*asked, {"role": "assistant", "content": RESPONSE_MARK}], generation=False)
         if USER_MARK not in prompt or RESPONSE_MARK not in whole:
             raise UserError("the chat template does not keep the text of its messages")
         before, _, between = prompt.partition(USER_MARK)
         between = between.removesuffix(opened_thought(prompt))
         return Frame(before, between, whole.partition(RESPONSE_MARK)[2])
 
-    def _render(self, messages: list[dict[str, str]], generation: bool) -> str:
-        from .template import render  # not at the top: each step's process would pay for jinja2
 
-        return render(self.template or "", messages, add_generation_prompt=generation, **self.special)
-
-
-def load_chat(ref: str, revision: str | None = None) -> Chat:
+def load_chat(model: ModelRef) -> Chat:
     """The tokenizer and chat template of a local model or a hub id; UserError if it has no fast one."""
     from tokenizers import Tokenizer
 
-    file = model_file(ref, "tokenizer.json", revision)
+    file, settings_file, jinja = (model_file(model, name) for name in FILES)
     if file is None:
-        raise UserError(f"{ref}: has no tokenizer.json, or the hub cannot be reached")
-    settings_file = model_file(ref, "tokenizer_config.json", revision)
+        raise UserError(f"{model.ref}: has no tokenizer.json, or the hub cannot be reached")
     settings = read_json(settings_file) if settings_file else {}
-    jinja = model_file(ref, "chat_template.jinja", revision)
     template = jinja.read_text(encoding="utf-8") if jinja else settings.get("chat_template")
     if isinstance(template, list):  # named templates
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises no narrower one
-        raise UserError(f"{ref}: tokenizer.json cannot be loaded: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{model.ref}: tokenizer.json cannot be loaded: {reason}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return Chat(tokenizer, template, _special_tokens(settings))
+    tokens = {key: value for key, value in settings.items() if key.endswith("_token")}
+    texts = {key: token["content"] if isinstance(token, dict) else token for key, token in tokens.items()}
+    return Chat(tokenizer, template, {key: text for key, text in texts.items() if isinstance(text, str)})
+
+
+@lru_cache
+def _compiled(template: str) -> Any:
+    from jinja2 import TemplateError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment as Sandbox
+
+    class Generation(Extension):
+        """`{% generation %}` marks what a loss may count; its text is like any other."""
+
+        tags = {"generation"}  # noqa: RUF012 - jinja2 has it so
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def refuse(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # jinja2's own escapes for HTML
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(template)
 
 
 def opened_thought(prompt: str) -> str:
@@ -132,23 +163,16 @@ def overlong(
     prompts = chat.counts(frame.before + row["prompt"] + frame.between for row in rows)
     responses = chat.counts(row["response"] + frame.after for row in rows)
     lengths = [asked + answered for asked, answered in zip(prompts, responses, strict=True)]
-    number = sum(length > cutoff_len for length in lengths)
-    return Overlong(number, number / max(1, len(rows)), max(lengths, default=0), len(rows))
+    return Overlong(sum(n > cutoff_len for n in lengths), max(lengths, default=0), len(rows))
 
 
 def overlong_problem(found: Overlong, cutoff_len: int) -> str | None:
     """The refusal of a corpus of which rows would be cut, or None."""
     if not found.number:
         return None
+    share = found.number / found.rows
     return (
-        f"train.cutoff_len: {found.number} of {found.rows} rows ({100 * found.share:.1f}%) are longer than "
+        f"train.cutoff_len: {found.number} of {found.rows} rows ({share:.1%}) are longer than "
         f"cutoff_len {cutoff_len} (longest {found.longest} tokens): raise train.cutoff_len to at least "
         f"{found.longest}, or lower filter.max_tokens"
     )
-
-
-def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    """`bos_token` and its like as chat templates are given them."""
-    tokens = {key: value for key, value in settings.items() if key.endswith("_token")}
-    texts = {key: token["content"] if isinstance(token, dict) else token for key, token in tokens.items()}
-    return {key: text for key, text in texts.items() if isinstance(text, str)}

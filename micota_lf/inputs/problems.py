@@ -7,69 +7,80 @@ chat(rows[0]["problem"], prompts)   -> [{"role": "user", "content": "What is ...
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from ..errors import UserError
-from ..recipe.sections import Problems, Prompts
+from ..system.fields import Count, section
 from ..system.files import NO_TEXT, Row, digest, is_text, read_jsonl
-from .references import identity, local_path
+from .references import DataRef
 
 
-def text_or_none(value: Any) -> str | None:
-    """An answer column's value as text; an absent answer stays None."""
-    return None if value is None else str(value)
+@section
+class Problems:
+    """Problems with answers: a JSONL file, `tiny:NAME`, or a data set id on the hub."""
+
+    path: str
+    revision: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    id_field: str = "id"
+    problem_field: str = "problem"
+    answer_field: str = "answer"
+    limit: Count | None = None
+
+    @property
+    def source(self) -> DataRef:
+        """The file or data set, and its revision."""
+        return DataRef(self.path, self.revision)
+
+    def answer_text(self, value: Any) -> str | None:
+        """An answer column's value as text; an absent answer stays None. ValueError says what is wrong."""
+        return None if value is None else str(value)
 
 
-def load_problems(spec: Problems, read_answer: Callable[[Any], str | None] = text_or_none) -> list[Row]:
+@section
+class Prompts(Problems):
+    """Training problems and how a model is asked for a response to one."""
+
+    # The official repository's instruction (OPPO-PersonalAI/MiCoTA); the paper does not give one.
+    template: str = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
+    system: str | None = None
+
+
+def load_problems(spec: Problems) -> list[Row]:
     """Rows `{id, problem, answer}` of a set of problems.
 
     A row without an id gets one from its problem's hash; where that text repeats, `-2`, `-3`, ... follow.
-    `read_answer` turns the answer column's value into text; its ValueError says what is wrong with it.
     Raises UserError, naming file, row and column, for an empty source, a row without a problem, an answer
     that cannot be read, or a given id that occurs twice.
     """
-    path, local = spec.path, local_path(spec.path, "data")
+    local = spec.source.local
     source = read_jsonl(local) if local else _hub_rows(spec)
-    rows: list[Row] = []
-    seen: dict[str, int] = {}
+    rows: dict[str, Row] = {}
     copies: Counter[str] = Counter()
     for number, row in enumerate(source[: spec.limit], start=1):
-        problem = row.get(spec.problem_field)
+        at = f"{spec.path}: row {number}"
+        fields = (spec.problem_field, spec.answer_field, spec.id_field)
+        problem, answer, given = map(row.get, fields)
         if not isinstance(problem, str) or not problem.strip():
-            raise UserError(f"{path}: row {number} has no text in {spec.problem_field!r}")
-        for field in (spec.problem_field, spec.answer_field, spec.id_field):
+            raise UserError(f"{at} has no text in {spec.problem_field!r}")
+        for field in fields:
             if not is_text(str(row.get(field))):
-                raise UserError(f"{path}: row {number}: {field!r} {NO_TEXT}")
-        given = row.get(spec.id_field)
+                raise UserError(f"{at}: {field!r} {NO_TEXT}")
         if given is None or given == "":
-            key = digest(problem)
-            copies[key] += 1
-            row_id = key if copies[key] == 1 else f"{key}-{copies[key]}"
-        else:
-            row_id = str(given)
-        if row_id in seen:
-            raise UserError(f"{path}: rows {seen[row_id]} and {number} have the same id {row_id!r}")
-        seen[row_id] = number
+            copies[problem] += 1
+            given = digest(problem) + (f"-{copies[problem]}" if copies[problem] > 1 else "")
+        key = str(given)
+        if key in rows:
+            first = list(rows).index(key) + 1
+            raise UserError(f"{spec.path}: rows {first} and {number} have the same id {key!r}")
         try:
-            answer = read_answer(row.get(spec.answer_field))
+            rows[key] = {"id": key, "problem": problem, "answer": spec.answer_text(answer)}
         except ValueError as error:
-            raise UserError(f"{path}: row {number}: {spec.answer_field!r} {error}") from None
-        rows.append({"id": row_id, "problem": problem, "answer": answer})
+            raise UserError(f"{at}: {spec.answer_field!r} {error}") from None
     if not rows:
-        raise UserError(f"{path}: holds no prompts")
-    return rows
-
-
-def prompt_input(prompts: Prompts) -> dict[str, Any]:
-    """A prompt set as an input of a step: its reference and identity."""
-    return {"ref": prompts.path, "identity": identity(prompts.path, prompts.revision, "data")}
-
-
-def prompt_fields(prompts: Prompts) -> dict[str, Any]:
-    """A prompt set's other settings; path and revision are in the input's identity."""
-    return {key: value for key, value in asdict(prompts).items() if key not in ("path", "revision")}
+        raise UserError(f"{spec.path}: holds no prompts")
+    return list(rows.values())
 
 
 def user_text(problem: str, template: str) -> str:
@@ -87,8 +98,7 @@ def _hub_rows(spec: Problems) -> list[Row]:
     from datasets import load_dataset
 
     try:
-        data: Any = load_dataset(spec.path, spec.subset, split=spec.split, revision=spec.revision)
+        return list(load_dataset(spec.path, spec.subset, split=spec.split, revision=spec.revision))
     except Exception as error:  # datasets raises many kinds; each means that the set is not to be had
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{spec.path!r} could not be loaded from the hub: {reason}") from error
-    return [dict(row) for row in data]

@@ -1,14 +1,31 @@
-"""The tensors of a model directory, through the safetensors library: shapes from headers, values on demand.
+"""A model directory: its tensors, its size, and what it lacks; headers are read, values on demand.
 
 found = tensors(Path("model"))                # name -> Tensor(file, dtype, shape); no value is read
 first_values(found["lm_head.weight"])         # some of its values, as a float64 torch tensor
+model_problem(ModelRef("./model"), chat=True) # "model ./model has no chat template"
+
+model_size(ModelRef("tiny:teacher")).parameters                 # counted in the safetensors headers
+model_size(ModelRef("Qwen/Qwen2.5-14B-Instruct")).shape         # from models.yaml
+model_size(ModelRef("someone/thing-13B")).parameters            # 13e9, read off the name; its shape is None
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
+from ..errors import UserError
+from ..system.files import read_json
+from .references import ModelRef
+
+MODELS_FILE = Path(__file__).with_name("models.yaml")
+BILLION = 10**9
 ROWS, VALUES = 64, 8192  # of a matrix, for a sample
 
 
@@ -19,6 +36,29 @@ class Tensor(NamedTuple):
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+
+class Shape(NamedTuple):
+    """What memory depends on; `hidden`, `intermediate` and `head_dim` are widths, the rest are counts."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+    @property
+    def largest_tensor(self) -> int:
+        """Elements of the largest weight: the embeddings, or a matrix of the MLP."""
+        return self.hidden * max(self.vocabulary, self.intermediate)
+
+
+class ModelSize(NamedTuple):
+    """Parameters of a model, and its shape where that is known."""
+
+    parameters: float
+    shape: Shape | None = None
 
 
 def tensors(model: Path) -> dict[str, Tensor]:
@@ -54,3 +94,84 @@ def first_values(tensor: Tensor) -> Any:
 
     with safe_open(tensor.file, framework="pt") as handle:
         return handle.get_slice(tensor.name)[:ROWS].double().flatten()[:VALUES]
+
+
+def model_size(model: ModelRef) -> ModelSize | None:
+    """Size of a model, or None if it is unknown. Nothing is downloaded."""
+    if model.local is not None:
+        return directory_size(model.local)
+    stated = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)b(?![a-z0-9])", model.ref.split("/")[-1].lower())
+    named = ModelSize(float(stated[1]) * BILLION) if stated else None
+    return known_models().get(model.ref, named)
+
+
+@cache
+def known_models() -> dict[str, ModelSize]:
+    """The models of models.yaml by hub id."""
+    rows = yaml.safe_load(MODELS_FILE.read_text(encoding="utf-8"))
+    return {name: ModelSize(row["billions"] * BILLION, _shape(row)) for name, row in rows.items()}
+
+
+def directory_size(path: Path) -> ModelSize | None:
+    """Size of a model directory: parameters counted in the headers of its weights, shape from config.json."""
+    parameters = sum(math.prod(tensor.shape) for tensor in tensors(path).values())
+    if not parameters or not (path / "config.json").is_file():
+        return None
+    return ModelSize(parameters, _shape(read_json(path / "config.json")))
+
+
+def _shape(config: Mapping[str, Any]) -> Shape | None:
+    """The shape that a model's config.json states, or None for an architecture with other key names."""
+    try:
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        return Shape(
+            layers=config["num_hidden_layers"], hidden=hidden, intermediate=config["intermediate_size"],
+            kv_heads=config.get("num_key_value_heads", heads),
+            head_dim=config.get("head_dim") or hidden // heads, vocabulary=config["vocab_size"],
+        )  # fmt: skip
+    except KeyError:
+        return None
+
+
+def model_problem(model: ModelRef, chat: bool) -> str | None:
+    """Why a local model directory cannot be used, or None. Hub ids are not looked up.
+
+    Headers of weights are read, which shows files that were cut short, and no value.
+    `chat` asks for a chat template too: without one, training and inference prompts differ silently.
+    """
+    if model.local is None:
+        return None
+    if not model.local.is_dir():
+        return f"no such model directory: {model.ref}"
+    try:
+        problem = next(_directory_problems(model.local, chat), None)
+    except (UserError, ValueError) as error:
+        problem = f"cannot be used: {error}"
+    return problem and f"model {model.ref} {problem}"
+
+
+def _directory_problems(path: Path, chat: bool) -> Iterator[str]:
+    """One by one, since each check relies on those before it."""
+    settings = ("config.json", "tokenizer_config.json")
+    files = {file.name for file in path.iterdir() if file.is_file()}
+    if not files.issuperset(settings):
+        yield f"lacks {' and '.join(name for name in settings if name not in files)}"
+    if files.isdisjoint(("tokenizer.json", "tokenizer.model", "vocab.json")):
+        yield "has no tokenizer"
+    if not tensors(path):
+        yield "has no safetensors weights"
+    read = {name: read_json(path / name) for name in (*settings, "tokenizer.json") if name in files}
+    for name, content in read.items():
+        if not isinstance(content, dict):
+            yield f"cannot be used: {name} is a {type(content).__name__}, not a JSON object"
+    config, words = (read[name] for name in settings)
+    if "model" not in read.get("tokenizer.json", ["model"]):
+        yield "cannot be used: tokenizer.json is no tokenizer"
+    if "auto_map" in config:
+        from transformers import CONFIG_MAPPING
+
+        kind = config.get("model_type")
+        if kind not in CONFIG_MAPPING:
+            yield f"needs code of its own (auto_map), which is never run: no known model type {kind!r}"
+    if chat and "chat_template.jinja" not in files and not words.get("chat_template"):
+        yield "has no chat template"

@@ -1,277 +1,209 @@
-"""A recipe compiled to a plan: content-addressed steps, as plain dicts.
+"""A recipe compiled to a plan: the method's data flow, one function an arrow of the paper's Figure 1.
 
-    plan = compile_plan(load_recipe("recipes/tiny.yaml"))
-    plan["slots"]["train/student-s/micota"]          -> a step's id
-    plan["steps"][id]["config"]                      -> what decides its outputs
-
-A step's id is the hash of its kind, its config and its inputs (other steps' ids, or the content or revision
-of a model). GPU counts, batch splits, paths and logging stay outside, in `how`. Slots give steps the names
-that the recipe uses for them; several slots can share a step, and steps of equal content are one step.
+plan = compile_plan(load_recipe("recipes/tiny.yaml"))
+plan.slots["train/student-s/micota"]          -> a step's id
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import cache, cached_property
-from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any
 
-from ..inputs.problems import prompt_fields, prompt_input
-from ..inputs.references import identity, resolve, slug
+from ..inputs.references import DataRef, ModelRef
 from ..recipe.lineage import (
     baseline,
     filtering,
-    generation_gpus,
-    generation_how,
     model_of,
-    strong_teachers,
+    shown_teachers,
     table_names,
     table_rows,
-    train_processes,
-    trained_student,
     training,
+    training_named,
 )
-from ..recipe.sections import (
-    ASSISTANT,
-    ASSISTANT_MERGED,
-    ASSISTANT_ROLES,
-    ASSISTANT_SFT,
-    Model,
-    Recipe,
-    sampling_settings,
-)
-from ..stages import bpc, evaluate, merge, preflight, train
-from ..system.files import digest
+from ..recipe.sections import Filter, Merge, Recipe, Train
+from ..stages import bpc, evaluate, generate, merge, overlap, preflight, train
+from ..system.fields import identity
+from .plan import Input, Plan, Step, step_id
 
-# Raise it when a step's outputs change for the same config: old steps are then left alone and made anew.
-SCHEMA = 1
 LABEL_CHARACTERS = 80
-# Kinds that take `inference_gpus` where there are GPUs; others say themselves how many.
-GPU_KINDS = ("evaluate", "bpc")
-
-
-class Input(TypedDict, total=False):
-    """One input: a file of another step (`step`, `file`), or a reference (`ref`) with its identity."""
-
-    step: str
-    file: str
-    ref: str
-    identity: dict[str, Any]
-
-
-class Step(TypedDict):
-    """One unit of work in `runs/<kind>/<label>-<id>/`."""
-
-    id: str
-    kind: str
-    label: str
-    config: dict[str, Any]
-    inputs: dict[str, Input]
-    how: dict[str, Any]
-
-
-class Plan(TypedDict):
-    """All steps of a recipe, each after its inputs.
-
-    `slots` maps the recipe's names to step ids; `tables` maps each table (`table1` to `table4`, `figures`,
-    others that the recipe names) to the slots that fill it.
-    """
-
-    recipe: str
-    steps: dict[str, Step]
-    slots: dict[str, str]
-    tables: dict[str, list[str]]
-    cores: int
-    gpus: int
 
 
 def compile_plan(recipe: Recipe) -> Plan:
     """Every step that the recipe's tables need. Reads local model files to identify them, writes nothing."""
-    compiler = _Compiler(recipe)
+    compiler = Compiler(recipe)
     compiler.preflight()
     tables = {table: compiler.table(table) for table in table_names(recipe)}
-    return {
-        "recipe": recipe.name, "steps": compiler.steps, "slots": compiler.slots, "tables": tables,
-        "cores": recipe.hardware.cores, "gpus": recipe.hardware.gpus,
-    }  # fmt: skip
+    return compiler.plan(tables)
 
 
-def step_directory(step: Step) -> str:
-    """Where a step lives below the workspace."""
-    return f"{step['kind']}/{step['label']}-{step['id']}"
+class Compiler:
+    """Adds steps on demand; a step asked for twice is the same step.
 
-
-def dependencies(step: Step) -> list[str]:
-    """Ids of the steps that a step reads."""
-    return [given["step"] for given in step["inputs"].values() if "step" in given]
-
-
-def resolved_inputs(plan: Plan, step: Step, workspace: Path) -> dict[str, str]:
-    """Each input as an absolute path or a hub id."""
-    return {
-        role: str(workspace / step_directory(plan["steps"][given["step"]]) / given["file"])
-        if "step" in given
-        else resolve(given["ref"], preflight.input_kind(role))
-        for role, given in step["inputs"].items()
-    }
-
-
-class _Compiler:
-    """Adds steps on demand; a step asked for twice is the same step."""
+    The first methods make one step from its inputs and settings; those after `named` know the recipe's names.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.steps: dict[str, Step] = {}
         self.slots: dict[str, str] = {}
-        for asked_often in ("_reference", "corpus", "responses", "trained", "merged"):
+        for asked_often in ("reference", "named", "corpus", "responses", "trained", "merged"):
             setattr(self, asked_often, cache(getattr(self, asked_often)))
 
-    def preflight(self) -> None:
-        """The step that every other one waits for without reading it (runs.py)."""
-        config, inputs = preflight.checks(self.recipe)
-        self._add("preflight", "preflight", "checks", config, inputs, {})
+    def plan(self, tables: dict[str, list[str]]) -> Plan:
+        """What has been added so far."""
+        hardware = self.recipe.hardware
+        return Plan(self.recipe.name, self.steps, self.slots, tables, hardware.cores, hardware.gpus)
 
-    def model(self, name: str) -> Input:
-        """The model that a corpus, a table row or a BPC column names."""
-        if name == ASSISTANT_MERGED:
-            return self.merged()
-        if name == ASSISTANT_SFT:
-            return self.trained(ASSISTANT_SFT, self.recipe.assistant.corpus)
-        trained = trained_student(self.recipe, name)
-        if trained:
-            return self.trained(*trained)
-        return self._reference(model_of(self.recipe, name))
+    def generate(self, slot: str, model: Input) -> Input:
+        """Responses of a model to the recipe's prompts."""
+        gpus, how = generate.how(self.recipe)
+        inputs = {"model": model, "prompts": self.prompts}
+        return self._add(
+            slot, "generate", self._label(model), generate.config(self.recipe), inputs, how, gpus
+        )
+
+    def filter(self, slot: str, responses: Input, rule: Filter) -> Input:
+        """The responses that become training rows."""
+        config = {"filter": identity(rule)}
+        return self._add(slot, "filter", self._label(responses), config, {"responses": responses})
+
+    def mix(self, slot: str, parts: list[Input], ratios: list[float], seed: int, size: int | None) -> Input:
+        """Corpora mixed at ratios."""
+        label = "-".join(["mix", *map(self._label, parts)])
+        config = {"ratios": ratios, "seed": seed, "size": size}
+        return self._add(slot, "mix", label, config, {f"part{n}": part for n, part in enumerate(parts)})
+
+    def train(self, slot: str, start: Input, corpus: Input, settings: Train) -> Input:
+        """A model fine-tuned on a corpus."""
+        gpus, how = train.how(self.recipe, settings)
+        label = f"{self._label(start)}-on-{self._label(corpus)}"
+        config = train.config(self.recipe, settings)
+        return self._add(slot, "train", label, config, {"model": start, "corpus": corpus}, how, gpus)
+
+    def merge(self, slot: str, before: Input, after: Input, spec: Merge) -> Input:
+        """A model merged with its earlier self."""
+        gpus, how = merge.how(self.recipe, spec)
+        inputs = {"before": before, "after": after}
+        if spec.pretrained:
+            inputs["pretrained"] = self.reference(spec.pretrained)
+        if spec.health_prompts:
+            inputs["prompts"] = self.prompts
+        config = merge.config(self.recipe, spec)
+        return self._add(slot, "merge", f"{self._label(after)}-merged", config, inputs, how, gpus)
+
+    def evaluate(self, slot: str, model: Input) -> Input:
+        """A model on all benchmarks: one load of the model for all of them."""
+        config, how = self._evaluation
+        return self._add(
+            slot, "evaluate", self._label(model), config, {"model": model}, how, self._scoring_gpus
+        )
+
+    def bpc(self, slot: str, model: Input, corpora: list[Input]) -> Input:
+        """All corpora of the BPC table under one model: one load of the model for all of them."""
+        inputs = {"model": model, **{f"corpus{n}": corpus for n, corpus in enumerate(corpora)}}
+        config, how = bpc.config(self.recipe), bpc.how(self.recipe)
+        return self._add(slot, "bpc", self._label(model), config, inputs, how, self._scoring_gpus)
+
+    def overlap(self) -> None:
+        """The search for benchmark problems among the training prompts."""
+        settings, how = self._evaluation
+        config = overlap.config(self.recipe, settings["benchmarks"])
+        where = {"benchmarks": how["benchmarks"]}
+        self._add("overlap", "overlap", self._label(self.prompts), config, {"prompts": self.prompts}, where)
+
+    def preflight(self) -> None:
+        """The step that every other one waits for without reading it (run/snakemake.py)."""
+        config, references, how = preflight.questions(self.recipe)
+        inputs = {role: self.reference(ref) for role, ref in references.items()}
+        self._add("preflight", "preflight", "checks", config, inputs, how)
+
+    def named(self, name: str) -> Input:
+        """The model of that name: a teacher, a student, STUDENT/CORPUS or an assistant."""
+        if name in self.recipe.assistants:
+            return self.merged(name)
+        found = training_named(self.recipe, name)
+        return self.trained(*found) if found else self.reference(model_of(self.recipe, name).reference)
 
     def corpus(self, name: str) -> Input:
-        """The corpus of that name: filtered responses, or a mix."""
+        """The corpus of that name: filtered responses of a model or a file, or a mix."""
         spec = self.recipe.corpora[name]
-        if spec.from_:
-            responses = self.responses(spec.from_)
-            rule = filtering(self.recipe, name)
-            config = asdict(rule)
-            label = self._label(responses)
-            made = self._add(f"filter/{name}", "filter", label, config, {"responses": responses}, {})
-        else:
-            parts = {f"part{n}": self.corpus(part) for n, part in enumerate(spec.mix)}
-            config = {"ratios": list(spec.mix.values()), "seed": spec.seed, "size": spec.size}
-            label = "-".join(["mix", *(self._label(part) for part in parts.values())])
-            made = self._add(f"mix/{name}", "mix", label, config, parts, {})
-        return {"step": made, "file": "corpus.jsonl"}
+        if spec.mix:
+            parts = [self.corpus(part) for part in spec.mix]
+            return self.mix(f"mix/{name}", parts, list(spec.mix.values()), spec.seed, spec.size)
+        responses = self.reference(DataRef(spec.file)) if spec.file else self.responses(spec.from_ or "")
+        return self.filter(f"filter/{name}", responses, filtering(self.recipe, name))
 
     def responses(self, source: str) -> Input:
-        """Responses of a model to the recipe's prompts."""
-        model = self.model(source)
-        config = sampling_settings(self.recipe.generation) | prompt_fields(self.recipe.prompts)
-        gpus = generation_gpus(self.recipe)
-        flags = generation_how(self.recipe, gpus)
-        how = {"gpus": gpus, "generate": flags, **({"engine": flags["engine"]} if "engine" in flags else {})}
-        inputs = {"model": model, "prompts": self._prompts()}
-        made = self._add(f"generate/{source}", "generate", self._label(model), config, inputs, how)
-        return {"step": made, "file": "responses.jsonl"}
+        """Responses of the model of that name."""
+        return self.generate(f"generate/{source}", self.named(source))
 
-    def trained(self, name: str, corpus: str) -> Input:
-        """A student, or the assistant, fine-tuned on a corpus."""
-        settings = training(self.recipe, name, corpus)
-        start = self._reference(model_of(self.recipe, name))
-        data = self.corpus(corpus)
-        config = {"train": train.what_settings(settings, self.recipe.prompts.system)}
-        how = {
-            "train": train.how_settings(self.recipe, settings), "gpus": train.train_gpus(self.recipe),
-            "processes": train_processes(self.recipe), "nodes": self.recipe.hardware.nodes,
-            "engine": self.recipe.engines.llamafactory,
-        }  # fmt: skip
-        label = f"{self._label(start)}-on-{self._label(data)}"
-        inputs = {"model": start, "corpus": data}
-        made = self._add(f"train/{name}/{corpus}", "train", label, config, inputs, how)
-        return {"step": made, "file": "model"}
+    def trained(self, student: str, corpus: str) -> Input:
+        """A student fine-tuned on a corpus."""
+        start, data = self.named(student), self.corpus(corpus)
+        return self.train(f"train/{student}/{corpus}", start, data, training(self.recipe, student, corpus))
 
-    def merged(self) -> Input:
-        """The assistant merged with its earlier self."""
-        spec = self.recipe.assistant.merge
-        after = self.trained(ASSISTANT_SFT, self.recipe.assistant.corpus)
-        inputs = {"before": self._reference(model_of(self.recipe, ASSISTANT)), "after": after}
-        if spec.preset == "pretrained" and spec.pretrained_model:
-            inputs["pretrained"] = self._reference(Model(spec.pretrained_model, spec.pretrained_revision))
-        health = merge.health_settings(spec, self.recipe.generation, self.recipe.prompts)
-        how: dict[str, Any] = {"engine": self.recipe.engines.mergekit}
-        if health:
-            inputs["prompts"] = self._prompts()
-            gpus = min(1, self.recipe.hardware.gpus)
-            how |= {"gpus": gpus, "generate": merge.health_how(self.recipe, gpus)}
-        config = {"merge": merge.merge_settings(spec), "health": health}
-        label = f"{self._label(after)}-merged"
-        made = self._add(f"merge/{ASSISTANT}", "merge", label, config, inputs, how)
-        return {"step": made, "file": "model"}
+    def merged(self, name: str) -> Input:
+        """An assistant: its training merged with its start."""
+        spec = self.recipe.assistants[name]
+        before = self.reference(model_of(self.recipe, name).reference)
+        return self.merge(f"merge/{name}", before, self.named(spec.from_), spec.merge)
 
     def table(self, table: str) -> list[str]:
         """Slots of the steps that fill a table, which are added to the plan."""
+        recipe = self.recipe
         if table == "table4":
-            return [self.bpc(name) for name in self.recipe.bpc.models]
-        if not self.recipe.evaluation.tasks:
+            corpora = [self.corpus(corpus) for corpus in recipe.bpc.corpora]
+            models = {f"bpc/{name}": self.named(name) for name in recipe.bpc.models}
+            return [slot for slot, model in models.items() if self.bpc(slot, model, corpora)]
+        if not recipe.evaluation.tasks:
             return []
-        roles: list[str] = []
+        models = {}
         if table == "table2":
-            roles = [*strong_teachers(self.recipe, self.recipe.assistant.corpus), ASSISTANT_MERGED]
+            models = {
+                f"evaluate/{name}": self.named(name) for name in [*shown_teachers(recipe), *recipe.assistants]
+            }
         elif table == "figures":
-            roles = list(ASSISTANT_ROLES)
-        rows = table_rows(self.recipe, table)
-        base = baseline(self.recipe)
+            for name, spec in recipe.assistants.items():
+                start = model_of(recipe, name).reference
+                models |= {f"evaluate/{name}/before": self.reference(start)}
+                models |= {
+                    f"evaluate/{name}/tuned": self.named(spec.from_),
+                    f"evaluate/{name}": self.named(name),
+                }
+        rows = table_rows(recipe, table)
+        base = baseline(recipe)
         if table == "table1" and base:  # its deltas are against the untrained students
             rows += [(student, base) for student in dict(rows)]
-        slots = [self.evaluation(f"evaluate/{role}", self.model(role)) for role in roles]
-        return [*self.overlap(), *slots, *(self.row(student, method) for student, method in rows)]
+        for student, method in rows:
+            corpus = recipe.methods[method]
+            model = self.trained(student, corpus) if corpus else self.named(student)
+            models[f"evaluate/{student}/{method}"] = model
+        if recipe.evaluation.overlap_words:
+            self.overlap()
+        for slot, model in models.items():
+            self.evaluate(slot, model)
+        return [*(["overlap"] if recipe.evaluation.overlap_words else []), *models]
 
-    def overlap(self) -> list[str]:
-        """The search for benchmark problems among the training prompts, if the recipe asks for it."""
-        spec = self.recipe.evaluation
-        if not (spec.tasks and spec.overlap_words):
-            return []
-        settings, how = self._evaluation
-        config = prompt_fields(self.recipe.prompts) | {
-            "words": spec.overlap_words,
-            "benchmarks": settings["benchmarks"],
-        }
-        inputs = {"prompts": self._prompts()}
-        where = {"benchmarks": how["benchmarks"]}
-        self._add("overlap", "overlap", slug(self.recipe.prompts.path), config, inputs, where)
-        return ["overlap"]
+    def reference(self, ref: ModelRef) -> Input:
+        """A model or a file that no step makes."""
+        return Input.of(ref)
 
-    def row(self, student: str, method: str) -> str:
-        """A student with a method, evaluated; returns the slot."""
-        corpus = self.recipe.methods[method]
-        model = self.trained(student, corpus) if corpus else self.model(student)
-        return self.evaluation(f"evaluate/{student}/{method}", model)
-
-    def evaluation(self, slot: str, model: Input) -> str:
-        """A model on all benchmarks: one load of the model for all of them. Returns the slot."""
-        config, how = self._evaluation
-        self._add(slot, "evaluate", self._label(model), config, {"model": model}, how)
-        return slot
-
-    def bpc(self, name: str) -> str:
-        """All corpora of the BPC table under one model: one load of the model for all of them."""
-        recipe, model = self.recipe, self.model(name)
-        corpora = {f"corpus{n}": self.corpus(corpus) for n, corpus in enumerate(recipe.bpc.corpora)}
-        config = bpc.bpc_settings(recipe.bpc, recipe.evaluation)
-        how = evaluate.engine_how(recipe.evaluation) | {"engine": recipe.engines.lm_eval}
-        self._add(f"bpc/{name}", "bpc", self._label(model), config, {"model": model, **corpora}, how)
-        return f"bpc/{name}"
+    @cached_property
+    def prompts(self) -> Input:
+        """The recipe's prompts."""
+        return self.reference(self.recipe.prompts.source)
 
     @cached_property
     def _evaluation(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Settings of every evaluation: they are read from task files and benchmarks once."""
-        spec = self.recipe.evaluation
-        how = evaluate.evaluation_how(spec) | {"engine": self.recipe.engines.lm_eval}
-        return evaluate.evaluation_settings(spec, self.recipe.prompts), how
+        return evaluate.config(self.recipe), evaluate.how(self.recipe)
 
-    def _prompts(self) -> Input:
-        return cast(Input, prompt_input(self.recipe.prompts))
-
-    def _reference(self, model: Model) -> Input:
-        return {"ref": model.model, "identity": identity(model.model, model.revision)}
+    @property
+    def _scoring_gpus(self) -> int:
+        return min(self.recipe.hardware.inference_gpus, self.recipe.hardware.gpus)
 
     def _label(self, given: Input) -> str:
-        return self.steps[given["step"]]["label"] if "step" in given else slug(given["ref"])
+        return self.steps[given.step].label if given.step else given.reference.label
 
     def _add(
         self,
@@ -280,22 +212,18 @@ class _Compiler:
         label: str,
         config: dict[str, Any],
         inputs: dict[str, Input],
-        how: dict[str, Any],
-    ) -> str:
-        read = {
-            role: [given["step"], given["file"]] if "step" in given else given["identity"]
-            for role, given in inputs.items()
-        }
-        step_id = digest([SCHEMA, kind, config, read])
-        hardware = self.recipe.hardware
-        shared = {"threads": hardware.threads_per_step, "gpus_of": hardware.gpus}
-        gpus = min(hardware.inference_gpus, hardware.gpus) if kind in GPU_KINDS else 0
-        self.steps.setdefault(
-            step_id,
-            Step(
-                id=step_id, kind=kind, label=label[:LABEL_CHARACTERS], config=config, inputs=inputs,
-                how={**shared, "gpus": gpus, **how},
-            ),
-        )  # fmt: skip
-        self.slots[slot] = step_id
-        return step_id
+        how: dict[str, Any] | None = None,
+        gpus: int = 0,
+    ) -> Input:
+        made = step_id(kind, config, inputs)
+        threads, cut = self.recipe.hardware.threads_per_step, label[:LABEL_CHARACTERS]
+        self.steps.setdefault(made, Step(made, kind, cut, config, inputs, how or {}, gpus, threads))
+        self.slots[slot] = made
+        return Input(made, OUTPUTS.get(kind, ""))
+
+
+# The file or directory that other steps read.
+OUTPUTS = {
+    "generate": "responses.jsonl", "filter": "corpus.jsonl", "mix": "corpus.jsonl", "train": "model",
+    "merge": "model",
+}  # fmt: skip

@@ -3,22 +3,35 @@
     costs = estimate(plan, recipe)                      # step id -> Cost
     total(costs.values()).gpu_hours
 
-Sizes come from `models.py`, speeds and response lengths from the recipe's `estimates`. Every response is
-counted as kept by its filter, so trainings are upper bounds. None is unknown (no size, no shape). Without
-GPUs no time is estimated, and what a GPU would hold counts as the host's memory.
+Sizes come from inputs/models.yaml, speeds and response lengths from the recipe's `estimates`. Lengths are by
+the name of the model that responds: a teacher, a student, STUDENT/CORPUS or an assistant. A trained model
+that is not named there responds as long as the corpus that it has learnt from; any other one as
+`default_response_tokens` says. Every response is counted as kept by its filter, so trainings are upper
+bounds. None is unknown (no size, no shape). Without GPUs no time is estimated, and what a GPU would hold
+counts as the host's memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..inputs.sizes import BILLION, ModelSize, model_size
+from ..inputs.problems import Problems
+from ..inputs.references import ModelRef
+from ..inputs.weights import BILLION, ModelSize, model_size
 from ..recipe.sections import Recipe
-from .compile import Input, Plan, Step
-from .volumes import Volumes
+from ..recipe.tasks import evaluated_benchmarks
+from .plan import Input, Plan, Step
 
+Rows = tuple[float, float]
+"""How many, and their mean response tokens."""
+
+DEFAULT_PROMPTS = 12000  # MATH's training problems as the paper uses them (section 4.2)
+# Problems of the paper's benchmarks, which may still be on the hub.
+KNOWN_PROBLEMS = {"aime24": 30, "amc23": 40, "olympiadbench": 675, "math-500": 500, "gsm8k": 1319}
+# Where a step's config says how long an answer may get.
+LONGEST = {"generate": ("generation", "max_tokens"), "evaluate": ("evaluation", "max_gen_toks")}
 GIB = 2**30
 HOUR = 3600.0
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -55,19 +68,17 @@ class Cost:
 def estimate(plan: Plan, recipe: Recipe) -> dict[str, Cost]:
     """The cost of every step of a recipe's plan, by step id."""
     estimator = _Estimator(plan, recipe)
-    return {step_id: estimator.cost(step) for step_id, step in plan["steps"].items()}
+    return {step.id: estimator.cost(step) for step in plan.steps.values()}
 
 
 def total(costs: Iterable[Cost]) -> Cost:
     """Hours and disk added up, memory and scratch of the largest; None where a part is unknown."""
-    rows = list(costs)
-    return Cost(
-        gpu_hours=_joined(sum, [cost.gpu_hours for cost in rows]),
-        disk_gib=_joined(sum, [cost.disk_gib for cost in rows]),
-        gpu_memory_gib=_joined(max, [cost.gpu_memory_gib for cost in rows]),
-        host_memory_gib=_joined(max, [cost.host_memory_gib for cost in rows]),
-        scratch_gib=_joined(max, [cost.scratch_gib for cost in rows]),
-    )
+    rows, joined = list(costs), {}
+    for name in (field.name for field in fields(Cost)):
+        values = [getattr(cost, name) for cost in rows]
+        join = sum if name in ("gpu_hours", "disk_gib") else max
+        joined[name] = None if None in values else join([0.0, *values])
+    return Cost(**joined)
 
 
 def training_flops(size: ModelSize, how: dict[str, Any], tokens: float) -> float:
@@ -83,12 +94,12 @@ def training_memory(size: ModelSize, what: dict[str, Any], how: dict[str, Any], 
     none otherwise. LoRA and freezing are counted as their weights alone. Activations: each layer's input
     (gradient checkpointing) and one layer's working set, or every layer's; then the loss over the vocabulary.
     """
-    shape, stage = size.shape, how.get("deepspeed")
+    shape, stage = size.shape, how["deepspeed"]
     if shape is None:
         return None
     states = WEIGHT_BYTES / (devices if stage == "zero3" else 1)
     if what["finetuning_type"] == "full":
-        states += (TRAIN_BYTES - WEIGHT_BYTES) / (devices if stage else 1)
+        states += (TRAIN_BYTES - WEIGHT_BYTES) / (devices if stage != "none" else 1)
     tokens: int = what["cutoff_len"] * how["per_device_train_batch_size"]
     kept = LAYER_BYTES * shape.layers
     if not how["disable_gradient_checkpointing"]:
@@ -111,104 +122,146 @@ def merge_memory(size: ModelSize, dtype: str) -> float | None:
     return MERGE_BASE_BYTES + MERGE_COPIES * DTYPE_BYTES[dtype] * size.shape.largest_tensor
 
 
-def _joined(join: Callable[[list[float]], float], values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return None if len(known) < len(values) else join([0.0, *known])
+def line_count(source: ModelRef) -> int | None:
+    """Rows of a local JSON Lines file; None for a hub id, and for a file that is not there."""
+    if source.local is None or not source.local.is_file():
+        return None
+    with source.local.open("rb") as handle:
+        return sum(1 for line in handle if line.strip())
+
+
+def problem_count(spec: Problems) -> int | None:
+    """Number of problems of a source: rows of a local file up to its limit; None for a hub id without one."""
+    rows = line_count(spec.source)
+    return spec.limit if rows is None else min(rows, spec.limit or rows)
+
+
+def benchmark_problems(recipe: Recipe) -> dict[str, int]:
+    """Problems of each benchmark of the recipe's evaluation; one that is nowhere known counts as none."""
+    counts = {}
+    for name, benchmark in evaluated_benchmarks(recipe.evaluation).items():
+        rows = problem_count(benchmark) or KNOWN_PROBLEMS.get(name, 0)
+        counts[name] = min(rows, recipe.evaluation.limit or rows)
+    return counts
 
 
 class _Estimator:
-    """Costs of the steps of one plan."""
+    """Costs of the steps of one plan, from the rows and tokens that they handle."""
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
-        self.plan, self.recipe = plan, recipe
-        self.volumes = Volumes(plan, recipe)
+        self.plan, self.recipe, self.figures = plan, recipe, recipe.estimates
+        self.problems = sum(benchmark_problems(recipe).values())
+        self.prompts = problem_count(recipe.prompts) or DEFAULT_PROMPTS
 
     def cost(self, step: Step) -> Cost:
         """The cost of one step; a kind that is not known here costs nothing."""
         kinds: dict[str, Callable[[Step], Cost]] = {
-            "generate": self._generate, "filter": self._corpus, "mix": self._corpus, "train": self._train,
-            "merge": self._merge, "evaluate": self._evaluate, "bpc": self._bpc,
+            "generate": self._answering, "filter": self._corpus, "mix": self._corpus, "train": self._train,
+            "merge": self._merge, "evaluate": self._answering, "bpc": self._bpc,
         }  # fmt: skip
-        return kinds[step["kind"]](step) if step["kind"] in kinds else Cost()
+        return kinds[step.kind](step) if step.kind in kinds else Cost()
 
-    def _generate(self, step: Step) -> Cost:
-        rows, mean = self.volumes.responses(step)
-        what, flags = step["config"], step["how"]["generate"]
-        if what["backend"] == "endpoint":  # on someone else's GPUs
-            return Cost(disk_gib=rows * mean * TOKEN_TEXT_BYTES / GIB)
-        # vLLM holds as many sequences as there is memory for, but one at least.
-        return self._answering(
-            step, rows * mean, what["max_tokens"], what["dtype"], flags.get("batch_size", 1)
-        )
-
-    def _evaluate(self, step: Step) -> Cost:
-        rows, mean = self.volumes.answers(step)
-        what = step["config"]
-        batch = 1 if what.get("backend") == "vllm" else step["how"]["batch_size"]
-        return self._answering(step, rows * mean, what["max_gen_toks"], what["dtype"], batch)
-
-    def _answering(self, step: Step, tokens: float, longest: int, dtype: str, batch: int) -> Cost:
+    def _answering(self, step: Step) -> Cost:
         """Decoding: tokens / (decode_tokens_per_second of a 1B model / billions of parameters)."""
-        size, disk = self._size(step["inputs"]["model"]), tokens * TOKEN_TEXT_BYTES
+        section, longest = LONGEST[step.kind]
+        spec, (rows, mean) = step.config[section], self._answers(step)
+        size, disk = self._size(step.inputs["model"]), rows * mean * TOKEN_TEXT_BYTES
+        if spec["backend"] == "endpoint":  # on someone else's GPUs
+            return Cost(disk_gib=disk / GIB)
         if size is None:
             return self._on(step, None, disk, None)
-        hours = tokens * size.parameters / BILLION / self.recipe.estimates.decode_tokens_per_second / HOUR
-        return self._on(step, hours, disk, inference_memory(size, longest, dtype, batch))
+        # vLLM holds as many sequences as there is memory for, but one at least.
+        batch = step.how[section]["batch_size"] if spec["backend"] == "transformers" else 1
+        hours = rows * mean * size.parameters / BILLION / self.figures.decode_tokens_per_second / HOUR
+        return self._on(step, hours, disk, inference_memory(size, spec[longest], spec["dtype"], batch))
 
     def _corpus(self, step: Step) -> Cost:
-        rows, mean = self.volumes.corpus(step["id"])
+        rows, mean = self._rows(Input(step.id))
         return Cost(disk_gib=rows * mean * TOKEN_TEXT_BYTES / GIB)
 
     def _train(self, step: Step) -> Cost:
         """Training: FLOPs / (tflops x mfu)."""
-        what, how = step["config"]["train"], step["how"]["train"]
-        size = self._size(step["inputs"]["model"])
+        spec, how, size = step.config["train"], step.how["train"], self._size(step.inputs["model"])
         if size is None:
             return self._on(step, None, None, None)
-        hours = self._compute_hours(training_flops(size, how, self.volumes.trained_tokens(step)))
-        disk = size.parameters * (WEIGHT_BYTES if what["bf16"] else 4)
-        scratch = 0.0
+        rows, mean = self._rows(step.inputs["corpus"])
+        seen = rows * spec["num_train_epochs"]
+        if spec["max_steps"] > 0:
+            seen = spec["max_steps"] * spec["global_batch_size"]
+        flops = training_flops(size, how, seen * min(mean, spec["cutoff_len"]))
+        disk, scratch = size.parameters * (WEIGHT_BYTES if spec["bf16"] else 4), 0.0
         if how["save_strategy"] != "no":  # checkpoints: weights and optimizer
             scratch = (how["save_total_limit"] or 1) * size.parameters * (WEIGHT_BYTES + OPTIMIZER_BYTES)
-        devices = step["how"]["processes"] * step["how"]["nodes"]
-        cost = self._on(step, hours, disk, training_memory(size, what, how, devices))
-        return replace(cost, scratch_gib=scratch / GIB)
+        memory = training_memory(size, spec, how, step.how["processes"] * step.how["nodes"])
+        return replace(self._on(step, self._hours(flops), disk, memory), scratch_gib=scratch / GIB)
 
     def _merge(self, step: Step) -> Cost:
-        size, dtype = self._size(step["inputs"]["before"]), step["config"]["merge"]["dtype"]
+        size, dtype = self._size(step.inputs["before"]), step.config["merge"]["dtype"]
         if size is None:
             return Cost(0.0, None, 0.0, None)
-        memory = merge_memory(size, dtype)
-        return Cost(
-            disk_gib=size.parameters * DTYPE_BYTES[dtype] / GIB, host_memory_gib=memory and memory / GIB
-        )
+        memory, disk = merge_memory(size, dtype), size.parameters * DTYPE_BYTES[dtype]
+        return Cost(disk_gib=disk / GIB, host_memory_gib=memory and memory / GIB)
 
     def _bpc(self, step: Step) -> Cost:
-        """Scoring: 2 FLOPs a parameter and token."""
-        size, longest = self._size(step["inputs"]["model"]), self.recipe.generation.max_tokens
+        """Scoring: 2 FLOPs a parameter and token of all corpora."""
+        size, limit = self._size(step.inputs["model"]), self.recipe.bpc.limit or float("inf")
         if size is None:
             return self._on(step, None, 0.0, None)
-        hours = self._compute_hours(FORWARD * size.parameters * self.volumes.scored_tokens(step))
+        corpora = [self._rows(given) for role, given in step.inputs.items() if role != "model"]
+        flops = FORWARD * size.parameters * sum(min(rows, limit) * mean for rows, mean in corpora)
         memory = inference_memory(size, 0, self.recipe.evaluation.dtype)
         if memory is not None and size.shape:
-            memory += LOGIT_BYTES * longest * size.shape.vocabulary
-        return self._on(step, hours, 0.0, memory)
+            memory += LOGIT_BYTES * self.recipe.generation.max_tokens * size.shape.vocabulary
+        return self._on(step, self._hours(flops), 0.0, memory)
 
-    def _compute_hours(self, flops: float) -> float:
-        return flops / (self.recipe.estimates.tflops * 1e12 * self.recipe.estimates.mfu) / HOUR
+    def _hours(self, flops: float) -> float:
+        return flops / (self.figures.tflops * 1e12 * self.figures.mfu) / HOUR
 
     def _on(self, step: Step, hours: float | None, disk: float | None, memory: float | None) -> Cost:
         """A cost on the step's GPUs, or on the host if it has none."""
-        how = step["how"]  # a model is split over a step's GPUs, or over those of one copy
-        split = how.get("generate", {}).get("tensor_parallel", how["gpus"])
-        share = 1 if step["kind"] == "train" else max(1, split)
+        # A model is split over a step's GPUs, or over those of one copy.
+        share = 1 if step.kind == "train" else max(1, step.how.get("tensor_parallel", step.gpus))
         held = None if memory is None else memory / GIB / share
         kept = None if disk is None else disk / GIB
-        return Cost(hours, kept, held, 0.0) if step["how"]["gpus"] else Cost(0.0, kept, 0.0, held)
+        return Cost(hours, kept, held, 0.0) if step.gpus else Cost(0.0, kept, 0.0, held)
 
     def _size(self, given: Input) -> ModelSize | None:
         """Size of a model input; a trained or merged model is as large as the one it started from."""
-        while "step" in given:
-            inputs = self.plan["steps"][given["step"]]["inputs"]
+        while given.step:
+            inputs = self.plan.steps[given.step].inputs
             given = inputs.get("model") or inputs["before"]
-        return model_size(given["ref"])
+        return model_size(given.reference)
+
+    def _answers(self, step: Step) -> Rows:
+        """Prompts that a generation answers, or problems that an evaluation asks over all its tasks."""
+        section, longest = LONGEST[step.kind]
+        rows = self.prompts if step.kind == "generate" else self.problems
+        return rows, min(self._length(step), step.config[section][longest])
+
+    def _rows(self, given: Input) -> Rows:
+        """Responses, or a corpus if its filter keeps everything."""
+        if not given.step:  # responses that exist already
+            return line_count(given.reference) or DEFAULT_PROMPTS, self.figures.default_response_tokens
+        step = self.plan.steps[given.step]
+        if step.kind == "generate":
+            return self._answers(step)
+        parts = [self._rows(part) for part in step.inputs.values()]
+        if step.kind == "filter":
+            return parts[0]
+        shares = list(zip(step.config["ratios"], parts, strict=True))
+        most = min(rows / ratio for ratio, (rows, _) in shares)
+        return step.config["size"] or most, sum(ratio * tokens for ratio, (_, tokens) in shares)
+
+    def _length(self, step: Step) -> float:
+        """Mean response tokens of the model that a generate or evaluate step asks."""
+        known, made = self.figures.response_tokens, step.inputs["model"].step
+        names = [slot.partition("/")[2] for slot in self.plan.slots_of(made or step.id)]
+        if (
+            not made
+        ):  # `evaluate/STUDENT/METHOD` is the untrained student, `evaluate/ASSISTANT/before` another
+            names = [first for name in names if (first := name.split("/")[0]) not in self.recipe.assistants]
+        lengths = [known[name] for name in names if name in known]
+        learnt = self.plan.steps[made].inputs.get("corpus") if made else None
+        if learnt and not lengths:
+            return self._rows(learnt)[1]
+        return [*lengths, self.figures.default_response_tokens][0]

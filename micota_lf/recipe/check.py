@@ -7,28 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
+from itertools import combinations
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..inputs.benchmarks import load_benchmark
 from ..inputs.problems import load_problems
-from ..inputs.references import local_path, model_problem
-from ..stages.evaluate import evaluated_benchmarks
+from ..inputs.references import DataRef
+from ..inputs.weights import model_problem
 from ..system.files import read_jsonl
 from .lineage import OTHERS, accumulation, parents, training, trainings
-from .sections import ASSISTANT_ROLES, ASSISTANT_SFT, RATIO_TOLERANCE, Recipe
-
-KNOWN = 20  # names that an error lists
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """A hint naming the nearest known key, or the known keys if none is near."""
-    known = [str(k) for k in known]
-    shown = ", ".join(known[:KNOWN]) + (f", ... ({len(known)} in all)" if len(known) > KNOWN else "")
-    close = get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {shown or 'none'}"
+from .sections import RATIO_TOLERANCE, Recipe
+from .tasks import evaluated_benchmarks
 
 
 def semantic_problems(recipe: Recipe) -> list[str]:
@@ -49,35 +39,20 @@ def semantic_problems(recipe: Recipe) -> list[str]:
 
 
 def _name_problems(recipe: Recipe) -> Iterator[str]:
-    trained = [f"{student}/{corpus}" for student in recipe.students for corpus in recipe.corpora]
-    sources = [*recipe.teachers, *ASSISTANT_ROLES, *recipe.students]
-    named: list[tuple[str, Collection[str]]] = [("teachers", recipe.teachers), ("students", recipe.students)]
-    for key, names in named:
-        for name in set(names) & set(ASSISTANT_ROLES):
-            yield f"{key}.{name}: this name is reserved for the teacher assistant"
-    for key, names in (*named, ("corpora", recipe.corpora), ("tables", recipe.tables)):
+    models: dict[str, Collection[str]] = {
+        "teachers": recipe.teachers, "students": recipe.students, "assistants": recipe.assistants,
+    }  # fmt: skip
+    named: dict[str, Collection[str]] = {**models, "corpora": recipe.corpora, "tables": recipe.tables}
+    for key, names in named.items():
         for name in (name for name in names if not re.fullmatch(r"\w[\w-]{,99}", name)):
             yield f"{key}.{name}: must be letters, digits, hyphens and underscores, at most 100"
-    for name in set(recipe.teachers) & set(recipe.students):
-        yield f"students.{name}: a teacher has this name too"
-    yield from _unknown("assistant.corpus", [recipe.assistant.corpus], recipe.corpora)
-    for name, corpus in recipe.corpora.items():
-        at = f"corpora.{name}"
-        if bool(corpus.from_) == bool(corpus.mix):
-            yield f"{at}: needs either `from` (a model) or `mix` (corpora and their ratios)"
-        if corpus.from_:
-            known = [*sources, *trained] if "/" in corpus.from_ else sources
-            yield from _unknown(f"{at}.from", [corpus.from_], known)
-        if corpus.mix:
-            yield from _unknown(f"{at}.mix", corpus.mix, recipe.corpora)
-            for part, ratio in corpus.mix.items():
-                if not 0 < ratio <= 1:
-                    yield f"{at}.mix.{part}: {ratio} must lie in (0, 1]"
-                if part in recipe.corpora and recipe.corpora[part].mix:
-                    yield f"{at}.mix.{part}: a mix of a mix; name the corpora themselves"
-            total = sum(corpus.mix.values())
-            if abs(total - 1) > RATIO_TOLERANCE:
-                yield f"{at}.mix: ratios add up to {total:g}, not 1"
+    for (first, names), (second, others) in combinations(models.items(), 2):
+        for name in set(names) & set(others):
+            yield f"{second}.{name}: one of {first} has this name too"
+    trained = [f"{student}/{corpus}" for student in recipe.students for corpus in recipe.corpora]
+    for name, assistant in recipe.assistants.items():
+        yield from _unknown(f"assistants.{name}.from", [assistant.from_], trained)
+    yield from _corpus_problems(recipe, trained)
     for method, learnt in recipe.methods.items():
         yield from _unknown(f"methods.{method}", [learnt] if learnt else [], recipe.corpora)
     for table, rows in recipe.tables.items():
@@ -89,8 +64,30 @@ def _name_problems(recipe: Recipe) -> Iterator[str]:
     for student, spec in recipe.students.items():
         at = f"students.{student}.train_for"
         yield from _unknown(at, spec.train_for, [*recipe.corpora, *recipe.teachers])
-    yield from _unknown("bpc.models", recipe.bpc.models, [*recipe.teachers, "assistant", *recipe.students])
+    yield from _unknown("bpc.models", recipe.bpc.models, [*recipe.teachers, *recipe.students])
     yield from _unknown("bpc.corpora", recipe.bpc.corpora, recipe.corpora)
+
+
+def _corpus_problems(recipe: Recipe, trained: list[str]) -> Iterator[str]:
+    sources = [*recipe.teachers, *recipe.students, *recipe.assistants]
+    for name, corpus in recipe.corpora.items():
+        at = f"corpora.{name}"
+        if sum(map(bool, (corpus.from_, corpus.mix, corpus.file))) != 1:
+            yield f"{at}: needs one of `from` (a model), `mix` (corpora, their ratios) and `file` (responses)"
+        if corpus.from_:
+            known = [*sources, *trained] if "/" in corpus.from_ else sources
+            yield from _unknown(f"{at}.from", [corpus.from_], known)
+        if corpus.file and not ((path := DataRef(corpus.file).local) and path.is_file()):
+            yield f"{at}.file: no such file: {corpus.file} (a JSON Lines file, or ./ and its name)"
+        yield from _unknown(f"{at}.mix", corpus.mix, recipe.corpora)
+        for part, ratio in corpus.mix.items():
+            if not 0 < ratio <= 1:
+                yield f"{at}.mix.{part}: {ratio} must lie in (0, 1]"
+            if part in recipe.corpora and recipe.corpora[part].mix:
+                yield f"{at}.mix.{part}: a mix of a mix; name the corpora themselves"
+        total = sum(corpus.mix.values())
+        if corpus.mix and abs(total - 1) > RATIO_TOLERANCE:
+            yield f"{at}.mix: ratios add up to {total:g}, not 1"
 
 
 def _unknown(at: str, names: Iterable[str], known: Collection[str]) -> Iterator[str]:
@@ -105,17 +102,14 @@ def _cycle_problems(recipe: Recipe) -> Iterator[str]:
         TopologicalSorter({name: parents(recipe, name) for name in recipe.corpora}).prepare()
     except CycleError as error:
         circle = list(reversed(error.args[1]))
-        if circle[0] == recipe.assistant.corpus:
-            yield f"assistant.corpus: {circle[0]!r} comes from the assistant that it is to train"
-        else:
-            yield f"corpora.{circle[0]}: needs itself: {' <- '.join(circle)}"
+        yield f"corpora.{circle[0]}: needs itself: {' <- '.join(circle)}"
 
 
 def _prompt_problems(recipe: Recipe) -> Iterator[str]:
     prompts = recipe.prompts
     if "{problem}" not in prompts.template:
         yield f"prompts.template: {prompts.template!r} does not contain {{problem}}"
-    path = local_path(prompts.path, "data")
+    path = prompts.source.local
     if path is None:
         return
     if not path.is_file():
@@ -123,19 +117,13 @@ def _prompt_problems(recipe: Recipe) -> Iterator[str]:
         return
     try:
         rows = read_jsonl(path)
-    except UserError as error:
-        yield f"prompts.path: {error}"
-        return
-    if not rows:
-        yield f"prompts.path: {prompts.path} holds no prompts"
-        return
-    for field in (prompts.problem_field, prompts.answer_field):
-        bare = next((n for n, row in enumerate(rows, start=1) if row.get(field) in (None, "")), None)
-        if bare:
-            hint = nearest(field, rows[bare - 1])
-            yield f"prompts.path: {prompts.path}: row {bare} has no {field!r}; {hint}"
-            return
-    try:
+        if not rows:
+            raise UserError(f"{prompts.path} holds no prompts")
+        for column in (prompts.problem_field, prompts.answer_field):
+            bare = next((n for n, row in enumerate(rows, start=1) if row.get(column) in (None, "")), None)
+            if bare:
+                hint = nearest(column, rows[bare - 1])
+                raise UserError(f"{prompts.path}: row {bare} has no {column!r}; {hint}")
         load_problems(prompts)
     except UserError as error:
         yield f"prompts.path: {error}"
@@ -150,15 +138,14 @@ def _generation_problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _model_problems(recipe: Recipe) -> Iterator[str]:
-    refs = {f"teachers.{name}.model": spec.model for name, spec in recipe.teachers.items()}
-    refs["assistant.model"] = recipe.assistant.model
-    refs |= {f"students.{name}.model": spec.model for name, spec in recipe.students.items()}
-    merge = recipe.assistant.merge
-    if merge.preset == "pretrained":
-        if not merge.pretrained_model:
-            yield "assistant.merge.pretrained_model: the preset 'pretrained' needs one"
-        else:
-            refs["assistant.merge.pretrained_model"] = merge.pretrained_model
+    refs = {f"teachers.{name}.model": spec.reference for name, spec in recipe.teachers.items()}
+    refs |= {f"students.{name}.model": spec.reference for name, spec in recipe.students.items()}
+    for name, assistant in recipe.assistants.items():
+        at = f"assistants.{name}.merge.pretrained_model"
+        if assistant.merge.pretrained:
+            refs[at] = assistant.merge.pretrained
+        elif assistant.merge.preset == "pretrained":
+            yield f"{at}: the preset 'pretrained' needs one"
     for at, ref in refs.items():
         problem = model_problem(ref, chat=not at.endswith("pretrained_model"))
         if problem:
@@ -166,24 +153,20 @@ def _model_problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _benchmark_problems(recipe: Recipe) -> Iterator[str]:
-    spec = recipe.evaluation
-    if spec.include_path and not Path(spec.include_path).is_dir():
-        yield f"evaluation.include_path: no such directory: {spec.include_path}"
-        return
     try:
-        for found in evaluated_benchmarks(spec).values():
-            if local_path(found.path, "data"):
+        for found in evaluated_benchmarks(recipe.evaluation).values():
+            if found.source.local:
                 load_benchmark(found)
     except UserError as error:
-        yield f"evaluation: {error}"
+        yield f"evaluation{'.' if str(error).startswith('include_path') else ': '}{error}"
 
 
 def _training_problems(recipe: Recipe) -> Iterator[str]:
     found: dict[str, None] = {}
-    for model, corpus in trainings(recipe):
-        at = "assistant.train" if model == ASSISTANT_SFT else f"students.{model}.train"
+    for student, corpus in trainings(recipe):
+        at = f"students.{student}.train"
         try:
-            settings = training(recipe, model, corpus)
+            settings = training(recipe, student, corpus)
             accumulation(recipe, settings)
             if settings.deepspeed != "none" and settings.use_cpu:  # transformers then never starts DeepSpeed
                 found[f"{at}.deepspeed: {settings.deepspeed} cannot train with use_cpu"] = None

@@ -3,36 +3,44 @@
     recipe = load_recipe("recipes/tiny.yaml", ["generation.max_tokens=128"])
 
 A layer is a file, each file that it `extends:` (once, even if several extend it), and last the overrides
-(`key.path=value`). Each layer is checked on its own, so that an error names the file that holds it. A
-teacher, student or corpus set to null in a later layer is removed; `methods` and `tables` of a later file
-replace those of an earlier one. What the values mean together is checked by `check.py`.
+(`key.path=value`). OmegaConf lays them over each other, pydantic checks what comes out, and an error names
+the layer that holds the value. A teacher, student, assistant or corpus set to null in a later layer is
+removed; `methods` and `tables` of a later file replace those of an earlier one. What the values mean
+together is checked by `check.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import keyword
 import math
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cache, reduce
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from .. import recipe as schema
-from ..errors import RecipeError
-from ..system.files import NO_TEXT, is_text
-from .check import nearest, semantic_problems
+from ..errors import RecipeError, nearest
+from ..inputs.problems import Prompts
+from ..system.files import NO_TEXT
+from .check import semantic_problems
 from .sections import Recipe
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 OVERRIDES = "command line"
 MAX_NODES = 100_000  # of a file, its aliases written out
-REFUSED = object()  # a value of the wrong type: left out, so that the rest can still be checked
+REMOVABLE = ("teachers", "students", "assistants", "corpora")
+Layers = list[tuple[str, dict[str, Any]]]
+Problems = list[tuple[str, str]]  # dotted key, words
+# pydantic's error types in the words of this library, with its own figures in them.
+WORDS = {
+    "greater_than": "must be above {gt:g}", "greater_than_equal": "must be {ge:g} or more",
+    "less_than_equal": "must be {le:g} or less", "finite_number": "must be a finite number",
+    "literal_error": "must be {expected}", "string_unicode": NO_TEXT, "value_error": "{error}",
+    "dataclass_type": "is not a mapping", "dict_type": "is not a mapping",
+}  # fmt: skip
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -40,45 +48,74 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return load_layers(path, overrides)[0]
 
 
-def load_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[tuple[str, Any]]]:
-    """The recipe as `load_recipe` gives it, and its layers, later ones last, as (file, checked values)."""
+def load_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Layers]:
+    """The recipe as `load_recipe` gives it, and its layers, later ones last, as (file, raw values)."""
     problems: list[str] = []
     layers = _file_layers(Path(path), problems, (), set())
     if problems:  # without its files, most of a recipe would look missing
         raise RecipeError(problems)
     layers.append((OVERRIDES, _from_dots(overrides, problems)))
-    checked = [(where, _checked_section(Recipe, raw, where, "", problems)) for where, raw in layers]
-    recipe = _build([values for _, values in checked], str(path), problems)
-    if recipe is not None and not problems:  # limits of interpolated values, which are known only now
-        _checked_section(Recipe, dataclasses.asdict(recipe), str(path), "", problems)
+    recipe, found = _checked(*_merged([values for _, values in layers]))
     if recipe is not None:
-        found = [problem.partition(": ") for problem in semantic_problems(recipe)]
-        problems += [f"{origin(checked, key) or path}: {key}: {words}" for key, _, words in found]
+        found += [(key, words) for key, _, words in map(_parted, semantic_problems(recipe))]
+    problems += [f"{origin(layers, key) or path}: {key}: {words}" for key, words in found]
+    if problems or recipe is None:
+        raise RecipeError(list(dict.fromkeys(problems)))
+    return recipe, layers
+
+
+def settings(overrides: Sequence[str], **given: Any) -> Recipe:
+    """A recipe of settings alone, for one stage: values that need no other are checked, names are not."""
+    problems: list[str] = []
+    layers: Layers = [("", given), (OVERRIDES, _from_dots(overrides, problems))]
+    recipe, found = _checked(*_merged([values for _, values in layers]))
+    problems += [f"{OVERRIDES}: {key}: {words}" for key, words in found]
     if problems or recipe is None:
         raise RecipeError(problems)
-    return recipe, checked
+    return recipe
 
 
-def section_from(cls: type, items: Sequence[str], where: str = OVERRIDES) -> Any:
-    """One section (such as `Train`) from `key=value` words. Raises RecipeError as `load_recipe` does."""
-    problems: list[str] = []
-    raw = _from_dots(items, problems)
-    if problems:
-        raise RecipeError(problems)
-    return section_of(cls, raw, where)
+def schema() -> dict[str, Any]:
+    """The JSON Schema of recipe files: a file may leave out anything that another one gives."""
+    made = _adapter().json_schema()
+
+    def loosened(node: Any) -> Any:
+        if isinstance(node, list):
+            return [loosened(one) for one in node]
+        if not isinstance(node, dict):
+            return node
+        return {key: loosened(value) for key, value in node.items() if key != "required"}
+
+    made = loosened(made)
+    for name in REMOVABLE:  # null removes
+        entries = made["properties"][name]
+        entries["additionalProperties"] = {"anyOf": [entries["additionalProperties"], {"type": "null"}]}
+    files: list[Any] = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    made["properties"]["extends"] = {"anyOf": files, "description": "Recipe files laid below this one."}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
-def section_of(cls: type, raw: dict[str, Any], where: str = OVERRIDES) -> Any:
-    """One section from a mapping, checked like a recipe. Raises RecipeError."""
-    problems: list[str] = []
-    values = _checked_section(cls, raw, where, "", problems)
-    if problems:
-        raise RecipeError(problems)
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+def origin(layers: Layers, key: str) -> str | None:
+    """The last layer (as `load_layers` gives them) that sets a dotted key, or None."""
+    for where, values in reversed(layers):
+        node: Any = values
+        for part in key.split("."):
+            node = node.get(part, layers) if isinstance(node, dict) else layers
+        if node is not layers:
+            return where
+    return None
 
 
-def _from_dots(items: Sequence[str], problems: list[str]) -> Any:
+def _parted(problem: str) -> tuple[str, str, str]:
+    return problem.partition(": ")
+
+
+def _from_dots(items: Sequence[str], problems: list[str]) -> dict[str, Any]:
     """`key.path=value` words as a nested mapping."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
     layer = OmegaConf.create()
     for item in items:
         if "=" not in item:
@@ -88,16 +125,18 @@ def _from_dots(items: Sequence[str], problems: list[str]) -> Any:
             layer.merge_with_dotlist([item])
         except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
             problems.append(f"{OVERRIDES}: {item!r}: {_first_line(error)}")
-    return OmegaConf.to_container(layer)
+    made: Any = OmegaConf.to_container(layer)
+    return {str(key): value for key, value in made.items()}
 
 
-def _file_layers(
-    path: Path, problems: list[str], children: tuple[Path, ...], read: set[Path]
-) -> list[tuple[str, Any]]:
+def _file_layers(path: Path, problems: list[str], children: tuple[Path, ...], read: set[Path]) -> Layers:
     """The layers of a file that `children` extend: those that it extends first, then its own.
 
     A file in `read` has its layer already.
     """
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
     try:
         home = path.resolve()
         if home in children:
@@ -120,14 +159,15 @@ def _file_layers(
     if not all(isinstance(parent, str) for parent in parents):
         problems.append(f"{path}: extends: {given!r} is not a file name or a list of them")
         return []
-    layers = []
-    for parent in parents:
-        layers += _file_layers(path.parent / parent, problems, (*children, home), read)
-    return [*layers, (str(path), raw)]
+    below = [_file_layers(path.parent / parent, problems, (*children, home), read) for parent in parents]
+    return [*(layer for layers in below for layer in layers), (str(path), raw)]
 
 
 def _read_yaml(path: Path) -> Any:
     """A file's YAML as plain data. Raises ValueError for aliases that explode and for endless nesting."""
+    import yaml
+    from omegaconf import OmegaConf
+
     text = path.read_text(encoding="utf-8")
     try:
         node = yaml.compose(text, yaml.SafeLoader)
@@ -144,141 +184,98 @@ def _nodes(node: Any, known: dict[int, float]) -> float:
     """How many nodes a YAML tree has with its aliases written out; infinite for one that holds itself."""
     if id(node) not in known:
         known[id(node)] = math.inf
-        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = node.value if hasattr(node, "value") and isinstance(node.value, list) else []
         parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
         known[id(node)] = 1 + sum(_nodes(part, known) for part in parts)
     return known[id(node)]
 
 
-def _checked_section(cls: type, raw: Any, where: str, at: str, problems: list[str]) -> dict[str, Any]:
-    """`raw` with every key known and every value of the right type and within its limit."""
-    if not isinstance(raw, dict):
-        problems.append(f"{where}: {at or 'recipe'}: {raw!r} is not a mapping")
-        return {}
-    fields, hints = _fields(cls)
-    out: dict[str, Any] = {}
-    for key, value in raw.items():
-        path = f"{at}.{key}" if at else str(key)
-        name = f"{key}_" if keyword.iskeyword(str(key)) else str(key)
-        if name not in fields:
-            problems.append(f"{where}: {path}: unknown key; {nearest(str(key), [_key(n) for n in fields])}")
-            continue
-        checked = _checked_value(fields[name], hints[name], value, (where, path, name), cls, problems)
-        if checked is not REFUSED:
-            out[name] = checked
-    return out
+def _merged(layers: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], Problems]:
+    """The layers laid over the defaults and each other, interpolations resolved, what is null removed."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-
-def _checked_value(
-    spec: dataclasses.Field[Any],
-    hint: Any,
-    value: Any,
-    place: tuple[str, str, str],
-    cls: type,
-    problems: list[str],
-) -> Any:
-    """One value, checked by its field; nested sections are walked."""
-    where, path, name = place
-    section = getattr(schema, spec.metadata["partial"]) if "partial" in spec.metadata else hint
-    item = get_args(hint)[1] if get_origin(hint) is dict else None
-    many = dataclasses.is_dataclass(item) or get_origin(item) is dict
-    if many:
-        section = section if "partial" in spec.metadata else item
-    if dataclasses.is_dataclass(section) and isinstance(section, type):
-        if not many:
-            return _checked_section(section, value, where, path, problems)
-        if not isinstance(value, dict):
-            problems.append(f"{where}: {path}: {value!r} is not a mapping of names")
-            return {}
-        return {
-            str(k): None if v is None else _checked_section(section, v, where, f"{path}.{k}", problems)
-            for k, v in value.items()
-        }
-    if isinstance(value, str) and "${" in value:
-        return value  # an interpolation: typed when the layers are merged
-    if value is False and "no" in get_args(hint):
-        value = "no"  # YAML reads an unquoted `no` as false
-    try:
-        leaf = OmegaConf.merge(_blank(cls), {name: value})
-        typed = OmegaConf.to_container(leaf)[name]  # type: ignore[index, call-overload]
-    except (OmegaConfBaseException, TypeError) as error:
-        problems.append(f"{where}: {path}: {value!r}: {_first_line(error)}")
-        return REFUSED
-    if isinstance(typed, float) and not math.isfinite(typed):
-        problems.append(f"{where}: {path}: {value!r} must be a finite number")
-        return REFUSED
-    if isinstance(typed, str) and not is_text(typed):
-        problems.append(f"{where}: {path}: {value!r} {NO_TEXT}")
-        return REFUSED
-    check = spec.metadata.get("check")
-    if check and typed is not None and not check(typed):
-        problems.append(f"{where}: {path}: {value!r} {spec.metadata['says']}")
-    return typed
-
-
-def _build(layers: list[dict[str, Any]], where: str, problems: list[str]) -> Recipe | None:
-    """Merge checked layers into the frozen recipe; None, with the reasons added, if that cannot be done."""
+    defaults = asdict(Recipe("", Prompts("")))
+    for required in (defaults, defaults["prompts"]):
+        del required["name" if "name" in required else "path"]
     *files, overrides = layers
     # The rows of tables are one list: a file that gives them replaces those of the files that it extends, and
     # with its own methods a file leaves theirs behind.
-    methods: dict[str, str | None] = schema.paper_methods()
-    tables: dict[str, Any] = {}
+    rows: dict[str, Any] = {"methods": defaults.pop("methods"), "tables": defaults.pop("tables")}
     for layer in files:
-        methods, tables = layer.get("methods", methods), {} if "methods" in layer else tables
-        tables = layer.get("tables", tables)
-    for layer in files:
-        layer |= {"methods": methods, "tables": tables}
-    plain = OmegaConf.to_container(OmegaConf.merge(*files, overrides))
-    assert isinstance(plain, dict)
-    gone = {name for name, spec in (plain.get("students") or {}).items() if spec is None}
-    for section in ("teachers", "students", "corpora"):
-        plain[section] = {k: v for k, v in (plain.get(section) or {}).items() if v is not None}
-    for rows in plain["tables"].values():
-        for student in gone & set(rows or {}):
-            del rows[student]
-    try:
-        config = OmegaConf.merge(OmegaConf.structured(Recipe), plain)
-        missing = sorted(OmegaConf.missing_keys(config))
-        # A key whose value was refused is left out of the build: it has its line already.
-        problems += [
-            f"{where}: {key}: missing, and it has no default"
-            for key in missing
-            if not any(f": {key}:" in problem for problem in problems)
-        ]
-        built = None if missing else OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        at = f"{error.full_key}: " if error.full_key else ""
-        problems.append(f"{where}: {at}{_first_line(error)}")
-        return None
-    assert built is None or isinstance(built, Recipe)
-    return built
+        rows = {**rows, **({"tables": {}} if "methods" in layer else {})}
+        rows |= {key: layer[key] for key in rows if key in layer}
+    plain = [{key: value for key, value in layer.items() if key not in rows} for layer in files]
+    config = OmegaConf.merge(defaults, *plain, rows, overrides)
+    problems: Problems = []
+    made: Any = None
+    while made is None:
+        try:
+            made = OmegaConf.to_container(config, resolve=True)
+        except OmegaConfBaseException as error:
+            problems.append((str(error.full_key), _first_line(error)))
+            home, _, key = str(error.full_key).rpartition(".")
+            del OmegaConf.select(config, home)[key]
+    gone = {name for name, spec in (made["students"] or {}).items() if spec is None}
+    for key in REMOVABLE:
+        if isinstance(made[key] or {}, dict):
+            made[key] = {name: spec for name, spec in (made[key] or {}).items() if spec is not None}
+    for table in made["tables"].values() if isinstance(made["tables"], dict) else ():
+        for student in gone & set(table if isinstance(table, dict) else ()):
+            del table[student]
+    return {str(key): value for key, value in made.items()}, problems
 
 
-def origin(layers: Sequence[tuple[str, Any]], key: str) -> str | None:
-    """The last layer (as `load_layers` gives them) that sets a dotted key, or None."""
-    for where, values in reversed(layers):
-        node = values
-        for part in key.split("."):
-            name = f"{part}_" if keyword.iskeyword(part) else part
-            node = node.get(name, layers) if isinstance(node, dict) else layers
-        if node is not layers:
-            return str(where)
-    return None
+def _checked(values: dict[str, Any], found: Problems) -> tuple[Recipe | None, Problems]:
+    """The recipe and what is wrong with single values, as (key, words).
+
+    A value that is refused is left out, so that what the others mean together can be checked too; where one
+    that has no default is missing, there is no recipe.
+    """
+    from pydantic import ValidationError
+
+    while True:
+        try:
+            return _adapter().validate_python(values), found
+        except ValidationError as error:
+            refused = error.errors(include_url=False)
+            found += [one for one in map(_described, refused) if one[0] not in dict(found)]
+            if any(one["type"].startswith("missing") for one in refused):
+                return None, found
+            for one in refused:  # of a list, all of it goes
+                *path, last = map(str, takewhile(lambda part: isinstance(part, str), one["loc"]))
+                reduce(lambda node, part: node.get(part, {}), path, values).pop(last, None)
+
+
+def _described(error: Any) -> tuple[str, str]:
+    """An error of pydantic as a dotted key and words."""
+    place = [part for part in error["loc"] if part != "[key]"]
+    key = ".".join(map(str, place))
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return key, f"unknown key; {nearest(str(place[-1]), _known_keys(place[:-1]))}"
+    if error["type"].startswith("missing"):
+        return key, "missing, and it has no default"
+    words = WORDS.get(error["type"], "").format(**error.get("ctx", {}))
+    return key, f"{error['input']!r} {words or error['msg'].removeprefix('Input ')}"
+
+
+def _known_keys(place: list[str]) -> Iterator[str]:
+    """Keys of the section at a place, from the schema."""
+    whole = _adapter().json_schema()
+    node = whole
+    for part in (*place, None):
+        while "$ref" in node:
+            node = whole["$defs"][node["$ref"].rpartition("/")[2]]
+        if part is not None:
+            node = node.get("properties", {}).get(part) or node["additionalProperties"]
+    yield from node["properties"]
 
 
 @cache
-def _blank(cls: type) -> Any:
-    return OmegaConf.structured(cls)
+def _adapter() -> TypeAdapter[Recipe]:
+    from pydantic import TypeAdapter
 
-
-@cache
-def _fields(cls: type) -> tuple[dict[str, dataclasses.Field[Any]], dict[str, Any]]:
-    return {f.name: f for f in dataclasses.fields(cls)}, get_type_hints(cls)
-
-
-def _key(name: str) -> str:
-    """The YAML key of a field name (`from_` is written `from`)."""
-    return name.removesuffix("_")
+    return TypeAdapter(Recipe)
 
 
 def _first_line(error: Exception) -> str:

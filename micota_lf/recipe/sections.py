@@ -1,8 +1,8 @@
 """The recipe: everything that decides a run's results, as frozen dataclasses.
 
-One class a section of the YAML; field names are the YAML keys (`lambda_` and `from_` stand for `lambda`
-and `from`, which Python reserves). Inside `train` and `merge` the keys are LLaMA-Factory's and
-mergekit's own. Limits stand beside the fields and are checked by `load.py`, which builds these objects:
+One class a section of the YAML; field names are the YAML keys (`lambda_` and `from_` stand for `lambda` and
+`from`, which Python reserves). Inside `train` and `merge` the keys are LLaMA-Factory's and mergekit's own.
+Limits and the mark `How` (a way of running, which enters no step's identity) stand in the types:
 
     recipe = load_recipe("recipes/tiny.yaml", ["students.student-s.train.learning_rate=1e-3"])
     recipe.students["student-s"].model
@@ -10,87 +10,77 @@ mergekit's own. Limits stand beside the fields and are checked by `load.py`, whi
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, get_type_hints
 from urllib.parse import urlsplit
 
-MISSING = "???"  # OmegaConf's mark of a value that must be given
+from annotated_types import Ge
+from pydantic import AfterValidator, BeforeValidator, Strict
 
-Partial = dict[str, Any]
-"""Some keys of `Train` or `Filter`, to be laid over the section's own values."""
-
-# Roles of the teacher assistant that a corpus or a BPC table can name beside teachers and students.
-ASSISTANT, ASSISTANT_SFT, ASSISTANT_MERGED = "assistant", "assistant-sft", "assistant-merged"
-ASSISTANT_ROLES = (ASSISTANT, ASSISTANT_SFT, ASSISTANT_MERGED)
+from ..inputs.benchmarks import Benchmark
+from ..inputs.problems import Prompts
+from ..inputs.references import ModelRef
+from ..system.fields import Count, How, Natural, NotNegative, Part, Positive, Share, keys_of, section
 
 RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
+Dtype = Literal["bfloat16", "float16", "float32"]
+Verdict = Literal["legacy", "symbolic"]
 
 
-def limited(default: Any, check: Callable[[Any], bool], says: str) -> Any:
-    """A field with a limit: `check(value)` must hold, else the error says `says`."""
-    return field(default=default, metadata={"check": check, "says": says})
+def _server(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("must be http(s) addresses without user and password")
+    return url
 
 
-def positive(default: Any) -> Any:
-    """A field whose value must be above zero."""
-    return limited(default, lambda v: v > 0 and math.isfinite(v), "must be above 0")
+def _steps(number: int) -> int:
+    if not number:
+        raise ValueError("must be -1 (no limit) or above 0")
+    return number
 
 
-def not_negative(default: Any) -> Any:
-    """A field whose value must be zero or more."""
-    return limited(default, lambda v: v >= 0 and math.isfinite(v), "must be 0 or more")
+# LLaMA-Factory's arguments that the library decides: they follow from the recipe or from the step.
+DECIDED = (
+    "model_name_or_path", "model_revision", "trust_remote_code", "stage", "do_train", "dataset",
+    "dataset_dir", "media_dir", "tokenized_path", "output_dir", "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "gradient_accumulation_steps", "default_system", "include_num_input_tokens_seen",
+)  # fmt: skip
 
 
-def share(default: Any) -> Any:
-    """A field whose value must lie in [0, 1]."""
-    return limited(default, lambda v: 0 <= v <= 1, "must lie between 0 and 1")
+def _extra(values: dict[str, Any]) -> dict[str, Any]:
+    stated = [f"train.{key}" for key in values if key in get_type_hints(Train)]
+    if stated:
+        raise ValueError(f"overrides what the recipe states: set {', '.join(stated)}")
+    decided = [key for key in values if key in DECIDED]
+    if decided:
+        raise ValueError(f"overrides what follows from the recipe or the step: {', '.join(decided)}")
+    return values
 
 
-def partial_of(section: str) -> Any:
-    """A mapping with some keys of another section, laid over it where it is used."""
-    return field(default_factory=dict, metadata={"partial": section})
+def _names_directories(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]{,99}", name):
+        words = "must be letters, digits, dots, hyphens and underscores, at most 100: it names directories"
+        raise ValueError(words)
+    return name
 
 
-@dataclass(frozen=True)
-class Problems:
-    """Problems with answers: a JSONL file, `tiny:NAME`, or a data set id on the hub."""
-
-    path: str = MISSING
-    revision: str | None = None
-    subset: str | None = None
-    split: str = "train"
-    id_field: str = "id"
-    problem_field: str = "problem"
-    answer_field: str = "answer"
-    limit: int | None = positive(None)
-
-
-@dataclass(frozen=True)
-class Prompts(Problems):
-    """Training problems and how a model is asked for a response to one."""
-
-    # The official repository's instruction (OPPO-PersonalAI/MiCoTA); the paper does not give one.
-    template: str = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
-    system: str | None = None
-
-
-@dataclass(frozen=True)
+@section
 class Model:
     """A model that is used as it is: a strong teacher, or the short-CoT model of Mix-Long."""
 
-    model: str = MISSING
+    model: str
     revision: str | None = None
 
+    @property
+    def reference(self) -> ModelRef:
+        """The model and its revision."""
+        return ModelRef(self.model, self.revision)
 
-def _is_server(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
 
-
-@dataclass(frozen=True)
+@section
 class Generation:
     """How responses are sampled. Greedy and 16K tokens are the paper's (section 4.2).
 
@@ -101,35 +91,21 @@ class Generation:
 
     backend: Literal["transformers", "vllm", "endpoint", "fake"] = "transformers"
     prompt_format: Literal["chat", "raw"] = "chat"
-    max_tokens: int = positive(16384)
-    temperature: float = not_negative(0.0)
-    top_p: float = share(1.0)
-    seed: int = not_negative(0)
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    # Below: how, not what. These do not enter a step's identity.
-    batch_size: int = positive(64)  # of `transformers`
-    gpu_memory_utilization: float = limited(0.9, lambda v: 0 < v <= 1, "must lie in (0, 1]")  # of `vllm`
-    endpoints: list[str] = field(
-        default_factory=list,
-        metadata={
-            "check": lambda urls: all(map(_is_server, urls)),
-            "says": "must be http(s) addresses without user and password",
-        },
-    )
-    api_key_env: str | None = None  # the environment variable that holds the endpoints' key
+    max_tokens: Count = 16384
+    temperature: NotNegative = 0.0
+    top_p: Share = 1.0
+    seed: Natural = 0
+    dtype: Dtype = "bfloat16"
+    batch_size: How[Count] = 64
+    """Of `transformers`."""
+    gpu_memory_utilization: How[Part] = 0.9
+    """Of `vllm`."""
+    endpoints: How[list[Annotated[str, AfterValidator(_server)]]] = field(default_factory=list)
+    api_key_env: How[str | None] = None
+    """The environment variable that holds the endpoints' key."""
 
 
-def sampling_settings(sampling: Generation) -> dict[str, Any]:
-    """The settings that decide responses, for hashes; a value that came later is there only if it is set."""
-    settings = asdict(sampling)
-    for how in ("batch_size", "gpu_memory_utilization", "endpoints", "api_key_env"):
-        del settings[how]
-    if settings["prompt_format"] == Generation.prompt_format:
-        del settings["prompt_format"]
-    return settings
-
-
-@dataclass(frozen=True)
+@section
 class Filter:
     """Which responses become training rows (paper equation 1): right, finished, not too long.
 
@@ -138,52 +114,85 @@ class Filter:
     """
 
     verdict: Literal["legacy", "symbolic", "none"] = "symbolic"
-    max_tokens: int | None = positive(None)
+    max_tokens: Count | None = None
 
 
-@dataclass(frozen=True)
+@section
 class Train:
-    """Supervised fine-tuning, in LLaMA-Factory's key names; `global_batch_size` is ours.
+    """Supervised fine-tuning, in LLaMA-Factory's key names; `global_batch_size` is ours (appendix 6.2).
 
     The gradient accumulation is derived: global_batch_size / (per_device_train_batch_size x devices).
     Without `check_template`, a template that trains other tokens than inference meets is only warned of.
-    `extra` takes any other LLaMA-Factory argument.
+    `extra` takes any other LLaMA-Factory argument that neither the recipe states nor the library decides.
     """
 
-    global_batch_size: int = positive(32)
-    learning_rate: float = positive(1.0e-5)
-    num_train_epochs: float = positive(2.0)
-    max_steps: int = limited(-1, lambda v: v == -1 or v > 0, "must be -1 (no limit) or above 0")
+    global_batch_size: Count = 32
+    learning_rate: Positive = 1.0e-5
+    num_train_epochs: Positive = 2.0
+    max_steps: Annotated[int, Strict(), Ge(-1), AfterValidator(_steps)] = -1
     lr_scheduler_type: str = "cosine"
-    warmup_steps: float = not_negative(0.0)
-    weight_decay: float = not_negative(0.01)
-    max_grad_norm: float = not_negative(1.0)
+    warmup_steps: NotNegative = 0.0
+    weight_decay: NotNegative = 0.01
+    max_grad_norm: NotNegative = 1.0
     optim: str = "adamw_torch"
-    adam_beta1: float = share(0.9)
-    adam_beta2: float = share(0.999)
-    cutoff_len: int = positive(16384)
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.999
+    cutoff_len: Count = 16384
     template: str = "qwen"
     finetuning_type: Literal["full", "lora", "freeze"] = "full"
     bf16: bool = True
     packing: bool = False
     flash_attn: str = "auto"
-    seed: int = not_negative(42)
-    extra: dict[str, Any] = field(default_factory=dict)
-    # Below: how, not what. These do not enter a step's identity.
-    per_device_train_batch_size: int = positive(1)
-    deepspeed: Literal["none", "zero2", "zero3"] = "none"
-    check_template: bool = True
-    use_cpu: bool = False
-    disable_gradient_checkpointing: bool = False
-    save_steps: int = positive(500)
-    save_strategy: Literal["no", "steps", "epoch"] = "steps"
-    save_total_limit: int | None = positive(1)
-    logging_steps: int = positive(1)
+    seed: Natural = 42
+    extra: Annotated[dict[str, Any], AfterValidator(_extra)] = field(default_factory=dict)
+    per_device_train_batch_size: How[Count] = 1
+    deepspeed: How[Literal["none", "zero2", "zero3"]] = "none"
+    check_template: How[bool] = True
+    use_cpu: How[bool] = False
+    disable_gradient_checkpointing: How[bool] = False
+    save_steps: How[Count] = 500
+    # YAML reads an unquoted `no` as false.
+    save_strategy: How[
+        Annotated[Literal["no", "steps", "epoch"], BeforeValidator(lambda v: "no" if v is False else v)]
+    ] = "steps"
+    save_total_limit: How[Count | None] = 1
+    logging_steps: How[Count] = 1
 
 
-@dataclass(frozen=True)
+# Some keys of a section, to be laid over its own values.
+FilterKeys: TypeAlias = dict[str, Any]
+TrainKeys: TypeAlias = dict[str, Any]
+if not TYPE_CHECKING:
+    FilterKeys, TrainKeys = keys_of(Filter), keys_of(Train)
+
+
+class MergeMethod(NamedTuple):
+    """A method of mergekit: the keys that it takes beside weight, and where it was published."""
+
+    paper: str
+    parameters: tuple[str, ...] = ()  # of each model
+    options: tuple[str, ...] = ("lambda", "int8_mask")  # of the merge
+    base: bool = True  # whether there is a base model whose task vectors are merged
+
+
+MERGE_METHODS = {
+    "dare_ties": MergeMethod("arXiv 2311.03099", ("density",), ("lambda", "int8_mask", "rescale")),
+    "dare_linear": MergeMethod("arXiv 2311.03099", ("density",), ("lambda", "int8_mask", "rescale")),
+    "ties": MergeMethod("arXiv 2306.01708", ("density",)),
+    "task_arithmetic": MergeMethod("arXiv 2212.04089"),
+    "linear": MergeMethod("arXiv 2203.05482", (), (), base=False),
+}
+
+
+def _merge_method(name: str) -> str:
+    if name not in MERGE_METHODS:
+        raise ValueError(f"is not one of {', '.join(MERGE_METHODS)}")
+    return name
+
+
+@section
 class Merge:
-    """Merging the assistant before and after fine-tuning, in mergekit's key names.
+    """Merging an assistant before and after fine-tuning, in mergekit's key names (paper section 3.2).
 
     `instruct`: one task vector over the assistant's starting point; weight 0.5 halves it.
     `pretrained`: two vectors (before, after) over `pretrained_model`, where TIES' sign consensus acts.
@@ -194,94 +203,87 @@ class Merge:
     preset: Literal["instruct", "pretrained"] = "instruct"
     pretrained_model: str | None = None
     pretrained_revision: str | None = None
-    merge_method: Literal["dare_ties", "dare_linear", "ties", "task_arithmetic", "linear"] = "dare_ties"
+    merge_method: Annotated[str, AfterValidator(_merge_method)] = "dare_ties"
     weight: float = 0.5
-    density: float = limited(0.5, lambda v: 0 < v <= 1, "must lie in (0, 1]")
+    density: Part = 0.5
     normalize: bool = False
     rescale: bool = True
     lambda_: float = 1.0
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    seed: int = not_negative(42)
-    health_prompts: int = not_negative(4)
+    dtype: Dtype = "bfloat16"
+    seed: Natural = 42
+    health_prompts: Natural = 4
+
+    @property
+    def pretrained(self) -> ModelRef | None:
+        """The model that both task vectors start from, with the preset of that name."""
+        used = self.preset == "pretrained" and self.pretrained_model
+        return ModelRef(self.pretrained_model or "", self.pretrained_revision) if used else None
 
 
-@dataclass(frozen=True)
+@section
 class Assistant:
-    """The teacher assistant: fine-tuned on `corpus`, then merged with its earlier self."""
+    """A teacher assistant: the training that `from` names (STUDENT/CORPUS), merged with its start."""
 
-    model: str = MISSING
-    revision: str | None = None
-    corpus: str = MISSING
-    train: Partial = partial_of("Train")
+    from_: str
     merge: Merge = field(default_factory=Merge)
 
 
-@dataclass(frozen=True)
+@section
 class Corpus:
-    """Training rows: the filtered responses of one model (`from`), or a mix of other corpora."""
+    """Training rows: the filtered responses of a model (`from`) or of a `file`, or a `mix` of other corpora.
 
-    from_: str | None = None
-    filter: Partial = partial_of("Filter")
-    mix: dict[str, float] = field(default_factory=dict)
-    size: int | None = positive(None)
-    seed: int = not_negative(0)
-
-
-@dataclass(frozen=True)
-class Student:
-    """A model to distil into. `train_for` overrides `train` by corpus name or by teacher name."""
-
-    model: str = MISSING
-    revision: str | None = None
-    train: Partial = partial_of("Train")
-    train_for: dict[str, Partial] = partial_of("Train")
-
-
-@dataclass(frozen=True)
-class Benchmark(Problems):
-    """Test problems of one benchmark, and how its answer column is read.
-
-    `answer_format`: `plain` text or number, `gsm8k` (what follows `####`), `list` (several answers).
-    `legacy_rule`: string match of the paper's lineage: `hendrycks`, or `number`, which first drops leading
-    zeros and a trailing `.0`. A local file has no subset, split or revision.
+    `from` names a teacher, a student (untrained), STUDENT/CORPUS (the student trained on that corpus) or an
+    assistant. A file holds responses that exist already: JSON Lines with `prompt`, `response` and, for a
+    filter by verdict, `answer`.
     """
 
-    split: str = "test"
-    answer_format: Literal["plain", "gsm8k", "list"] = "plain"
-    legacy_rule: Literal["hendrycks", "number"] = "hendrycks"
-    licence: str = ""
+    from_: str | None = None
+    file: str | None = None
+    filter: FilterKeys = field(default_factory=dict)
+    mix: dict[str, float] = field(default_factory=dict)
+    size: Count | None = None
+    seed: Natural = 0
 
 
-@dataclass(frozen=True)
+@section
+class Student(Model):
+    """A model to distil into. `train_for` overrides `train` by corpus name or by teacher name."""
+
+    train: TrainKeys = field(default_factory=dict)
+    train_for: dict[str, TrainKeys] = field(default_factory=dict)
+
+
+@section
 class Evaluation:
     """lm-eval tasks (name to column title) and how they are run; `verdict` fills the table.
 
-    `benchmarks` says where the tasks' problems are (a task file names its benchmark in its metadata; one
-    without an entry here is the package's); with `data_dir`, those on the hub are read from
-    `data_dir/NAME/test.jsonl` instead. Training prompts are searched for runs of `overlap_words` words that
-    they share with test problems (null: they are not). `backend` is how lm-eval runs a model, for BPC too:
-    with transformers, or with vLLM in its own process.
+    `benchmarks` says where the tasks' problems are (a benchmark NAME, here or in the package's data_info, is
+    the task `micota_NAME`; a task file of `include_path` names its benchmark in its metadata); with
+    `data_dir`, those on the hub are read from `data_dir/NAME/test.jsonl` instead. Training prompts are
+    searched for runs of `overlap_words` words that they share with test problems (null: they are not).
+    `backend` is how lm-eval runs a model, for BPC too: with transformers, or with vLLM in its own process.
     """
 
     tasks: dict[str, str] = field(default_factory=dict)
     benchmarks: dict[str, Benchmark] = field(default_factory=dict)
     data_dir: str | None = None
     include_path: str | None = None
-    max_gen_toks: int = positive(16384)
-    limit: int | None = positive(None)
-    verdict: Literal["legacy", "symbolic"] = "symbolic"
-    overlap_words: int | None = positive(13)
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    seed: int = not_negative(1234)
+    max_gen_toks: Count = 16384
+    limit: Count | None = None
+    verdict: Verdict = "symbolic"
+    overlap_words: Count | None = 13
+    dtype: Dtype = "bfloat16"
+    seed: Natural = 1234
     backend: Literal["transformers", "vllm"] = "transformers"
-    # Below: how, not what.
-    batch_size: int = positive(32)  # of `transformers`
-    gpu_memory_utilization: float = limited(0.9, lambda v: 0 < v <= 1, "must lie in (0, 1]")  # of `vllm`
+    batch_size: How[Count] = 32
+    """Of `transformers`."""
+    gpu_memory_utilization: How[Part] = 0.9
+    """Of `vllm`."""
 
 
-@dataclass(frozen=True)
+@section
 class Bpc:
-    """Bits per character (paper equation 3) of corpora under untrained models.
+    """Bits per character (paper equation 3, Table 4) of corpora under untrained models.
 
     The equation says "log" and "characters"; the paper's values (0.11 to 0.26) fit the natural
     logarithm, so `e` is the default although the unit is then nats per character.
@@ -289,13 +291,13 @@ class Bpc:
 
     models: list[str] = field(default_factory=list)
     corpora: list[str] = field(default_factory=list)
-    log_base: Literal["e", "2"] = "e"
+    log_base: Annotated[Literal["e", "2"], BeforeValidator(str)] = "e"
     unit: Literal["characters", "bytes"] = "characters"
     condition_on_prompt: bool = False
-    limit: int | None = positive(None)
+    limit: Count | None = None
 
 
-@dataclass(frozen=True)
+@section
 class Hardware:
     """What the run may use. None of it enters a step's identity.
 
@@ -312,18 +314,18 @@ class Hardware:
     time such as 12h or 2d, mem, ...); CPUs (`threads_per_step`) and GPUs are asked for without it.
     """
 
-    gpus: int = not_negative(0)
-    gpu_memory_gib: float = positive(80.0)
-    train_gpus: int | None = not_negative(None)
-    inference_gpus: int = positive(1)
-    cpu_processes: int = positive(1)
-    nodes: int = positive(1)
-    cores: int = positive(2)
-    threads_per_step: int = positive(1)
-    slurm: dict[str, Any] = field(default_factory=dict)
+    gpus: How[Natural] = 0
+    gpu_memory_gib: How[Positive] = 80.0
+    train_gpus: How[Natural | None] = None
+    inference_gpus: How[Count] = 1
+    cpu_processes: How[Count] = 1
+    nodes: How[Count] = 1
+    cores: How[Count] = 2
+    threads_per_step: How[Count] = 1
+    slurm: How[dict[str, Any]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@section
 class Estimates:
     """Figures behind the GPU-hours of `micota plan`; replace them by what a pilot measured.
 
@@ -332,21 +334,21 @@ class Estimates:
     parameters) generation times. `response_tokens` are mean lengths by the name of the model that responds.
     """
 
-    tflops: float = positive(312.0)
-    mfu: float = positive(0.35)
-    decode_tokens_per_second: float = positive(15000.0)
-    response_tokens: dict[str, int] = field(default_factory=dict)
-    default_response_tokens: int = positive(1000)
+    tflops: How[Positive] = 312.0
+    mfu: How[Positive] = 0.35
+    decode_tokens_per_second: How[Positive] = 15000.0
+    response_tokens: How[dict[str, int]] = field(default_factory=dict)
+    default_response_tokens: How[Count] = 1000
 
 
-@dataclass(frozen=True)
+@section
 class Engines:
     """Commands of the engines; an entry may be several words, as in `conda run -n lf llamafactory-cli`."""
 
-    llamafactory: str = "llamafactory-cli"
-    mergekit: str = "mergekit-yaml"
-    lm_eval: str = "lm_eval"
-    vllm: str = "vllm serve"
+    llamafactory: How[str] = "llamafactory-cli"
+    mergekit: How[str] = "mergekit-yaml"
+    lm_eval: How[str] = "lm_eval"
+    vllm: How[str] = "vllm serve"
 
 
 def paper_methods() -> dict[str, str | None]:
@@ -360,27 +362,24 @@ def paper_methods() -> dict[str, str | None]:
     }
 
 
-@dataclass(frozen=True)
+@section
 class Recipe:
     """One run of the method. The sections are described by their classes.
 
-    `methods` maps the name of a table's row to a corpus (null: the student untrained). `tables` maps a table
-    to the methods of each student in it (`others`: of every student that it does not name); without it, the
-    paper's Tables 1 to 3 hold all students. `sources` says where values come from (`micota plan --sources`).
+    `name` names the report's directory. `methods` maps the name of a table's row to a corpus (null: the
+    student untrained). `tables` maps a table to the methods of each student in it (`others`: of every student
+    that it does not name); without it, the paper's Tables 1 to 3 hold all students. `sources` says where
+    values come from (`micota plan --sources`).
     """
 
-    name: str = limited(
-        MISSING,
-        lambda v: re.fullmatch(r"\w[\w.-]{,99}", v) is not None,
-        "must be letters, digits, dots, hyphens and underscores, at most 100: it names directories",
-    )
+    name: Annotated[str, AfterValidator(_names_directories)]
+    prompts: Prompts
     teachers: dict[str, Model] = field(default_factory=dict)
-    assistant: Assistant = field(default_factory=Assistant)
     students: dict[str, Student] = field(default_factory=dict)
+    assistants: dict[str, Assistant] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict)
-    methods: dict[str, str | None] = field(default_factory=dict)
+    methods: dict[str, str | None] = field(default_factory=paper_methods)
     tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    prompts: Prompts = field(default_factory=Prompts)
     generation: Generation = field(default_factory=Generation)
     filter: Filter = field(default_factory=Filter)
     train: Train = field(default_factory=Train)

@@ -6,11 +6,11 @@ longest that fits counts. What a later file or the command line sets is no longe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from .load import origin
+from .load import Layers, origin
 from .sections import Recipe
 
 KINDS_OF_SOURCE = ("paper", "inferred", "ours")
@@ -25,16 +25,14 @@ class Sourced(NamedTuple):
     source: str
 
 
-def source_rows(recipe: Recipe, layers: Sequence[tuple[str, Any]]) -> list[Sourced]:
+def source_rows(recipe: Recipe, layers: Layers) -> list[Sourced]:
     """One row a value of the recipe, in its own order; the source of one that has none is empty."""
     order = {where: n for n, (where, _) in enumerate(layers)}
     stated = {key: where for where, values in layers for key in values.get("sources", {})}
     rows = []
     for key, value in _leaves(asdict(recipe)):
-        if key.startswith(("sources.", "sources")):
-            continue
         set_in = origin(layers, key)
-        if set_in is None and value in (None, {}, []):
+        if key.split(".")[0] == "sources" or (set_in is None and value in (None, {}, [])):
             continue  # nothing is said there
         found = max((k for k in recipe.sources if key == k or key.startswith(f"{k}.")), key=len, default=None)
         source = recipe.sources[found] if found else ""

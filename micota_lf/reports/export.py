@@ -13,7 +13,6 @@ import shutil
 from pathlib import Path
 
 from ..errors import StepFailed, UserError
-from ..plan.compile import step_directory
 from ..run.step import finished
 from ..run.upkeep import damage
 from ..stages.merge import TOKENIZER_FILES
@@ -33,16 +32,15 @@ def export_model(outcomes: Outcomes, step_id: str, output: Path) -> None:
 
     Raises UserError for a step that leaves no model, is not done or is damaged, and for an `output` in use.
     """
-    step = outcomes.plan["steps"][step_id]
-    directory, name = outcomes.workspace / step_directory(step), f"{step['kind']} {step['label']}"
-    if step["kind"] not in ("train", "merge"):
-        raise UserError(f"STEP: {name} leaves no model; name a train or merge step")
+    step = outcomes.plan.steps[step_id]
+    directory = outcomes.workspace / step.directory
+    if step.kind not in ("train", "merge"):
+        raise UserError(f"STEP: {step.name} leaves no model; name a train or merge step")
     if finished(directory) is None:
-        raise UserError(f"STEP: {name} is not done; run it first")
+        raise UserError(f"STEP: {step.name} is not done; run it first")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"DIR: {output} exists and is not an empty directory")
-    problems = damage(directory)
-    if problems:
+    if problems := damage(directory):
         raise UserError(f"STEP: {directory} is damaged: {'; '.join(problems)}")
     card, partial = model_card(outcomes, step_id), output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -51,9 +49,7 @@ def export_model(outcomes: Outcomes, step_id: str, output: Path) -> None:
         shutil.copyfile(file, partial / file.name)
     adapter = partial / "adapter_config.json"
     if adapter.is_file():
-        base = step["inputs"]["model"]
-        known = base["identity"]["name"] if "ref" in base else None
-        write_json(adapter, {**read_json(adapter), BASE: known})
+        write_json(adapter, {**read_json(adapter), BASE: step.inputs["model"].identity.get("name")})
     write_text(partial / "README.md", card)
     partial.replace(output)
 

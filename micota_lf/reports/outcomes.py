@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from ..plan.compile import Plan, step_directory
+from ..plan.plan import Plan
 from ..recipe.sections import Recipe
-from ..run.step import finished, state
+from ..run.step import MISSING, finished, state
 from ..system.files import Row, read_json, read_jsonl
 
+AVERAGE = "Average"
 Problems = dict[tuple[str, str], Row]
 """Rows by task and problem id: `legacy`, `symbolic`, `truncated`, `response_tokens`, `reflections`."""
 
@@ -27,31 +27,30 @@ class Outcomes:
 
     def __init__(self, recipe: Recipe, plan: Plan, workspace: Path) -> None:
         self.recipe, self.plan, self.workspace = recipe, plan, workspace
+        self.titles = [*recipe.evaluation.tasks.values(), AVERAGE]
         self.results = cache(self._results)
         self.problems = cache(self._problems)
 
     def directory(self, slot: str) -> Path:
         """The directory of the step in a slot."""
-        return self.workspace / step_directory(self.plan["steps"][self.plan["slots"][slot]])
+        return self.workspace / self.plan.steps[self.plan.slots[slot]].directory
 
     def state(self, slot: str) -> str:
         """`done`, `running`, `failed` or `missing`."""
-        return state(self.directory(slot))
+        return state(self.directory(slot)) if slot in self.plan.slots else MISSING
 
-    def _results(self, slot: str) -> dict[str, Any] | None:
-        if slot not in self.plan["slots"]:
-            return None
-        done = finished(self.directory(slot))
-        return dict(done["results"]) if done is not None else None
+    def _results(self, slot: str) -> Row | None:
+        done = finished(self.directory(slot)) if slot in self.plan.slots else None
+        return done and dict(done["results"])
 
     def numerics(self, slot: str) -> list[Row]:
         """What the last digits of an evaluation or of responses (resumed: of each part) depend on."""
         if self.results(slot) is None:
             return []
-        folder = self.directory(slot)
-        if (folder / "responses.meta.json").is_file():
-            return list(read_json(folder / "responses.meta.json").get("numerics", []))  # older ones have none
-        return [read_json(folder / "numerics.json")] if (folder / "numerics.json").is_file() else []
+        responses, evaluation = (self.directory(slot) / n for n in ("responses.meta.json", "numerics.json"))
+        if responses.is_file():
+            return list(read_json(responses).get("numerics", []))
+        return [read_json(evaluation)] if evaluation.is_file() else []
 
     def numerics_note(self, slots: Sequence[str], what: str = "rows") -> str:
         """A sentence on how done evaluations or generations differ in numerics; empty if they do not.

@@ -10,10 +10,10 @@ finished one of a name.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from ..inputs.sizes import BILLION, ModelSize, directory_size, model_size
+from ..inputs.weights import BILLION, ModelSize, directory_size, model_size
 from ..plan.costs import training_flops
+from ..plan.plan import Input
 from ..recipe.sections import Estimates
 from ..run.step import finished
 from ..system.files import read_json
@@ -32,7 +32,7 @@ def measured(workspace: Path, tflops: float = Estimates().tflops) -> list[str]:
         if record is None or record.get("kind") not in ("generate", "train"):
             continue
         results, how = record["results"], record["how"]
-        gpus, size = how["gpus"] * how.get("nodes", 1), _size(step["inputs"]["model"], workspace)
+        gpus, size = record["gpus"] * how.get("nodes", 1), _size(Input(**step["inputs"]["model"]), workspace)
         timed = bool(gpus and size and not record.get("resumed"))
         if record["kind"] == "generate":
             names = [slot.partition("/")[2] for slot in step.get("slots", [])]
@@ -52,9 +52,9 @@ def measured(workspace: Path, tflops: float = Estimates().tflops) -> list[str]:
     return words + [f"estimates.response_tokens.{name}={length}" for name, length in sorted(lengths.items())]
 
 
-def _size(given: dict[str, Any], workspace: Path) -> ModelSize | None:
+def _size(given: Input, workspace: Path) -> ModelSize | None:
     """Size of a step's model: a reference, or the weights that another step left in the workspace."""
-    if "ref" in given:
-        return model_size(given["ref"])
-    made = next(workspace.glob(f"*/*-{given['step']}/{given['file']}"), None)
+    if given.ref:
+        return model_size(given.reference)
+    made = next(workspace.glob(f"*/*-{given.step}/{given.file}"), None)
     return directory_size(made) if made else None

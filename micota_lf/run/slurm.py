@@ -1,7 +1,7 @@
 """Slurm under Snakemake: what a step's job asks for, and which jobs a run that died has left behind.
 
     options(workspace, jobs=100)                     -> Snakemake's arguments for its Slurm executor
-    resources({"gpus": 8, ...}, {"partition": "a100", "time": "2d"})
+    resources(8, {"partition": "a100", "time": "2d"})
     leftovers(workspace)                             -> {"17": "RUNNING", "18": "PENDING"}
 
 A workspace's jobs are known by the start of their name. Each asks for its GPUs and CPUs (`threads`) on one
@@ -53,20 +53,15 @@ def options(workspace: Path, jobs: int) -> list[str]:
     ]  # fmt: skip
 
 
-def resources(
-    how: Mapping[str, Any], settings: Mapping[str, Any], after: str | None = None
-) -> dict[str, Any]:
+def resources(gpus: int, settings: Mapping[str, Any], after: str | None = None) -> dict[str, Any]:
     """Snakemake's resources for a step's job, which starts after the job with the id `after` has ended."""
     given = {RESOURCES[key]: value for key, value in settings.items() if key in RESOURCES}
-    extra = [
-        f"--{key}" if value is True else f"--{key}={value}"
-        for key, value in settings.items()
-        if key not in RESOURCES
-    ]
+    others = {key: value for key, value in settings.items() if key not in RESOURCES}
+    extra = [f"--{key}" if value is True else f"--{key}={value}" for key, value in others.items()]
     extra += [f"--dependency=afterany:{after}"] if after else []
     # One task, whose engine starts its own processes. Snakemake would ask for 1 GB if nothing were said.
-    gpus = {"gpu": how["gpus"], "tasks_per_gpu": 0, "nodes": 1} if how["gpus"] else {}
-    return {"mem": 0, **given, **gpus, **({"slurm_extra": shlex.join(extra)} if extra else {})}
+    on_gpus = {"gpu": gpus, "tasks_per_gpu": 0, "nodes": 1} if gpus else {}
+    return {"mem": 0, **given, **on_gpus, **({"slurm_extra": shlex.join(extra)} if extra else {})}
 
 
 def leftovers(workspace: Path) -> dict[str, str]:

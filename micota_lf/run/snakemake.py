@@ -17,59 +17,24 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..errors import StepFailed, UserError
-from ..plan.compile import Plan, dependencies, step_directory
-from ..recipe.check import nearest
-from ..stages import launch
-from ..stages.kinds import KINDS
-from ..system.files import digest, read_json, write_json
+from ..plan.plan import Plan, Step
+from ..stages import launch, stage
+from ..system.files import digest, write_json
 from ..system.locks import holder, lease
 from ..system.processes import die_with_parent, engine_argv
 from . import slurm
-from .step import DONE, FAILED, LEASE, MISSING, RUN_LEASE, RUNNING, failure_report, state, states
+from .step import DONE, FAILED, LEASE, MISSING, RUN_LEASE, RUNNING, failure_report, finished, state, states
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 POLL_SECONDS = 0.5
 STATUS_SECONDS = 15.0
 STOP_SECONDS = 30.0  # for Snakemake to end its jobs when we are interrupted
-# Seconds on a CPU: on Slurm these run where `micota run` does, as a job each would cost more than its work.
-QUICK_KINDS = ("preflight", "overlap", "filter", "mix")
-
-
-def select(plan: Plan, targets: Iterable[str], argument: str = "--target") -> list[str]:
-    """Ids of the steps that targets name: a table, an id, a kind, a label, or a slot or the start of one.
-
-    Raises UserError, naming the command line's argument, for a target that names nothing.
-    """
-    chosen: dict[str, None] = {}
-    for target in targets:
-        if target in plan["tables"]:
-            chosen |= dict.fromkeys(plan["slots"][slot] for slot in plan["tables"][target])
-            continue
-        by_slot = [made for slot, made in plan["slots"].items() if _names(target, slot)]
-        by_step = [
-            step_id
-            for step_id, step in plan["steps"].items()
-            if target in (step_id, step["kind"], step["label"], step_directory(step))
-        ]
-        if not by_slot and not by_step:
-            raise UserError(
-                f"{argument}: {target!r} names no step; {nearest(target, [*plan['tables'], *plan['slots']])}"
-            )
-        chosen |= dict.fromkeys([*by_slot, *by_step])
-    return list(chosen)
-
-
-def needed_steps(plan: Plan, targets: Iterable[str] = ()) -> list[str]:
-    """The steps that targets name and those whose outputs they need (all without targets), inputs first."""
-    needed = set(select(plan, targets)) if targets else set(plan["steps"])
-    for step_id in reversed(plan["steps"]):
-        if step_id in needed:
-            needed |= set(dependencies(plan["steps"][step_id]))
-    return [step_id for step_id in plan["steps"] if step_id in needed]
+Say = Callable[[str], None]
 
 
 def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> list[str]:
@@ -77,31 +42,24 @@ def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> l
 
     The preflight is among them wherever there are any.
     """
-    now = states(plan, workspace)
-    wanted = set(select(plan, targets)) if targets else set(plan["steps"])
-    needed: set[str] = set()
-    for step_id in reversed(plan["steps"]):
-        if now[step_id] != DONE and (step_id in wanted or step_id in needed):
-            needed |= {step_id, *dependencies(plan["steps"][step_id])}
-    if any(now[step_id] != DONE for step_id in needed):
-        needed |= gates(plan)
-    return [step_id for step_id in plan["steps"] if step_id in needed and now[step_id] != DONE]
-
-
-def gates(plan: Plan) -> set[str]:
-    """Ids of the steps that all others wait for, without reading them."""
-    return {step_id for step_id, step in plan["steps"].items() if step["kind"] == "preflight"}
+    undone = {step_id for step_id, now in states(plan, workspace).items() if now != DONE}
+    needed = set(plan.select(targets)) or set(plan.steps)
+    for step in reversed(plan.steps.values()):
+        if step.id in needed & undone:
+            needed |= set(step.needs)
+    if needed & undone:
+        needed |= plan.gates
+    return [step_id for step_id in plan.steps if step_id in needed & undone]
 
 
 def preflight(plan: Plan, pending: list[str]) -> None:
     """Raise UserError if an engine or what it needs is missing, or a step asks for too many GPUs."""
-    for step in (plan["steps"][step_id] for step_id in pending):
-        program = engine_argv(step["how"]["engine"])[0] if "engine" in step["how"] else ""
-        if step["kind"] == "train":
-            launch.launch_env(step["how"], program)
-        wanted = step["how"]["gpus"]
-        if wanted > plan["gpus"]:  # Snakemake would silently lower the request to the limit
-            raise UserError(f"hardware.gpus: {plan['gpus']}, but {step['label']} needs {wanted}")
+    for step in (plan.steps[step_id] for step_id in pending):
+        program = engine_argv(step.how["engine"])[0] if "engine" in step.how else ""
+        if step.kind == "train":
+            launch.launch_env(step.how, program)
+        if step.gpus > plan.gpus:  # Snakemake would silently lower the request to the limit
+            raise UserError(f"hardware.gpus: {plan.gpus}, but {step.label} needs {step.gpus}")
 
 
 def run_plan(
@@ -110,7 +68,7 @@ def run_plan(
     pending: list[str],
     *,
     jobs: int | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
     on_slurm: Mapping[str, Any] | None = None,
 ) -> None:
     """Run the pending steps; independent branches go on after a failure.
@@ -120,19 +78,16 @@ def run_plan(
     command, StepLocked if another run is at work in the workspace, UserError as `preflight` does.
     """
     preflight(plan, pending)
-    state_dir = workspace / ".micota"
-    state_dir.mkdir(parents=True, exist_ok=True)
     with lease(workspace / RUN_LEASE, f"another run is at work in {workspace}"):
         frozen = freeze(plan, workspace, pending, on_slurm)
         if on_slurm is None:
-            how = ["--cores", str(jobs or plan["cores"]), "--resources", f"gpu={plan['gpus']}"]
+            where = ["--cores", str(jobs or plan.cores), "--resources", f"gpu={plan.gpus}"]
         else:
-            how = ["--local-cores", str(plan["cores"]), *slurm.options(workspace, jobs or len(pending))]
-        with (state_dir / "snakemake.log").open("ab") as log:
+            where = ["--local-cores", str(plan.cores), *slurm.options(workspace, jobs or len(pending))]
+        with (workspace / ".micota" / "snakemake.log").open("ab") as log:
             child = subprocess.Popen(
-                _snakemake(frozen, workspace, how),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=workspace, start_new_session=True,
-                preexec_fn=die_with_parent,
+                _snakemake(frozen, workspace, where), cwd=workspace, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
             try:
                 _watch(plan, workspace, pending, child, say)
@@ -151,43 +106,44 @@ def freeze(
     """
     left = {} if on_slurm is None else slurm.leftovers(workspace)
     slurm.cancel([job for job, now in left.items() if now == "PENDING"])
-    todo: dict[str, Any] = {}
+    steps = [plan.steps[step_id] for step_id in pending]
     # Steps that most others wait for go first: the method's chain is long, its side branches are short.
     waiting: dict[str, set[str]] = {step_id: set() for step_id in pending}
-    for step_id in reversed(pending):
-        for before in set(dependencies(plan["steps"][step_id])) & set(pending):
-            waiting[before] |= {step_id, *waiting[step_id]}
-    for step_id in pending:
-        step = plan["steps"][step_id]
-        first = [] if step_id in gates(plan) else gates(plan)
-        after = [d for d in dict.fromkeys([*first, *dependencies(step)]) if d in pending]
-        at_work = holder(workspace / step_directory(step) / LEASE).get("job")
-        here = on_slurm is None or step["kind"] in QUICK_KINDS
-        todo[step_id] = {
-            "kind": step["kind"],
-            "ended": f".micota/ended/{step_id}",
-            "after": [f".micota/ended/{before}" for before in after],
-            "threads": step["how"]["threads"],
+    for step in reversed(steps):
+        for before in set(step.needs) & set(pending):
+            waiting[before] |= {step.id, *waiting[step.id]}
+    todo: dict[str, Any] = {}
+    for step in steps:
+        resources: dict[str, Any] = {"gpu": step.gpus}
+        here = on_slurm is None or stage(step.kind).quick
+        if not here:
+            at_work = holder(workspace / step.directory / LEASE).get("job")
+            resources = slurm.resources(step.gpus, on_slurm or {}, at_work if at_work in left else None)
+        todo[step.id] = {
+            "kind": step.kind,
+            "ended": f".micota/ended/{step.id}",
+            "after": [f".micota/ended/{before}" for before in _after(plan, step) if before in pending],
+            "threads": step.threads,
             "here": here,
-            "resources": {"gpu": step["how"]["gpus"]}
-            if here
-            else slurm.resources(step["how"], on_slurm or {}, at_work if at_work in left else None),
-            "priority": len(waiting[step_id]),
+            "resources": resources,
+            "priority": len(waiting[step.id]),
         }
-        (workspace / ".micota" / "ended" / step_id).unlink(missing_ok=True)
-    path = workspace / ".micota" / f"{plan['recipe']}-{digest([plan, pending])}.json"
-    write_json(path, {**plan, "pending": todo})
+        (workspace / todo[step.id]["ended"]).unlink(missing_ok=True)
+    content = asdict(plan)
+    path = workspace / ".micota" / f"{plan.recipe}-{digest([content, pending])}.json"
+    write_json(path, {**content, "pending": todo})
     return path
 
 
-def _names(target: str, slot: str) -> bool:
-    return slot == target or slot.startswith(target.rstrip("/") + "/")
+def _after(plan: Plan, step: Step) -> list[str]:
+    """Ids of the steps that must be done before a step."""
+    return [] if step.id in plan.gates else [*plan.gates, *step.needs]
 
 
-def _snakemake(frozen: Path, workspace: Path, how: list[str]) -> list[str]:
+def _snakemake(frozen: Path, workspace: Path, where: list[str]) -> list[str]:
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(workspace),
-        "--config", f"plan={frozen}", "--latency-wait", "10", *how,
+        "--config", f"plan={frozen}", "--latency-wait", "10", *where,
         "--keep-going", "--rerun-incomplete", "--rerun-triggers", "input", "mtime", "--nolock",
         "--scheduler", "greedy", "--nocolor",
     ]  # fmt: skip
@@ -206,82 +162,59 @@ def _stop(child: subprocess.Popen[bytes], workspace: Path, jobs: bool) -> None:
         slurm.cancel(list(slurm.leftovers(workspace)))
 
 
-def _watch(
-    plan: Plan,
-    workspace: Path,
-    pending: list[str],
-    child: subprocess.Popen[bytes],
-    say: Callable[[str], None],
-) -> None:
+def _watch(plan: Plan, workspace: Path, pending: list[str], child: subprocess.Popen[bytes], say: Say) -> None:
     """Say what starts and ends, and now and then how far the running steps are, until Snakemake ends."""
-    begun = time.monotonic()
-    last_status = begun
+    begun = last_status = time.monotonic()
     seen = dict.fromkeys(pending, MISSING)
-    ended = 0
-    while True:
+
+    def tell(words: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - begun), 60)
+        say(f"[{minutes:3d}:{seconds:02d}] {words}")
+
+    over = False
+    while not over:
         over = child.poll() is not None
-        running = []
-        for step_id in pending:
-            step, before = plan["steps"][step_id], seen[step_id]
-            if before == DONE:
-                continue
-            now = state(workspace / step_directory(step))
-            name = f"{step['kind']} {step['label']}"
-            if now == FAILED and before == MISSING and not over:
-                continue  # left by an earlier run
+        running: list[Step] = []
+        for step in (plan.steps[step_id] for step_id in pending if seen[step_id] != DONE):
+            before, now = seen[step.id], state(workspace / step.directory)
             if now == RUNNING:
-                running.append(step_id)
-            if now != before and now in (DONE, FAILED, RUNNING):
-                ended += now in (DONE, FAILED)
-                word = "started" if now == RUNNING else now
-                say(f"[{_clock(begun)}] {ended}/{len(pending)} {word:7} {name}")
-                seen[step_id] = now
-                if now == DONE and step["kind"] == "preflight":
-                    results = read_json(workspace / step_directory(step) / "done.json")["results"]
-                    for line in results["warnings"]:
-                        say(f"warning: {line}")
-        if over:
-            return
+                running.append(step)
+            left_by_an_earlier_run = now == FAILED and before == MISSING and not over
+            if now in (before, MISSING) or left_by_an_earlier_run:
+                continue
+            seen[step.id] = now
+            ended = sum(then in (DONE, FAILED) for then in seen.values())
+            tell(f"{ended}/{len(pending)} {'started' if now == RUNNING else now:7} {step.name}")
+            if now == DONE and step.id in plan.gates:
+                results = (finished(workspace / step.directory) or {})["results"]
+                for line in results["warnings"]:
+                    say(f"warning: {line}")
         if running and time.monotonic() - last_status > STATUS_SECONDS:
             last_status = time.monotonic()
-            for step_id in running:
-                step = plan["steps"][step_id]
-                words = KINDS[step["kind"]].progress(workspace / step_directory(step)) or "running"
-                say(f"[{_clock(begun)}]     ... {step['kind']} {step['label']}: {words}")
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(POLL_SECONDS)
+            for step in running:
+                words = stage(step.kind).progress(workspace / step.directory) or "running"
+                tell(f"    ... {step.name}: {words}")
+        if not over:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(POLL_SECONDS)
 
 
 def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) -> None:
+    """Raise StepFailed with a report of each failed step if some are not done."""
     after = states(plan, workspace)
-    left = [step_id for step_id in pending if after[step_id] != DONE]
+    left = {step_id: plan.steps[step_id] for step_id in pending if after[step_id] != DONE}
     if not left:
         return
-    # A step that was killed says nothing; it is one that was begun, and had all that it needs.
-    silent = {step_id for step_id in left if after[step_id] == MISSING and code > 0}
-    failed = [
-        step_id
-        for step_id in left
-        if after[step_id] == FAILED or (step_id in silent and _was_begun(plan, workspace, step_id, left))
-    ]
-    lines = []
-    for step_id in failed:
-        step = plan["steps"][step_id]
-        lines.append(f"step {step['kind']} {step['label']} failed: ")
-        lines[-1] += failure_report(workspace / step_directory(step))
+
+    def killed(step: Step) -> bool:
+        """Whether a step ended without a word: it was begun, and had all that it needs."""
+        begun = code > 0 and (workspace / step.directory / "step.json").is_file()
+        return begun and after[step.id] == MISSING and not left.keys() & set(_after(plan, step))
+
+    failed = [step for step in left.values() if after[step.id] == FAILED or killed(step)]
+    lines = [f"step {step.name} failed: {failure_report(workspace / step.directory)}" for step in failed]
     if len(failed) < len(left):
         lines.append(f"{len(left) - len(failed)} steps that need others could not run")
     if not failed:
         lines.append(f"snakemake ended with exit code {code}; see {workspace / '.micota' / 'snakemake.log'}")
     raise StepFailed("\n".join(lines) + "\nRun the same command again to go on from here.")
-
-
-def _was_begun(plan: Plan, workspace: Path, step_id: str, left: list[str]) -> bool:
-    step = plan["steps"][step_id]
-    begun = (workspace / step_directory(step) / "step.json").is_file()
-    return begun and not set(left) & {*dependencies(step), *(gates(plan) - {step_id})}
-
-
-def _clock(begun: float) -> str:
-    seconds = int(time.monotonic() - begun)
-    return f"{seconds // 60:3d}:{seconds % 60:02d}"

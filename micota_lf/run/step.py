@@ -1,15 +1,14 @@
-"""One step of a plan, from lock to `done.json`.
+"""One step of a plan, from its lease to `done.json`.
 
-    execute(context, record)      runs it, or returns at once if it is done
-    state(directory)              "done", "running", "failed" or "missing"
-    finished(directory)           what its done.json says, or None
+    run_step(plan, id, workspace)         runs it, or returns at once if it is done
+    state(directory)                      "done", "running", "failed" or "missing"
+    finished(directory)                   what its done.json says, or None
 
 Files of a step's directory besides its outputs: `step.json` (what it is), `log.txt` (the engine's words),
-`.lease` and `.lease.json` (who is at work), `failed.json` (why it failed), `done.json` (what was
-made: results, versions, times, sizes and hashes). `done.json` appears by rename after all outputs are
-checked; a step is done if and only if it exists. One that cannot be read is an error, not a step to do
-again: what damaged it may have damaged the outputs too, and a training with weights there would be taken for
-complete.
+`.lease` and `.lease.json` (who is at work), `failed.json` (why it failed), `done.json` (what was made:
+results, versions, times, sizes and hashes). `done.json` appears by rename after all outputs are checked; a
+step is done if and only if it exists. One that cannot be read is an error, not a step to do again: what damaged it
+may have damaged the outputs too, and a training with weights there would be taken for complete.
 """
 
 from __future__ import annotations
@@ -17,58 +16,52 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 import time
-from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import FREE_SOME, StepFailed, UserError
-from ..plan.compile import Plan, resolved_inputs, step_directory
-from ..stages.kinds import KINDS, Context
+from ..errors import FREE_SOME, UserError
+from ..plan.plan import Plan, Step
+from ..stages import LOG, Context, Results, stage
 from ..system.files import PARTIAL, read_json, sha256_file, write_json
 from ..system.gpus import assigned_gpus
 from ..system.locks import holder, lease
-from ..system.processes import Job, ending, log_tail, run_logged, versions
+from ..system.processes import cpu_env, last_errors, versions
 
 SILENT = "ended without a word: killed from outside, or at a limit of time, memory or disk"
 FULL_BYTES = 2**20  # less is as good as none
 LEASE = ".lease"
 RUN_LEASE = Path(".micota") / "run.lease"  # below the workspace
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
-BOOKKEEPING = {
-    "step.json", "done.json", "failed.json", "log.txt", "trainer_log.jsonl",
-    "responses.server.log",
-}  # fmt: skip
+BOOKKEEPING = {"step.json", "done.json", "failed.json", LOG, "trainer_log.jsonl", "responses.server.log"}
 Record = dict[str, Any]
 
 
-def step_context(plan: Plan, step_id: str, workspace: Path) -> Context:
-    """The context of a plan's step in a workspace."""
-    step = plan["steps"][step_id]
-    revisions = {
-        role: given["identity"]["revision"]
-        for role, given in step["inputs"].items()
-        if given.get("identity", {}).get("revision")
-    }
-    inputs = resolved_inputs(plan, step, workspace)
-    return Context(workspace / step_directory(step), step["config"], inputs, step["how"], revisions)
+def run_step(plan: Plan, step_id: str, workspace: Path, quiet: bool = False) -> Results:
+    """Do one step of a plan; with `quiet`, what this process prints goes to the step's log."""
+    step = plan.steps[step_id]
+    facts = {"recipe": plan.recipe, "slots": sorted(plan.slots_of(step_id)), "gpus_of": plan.gpus}
+    context = context_of(step, workspace / step.directory, plan, workspace)
+    return execute(context, step, facts, quiet)
 
 
-def step_record(plan: Plan, step_id: str) -> Record:
-    """What `step.json` says: the step and the names that the recipe gives it."""
-    slots = sorted(slot for slot, made in plan["slots"].items() if made == step_id)
-    return {**plan["steps"][step_id], "recipe": plan["recipe"], "slots": slots}
+def context_of(step: Step, directory: Path, plan: Plan, workspace: Path) -> Context:
+    """What a step works with, in a directory of choice."""
+    return Context(directory, step.config, plan.inputs_of(step, workspace), step.how, step.gpus, step.threads)
 
 
-def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
+def execute(context: Context, step: Step, facts: Record, quiet: bool = False) -> Results:
     """Do one step and return its results; a finished one is left alone.
 
-    Raises StepLocked if another process is at it (in a Slurm job: waits for it), StepFailed (and leaves
-    `failed.json`) if the engine did not deliver.
+    `facts` go to `step.json` too; `gpus_of` among them is how many GPUs the machine has. Raises StepLocked if
+    another process is at it (in a Slurm job: waits for it), StepFailed or UserError (and leaves
+    `failed.json`) if the engine did not deliver or an input is refused.
     """
-    directory = context.directory
+    directory, kind = context.directory, stage(step.kind)
     directory.mkdir(parents=True, exist_ok=True)
     # Under Slurm, a job that a killed run has left may be at it: it is waited for, and its work taken over.
     busy = f"{directory} is being worked on"
@@ -78,46 +71,53 @@ def execute(kind: str, context: Context, record: Record) -> dict[str, Any]:
             return dict(done["results"])
         for left in (directory / "failed.json", *directory.glob(PARTIAL)):
             left.unlink(missing_ok=True)
-        resumed = (directory / "log.txt").is_file()
-        write_json(directory / "step.json", record)
+        resumed = (directory / LOG).is_file()
+        write_json(directory / "step.json", {**asdict(step), **facts})
+        if quiet:
+            _print_to(directory / LOG)
         started, began = time.time(), time.monotonic()
-        jobs: list[Job] = []
-        engines = 0.0
         try:
-            with _gpus_of(context) as env:
-                for stage in (KINDS[kind].prepare, KINDS[kind].follow):
-                    job = stage(context)
-                    if job is None:
-                        continue
-                    jobs.append(replace(job, env={**job.env, **env}))
-                    start = time.monotonic()
-                    code = run_logged(jobs[-1], directory, directory / "log.txt")
-                    engines += time.monotonic() - start
-                    if code:
-                        raise StepFailed(f"{Path(job.argv[0]).name} {ending(code)}")
-            results = KINDS[kind].finish(context)
+            results = _work(context, kind.run, kind.check, kind.hub, facts.get("gpus_of", step.gpus))
         except Exception as error:
-            command = jobs[-1].by_hand(directory) if jobs else ""
             with suppress(OSError):  # a full disk, mostly: the first error says more
-                failed = {"error": str(error) or repr(error), "command": command}
+                failed = {"error": str(error) or repr(error), "command": "".join(context.commands[-1:])}
                 write_json(directory / "failed.json", failed)
             raise
         done = {
-            **{key: record[key] for key in ("id", "kind", "label") if key in record},
+            **{key: getattr(step, key) for key in ("id", "kind", "label", "how", "gpus")},
             "results": results,
-            "command": jobs[0].argv if jobs else [],
+            "commands": context.commands,
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - began, 2),
-            "engine_seconds": round(engines, 2),  # of its processes
+            "engine_seconds": round(context.engine_seconds, 2),
             "resumed": resumed,  # then all seconds are those of the last attempt
             "versions": versions(),
             "python": platform.python_version(),
             "host": platform.node(),
-            "how": context.how,
             "outputs": _outputs(directory),
         }
         write_json(directory / "done.json", done)
         return results
+
+
+def _work(context: Context, run: Any, check: Any, hub: bool, machine_gpus: int) -> Results:
+    """The stage's work, with GPUs for this step alone out of those that the recipe counts."""
+    env = cpu_env(context.threads, context.gpus)
+    if not hub and all(Path(given.ref).is_absolute() or given.local for given in context.inputs.values()):
+        env["HF_HUB_OFFLINE"] = "1"  # nothing to look up: do not wait for a hub
+    locks = context.directory.parent.parent / ".micota" / "gpus"
+    with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):
+        check(context)
+        results: Results = run(context)
+    return results
+
+
+def _print_to(log: Path) -> None:
+    """Send what this process and its children print from now on to a log."""
+    sys.stdout.flush()
+    with log.open("ab") as handle:
+        os.dup2(handle.fileno(), 1)
+        os.dup2(handle.fileno(), 2)
 
 
 def finished(directory: Path, *keys: str) -> Record | None:
@@ -150,11 +150,11 @@ def state(directory: Path) -> str:
 
 def states(plan: Plan, workspace: Path) -> dict[str, str]:
     """The state of each step of a plan."""
-    return {step_id: state(workspace / step_directory(step)) for step_id, step in plan["steps"].items()}
+    return {step.id: state(workspace / step.directory) for step in plan.steps.values()}
 
 
 def failure_report(directory: Path) -> str:
-    """Why a step failed: its error, the last lines of its log, and how to run its engine by hand.
+    """Why a step failed: its error, what its log says of it, and how to run its engine by hand.
 
     Of a step that could not write it down, what is known.
     """
@@ -162,19 +162,16 @@ def failure_report(directory: Path) -> str:
     lines = [failed.get("error", SILENT)]
     if shutil.disk_usage(directory).free < FULL_BYTES:
         lines.append(f"the disk of {directory} is full; {FREE_SOME}")
-    tail = log_tail(directory / "log.txt").splitlines()
-    if tail:
-        lines += [f"last lines of {directory / 'log.txt'}:", *(f"    {line}" for line in tail)]
+    if words := last_errors(directory / LOG):
+        lines += [f"last lines of {directory / LOG}:", *(f"    {line}" for line in words)]
     if failed.get("command"):
         lines += ["to run its engine by hand:", f"    {failed['command']}"]
     return "\n".join(lines)
 
 
-def _gpus_of(context: Context) -> AbstractContextManager[dict[str, str]]:
-    """GPUs for this step alone, out of those that the recipe counts."""
-    how = context.how
-    locks = context.directory.parent.parent / ".micota" / "gpus"
-    return assigned_gpus(how["gpus"], how.get("gpus_of", how["gpus"]), locks)
+def held(directory: Path) -> bool:
+    """Whether a process that may live is at work in a step's directory."""
+    return bool(holder(directory / LEASE))
 
 
 def _outputs(directory: Path) -> dict[str, dict[str, Any]]:
@@ -188,8 +185,3 @@ def _outputs(directory: Path) -> dict[str, dict[str, Any]]:
         for path in sorted(files)
         if path.is_file() and path.name not in BOOKKEEPING and not path.name.startswith(".")
     }
-
-
-def held(directory: Path) -> bool:
-    """Whether a process that may live is at work in a step's directory."""
-    return bool(holder(directory / LEASE))

@@ -14,18 +14,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import UserError
-from ..plan.compile import Plan, step_directory
-from ..stages.kinds import KINDS
-from ..system.files import file_digest, sha256_file
+from ..plan.plan import Plan
+from ..system.files import sha256_file
 from ..system.locks import lease
 from .step import RUN_LEASE, finished, held
 
-SHA256_DIGITS = 64
+IDS = "-" + 12 * "[0-9a-f]"  # how the name of a step's directory ends
 
 
 def finished_steps(workspace: Path) -> list[Path]:
     """Directories of the workspace's steps that have a `done.json`, damaged or not."""
-    return sorted(path.parent for kind in KINDS for path in (workspace / kind).glob("*/done.json"))
+    return sorted(path.parent for path in workspace.glob(f"*/*{IDS}/done.json"))
 
 
 def damage(directory: Path, quick: bool = False) -> list[str]:
@@ -37,9 +36,7 @@ def damage(directory: Path, quick: bool = False) -> list[str]:
     found: list[str] = []
     record = finished(directory, "outputs") or {"outputs": {}}
     try:
-        outputs = {
-            str(name): (int(was["bytes"]), str(was["sha256"])) for name, was in record["outputs"].items()
-        }
+        outputs = {name: (int(was["bytes"]), str(was["sha256"])) for name, was in record["outputs"].items()}
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{directory / 'done.json'}: damaged, `outputs` are not sizes and hashes") from None
     for name, (size, sha) in outputs.items():
@@ -48,11 +45,8 @@ def damage(directory: Path, quick: bool = False) -> list[str]:
             now = path.stat().st_size
             if now != size:
                 found.append(f"changed {name}: {now} bytes, was {size}")
-            elif not quick:
-                # Steps made before 0.1.0 have a shorter digest.
-                again = sha256_file(path) if len(sha) == SHA256_DIGITS else file_digest(path)
-                if again != sha:
-                    found.append(f"changed {name}: SHA-256 {again[:12]}..., was {sha[:12]}...")
+            elif not quick and (again := sha256_file(path)) != sha:
+                found.append(f"changed {name}: SHA-256 {again[:12]}..., was {sha[:12]}...")
         except FileNotFoundError:
             found.append(f"missing {name}")
         except OSError as error:
@@ -65,15 +59,10 @@ def unreferred(plans: Iterable[Plan], workspace: Path) -> list[Path]:
 
     A directory is a step's if its name ends like an id and it holds a `step.json`.
     """
-    known = {step_directory(step) for plan in plans for step in plan["steps"].values()}
-    return [
-        path
-        for kind in KINDS
-        if not (workspace / kind).is_symlink()
-        for path in sorted((workspace / kind).glob("*-????????????"))
-        if f"{kind}/{path.name}" not in known and not path.is_symlink()
-        if (path / "step.json").is_file() and not held(path)
-    ]
+    known = {workspace / step.directory for plan in plans for step in plan.steps.values()}
+    found = sorted(path.parent for path in workspace.glob(f"*/*{IDS}/step.json"))
+    ours = [path for path in found if not (path.is_symlink() or path.parent.is_symlink())]
+    return [path for path in ours if path not in known and not held(path)]
 
 
 def size_of(directory: Path) -> int:

@@ -1,1 +1,106 @@
-"""stages."""
+"""The kinds of steps: one module a kind, found by its name.
+
+    stage("filter").run(step)      -> the step's results, or StepFailed or UserError
+
+A new kind is a module here with a `STAGE`, and the place in plan/compile.py where such steps are made.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+from ..errors import StepFailed
+from ..inputs.references import ModelRef
+from ..system.processes import by_hand, ending, run_logged
+
+Results = dict[str, Any]
+LOG = "log.txt"
+
+
+@dataclass
+class Context:
+    """What a step works with: its directory, its settings, its inputs (absolute paths or hub ids), its GPUs.
+
+    `config` decides what comes out, `how` does not. `commands` are those of the engines that were started,
+    `engine_seconds` what they and models in this process took.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    inputs: dict[str, ModelRef]
+    how: dict[str, Any]
+    gpus: int = 0
+    threads: int = 1
+    env: dict[str, str] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+    engine_seconds: float = 0.0
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count what is done here as the engine's time."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.engine_seconds += time.monotonic() - start
+
+    def engine(self, argv: list[str], **env: str) -> None:
+        """Run an engine in the step's directory, its words in `log.txt`; StepFailed if it fails."""
+        self.commands.append(by_hand(argv, {**self.env, **env}, self.directory))
+        with self.working():
+            code = run_logged(argv, self.directory, self.directory / LOG, **{**self.env, **env})
+        if code:
+            raise StepFailed(f"{Path(argv[0]).name} {ending(code)}")
+
+    @contextmanager
+    def environment(self, given: dict[str, str]) -> Iterator[None]:
+        """The environment of this step, in this process too, as some stages load a model here."""
+        before = {key: os.environ.get(key) for key in given}
+        self.env |= given
+        os.environ.update(given)
+        try:
+            yield
+        finally:
+            for key, value in before.items():
+                os.environ.pop(key)
+                if value is not None:
+                    os.environ[key] = value
+
+
+def _nothing(step: Context) -> None:
+    """No check."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How steps of one kind are done.
+
+    `check` refuses inputs before anything is written, `progress` says in a few words how far a running step
+    is. A `quick` one takes seconds on a CPU: on Slurm it runs where `micota run` does. `hub` says that it may
+    load something from the hub besides its inputs.
+    """
+
+    run: Callable[[Context], Results]
+    check: Callable[[Context], None] = _nothing
+    progress: Callable[[Path], str] = lambda directory: ""
+    quick: bool = False
+    hub: bool = False
+
+
+def stage(kind: str) -> Stage:
+    """The stage of a kind of steps."""
+    found: Stage = import_module(f".{kind}", __name__).STAGE
+    return found
+
+
+def kinds() -> list[str]:
+    """Names of this package's modules, those of the kinds among them."""
+    return [module.name for module in iter_modules(__path__)]

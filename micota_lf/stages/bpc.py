@@ -14,64 +14,54 @@ In: a model, corpora. Out: `bpc.json` (per corpus: mean, 95% interval, n, unit) 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..grading.intervals import mean_interval
-from ..recipe.sections import Bpc, Evaluation
-from ..system.files import Row, write_json, write_jsonl, write_text
-from .evaluate import TASKS_DIR, common_arguments, engine_settings, lm_eval_samples
+from ..recipe.sections import Bpc, Evaluation, Recipe
+from ..recipe.tasks import TaskConfig
+from ..system.fields import identity, joined, running
+from ..system.files import Row, write_json, write_jsonl
+from . import Context, Results, Stage
+from .evaluate import ask, lm_eval_samples, progress
 
 
-def bpc_settings(spec: Bpc, evaluation: Evaluation) -> dict[str, Any]:
-    """The hashed settings of a BPC measurement, by the engine that evaluates."""
-    return {
-        "log_base": spec.log_base, "unit": spec.unit, "condition_on_prompt": spec.condition_on_prompt,
-        "limit": spec.limit, "dtype": evaluation.dtype, "seed": 0,
-        **engine_settings(evaluation),
-    }  # fmt: skip
+def config(recipe: Recipe) -> dict[str, Any]:
+    """What decides the values, among it what runs the model: numerics differ."""
+    engine = {"dtype": recipe.evaluation.dtype, "backend": recipe.evaluation.backend}
+    return {"bpc": identity(recipe.bpc, "models", "corpora"), "evaluation": engine}
 
 
-def write_bpc_tasks(directory: Path, corpora: Sequence[str], conditional: bool) -> list[str]:
-    """Write one lm-eval task file a corpus into `directory/tasks`; return the tasks' names.
+def how(recipe: Recipe) -> dict[str, Any]:
+    """What decides no value."""
+    return {"evaluation": running(recipe.evaluation), "engine": recipe.engines.lm_eval}
+
+
+def bpc_tasks(corpora: Sequence[str], conditional: bool) -> dict[str, TaskConfig]:
+    """One lm-eval task a corpus, by name, in their order.
 
     The data files are absolute because lm-eval resolves them against the current directory.
     """
-    import yaml
-
-    names = [f"micota_bpc_{number}" for number in range(len(corpora))]
-    for name, corpus in zip(names, corpora, strict=True):
-        task = {
-            "task": name,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": corpus}},
-            "test_split": "test",
-            "output_type": "loglikelihood" if conditional else "loglikelihood_rolling",
-            "doc_to_text": "{{prompt}}" if conditional else "",
-            "doc_to_target": "{{response}}",
-            "target_delimiter": "",
-            "metric_list": [{"metric": "nll", "aggregation": "mean", "higher_is_better": False}],
-            "metadata": {"version": 1.0},
-        }
-        # `!function` is lm-eval's own tag: a safe dumper has no form for it.
-        text = yaml.safe_dump(task, sort_keys=False)
-        text += "process_results: !function utils.negative_log_likelihood\n"
-        write_text(directory / "tasks" / f"{name}.yaml", text)
-    write_text(directory / "tasks" / "utils.py", (TASKS_DIR / "utils.py").read_text(encoding="utf-8"))
-    return names
+    prompted = {"output_type": "loglikelihood", "doc_to_text": "{{prompt}}"} if conditional else {}
+    found = {}
+    for name, corpus in ((f"micota_bpc_{number}", corpus) for number, corpus in enumerate(corpora)):
+        files = {"data_files": {"test": corpus}}
+        found[name] = {"task": name, "include": "_bpc.yaml", "dataset_kwargs": files, **prompted}
+    return found
 
 
-def render(
-    what: Mapping[str, Any], how: Mapping[str, Any], model: str, directory: Path, tasks: Sequence[str]
-) -> list[str]:
-    """Arguments of `lm_eval` for the task files that `write_bpc_tasks` wrote."""
-    output = str(directory / "lm_eval")
+def run(step: Context) -> Results:
+    """Let lm-eval score all corpora under the model."""
+    settings = joined(Bpc, step.config["bpc"])
+    corpora = {role: given.ref for role, given in step.inputs.items() if role != "model"}
+    rest = {"seed": 0, "limit": settings.limit}
+    spec = joined(Evaluation, step.config["evaluation"], step.how["evaluation"], rest)
+    tasks = bpc_tasks(list(corpora.values()), settings.condition_on_prompt)
+    template = ["--apply_chat_template"] if settings.condition_on_prompt else []
     # vLLM sets no memory aside for log-probabilities of prompts: 4 bytes a token and word of the vocabulary.
-    chunks = {"max_num_batched_tokens": 2048}
-    arguments = common_arguments(what, how, model, output, str(directory / "tasks"), chunks)
-    arguments += ["--tasks", ",".join(tasks)]
-    return [*arguments, "--apply_chat_template"] if what["condition_on_prompt"] else arguments
+    ask(step, spec, tasks, *template, max_num_batched_tokens=2048)
+    return finish(step.directory, settings, dict(zip(corpora, tasks, strict=True)))
 
 
 def bits_per_character(nll_nats: float, text: str, log_base: str = "e", unit: str = "characters") -> float:
@@ -80,28 +70,27 @@ def bits_per_character(nll_nats: float, text: str, log_base: str = "e", unit: st
     return nll_nats / (math.log(2) if log_base == "2" else 1.0) / length
 
 
-def finish_bpc(directory: Path, what: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Turn lm-eval's samples into `texts.jsonl` and `bpc.json`; return the latter.
+def finish(directory: Path, settings: Bpc, tasks: dict[str, str]) -> Results:
+    """Turn lm-eval's samples into `texts.jsonl` and `bpc.json`; return the latter. `tasks` are by corpus.
 
     Empty responses have no BPC and are left out; `n` counts the texts that were measured.
     """
     rows: list[Row] = []
-    summary = {}
-    for number, name in enumerate(names):
+    summary: Results = {}
+    for corpus, task in tasks.items():
         values = []
-        for sample in lm_eval_samples(directory / "lm_eval", f"micota_bpc_{number}"):
-            text = sample["doc"]["response"]
-            if not text:
-                continue
-            values.append(bits_per_character(sample["nll"], text, what["log_base"], what["unit"]))
-            rows.append(
-                {"corpus": name, "id": sample["doc"]["id"], "nll_nats": sample["nll"], "bpc": values[-1]}
-            )
+        for sample in lm_eval_samples(directory / "lm_eval", task):
+            text, nll = sample["doc"]["response"], sample["nll"]
+            if text:
+                values.append(bits_per_character(nll, text, settings.log_base, settings.unit))
+                rows.append({"corpus": corpus, "id": sample["doc"]["id"], "nll_nats": nll, "bpc": values[-1]})
         low, high = mean_interval(values)
-        summary[name] = {
-            "mean": sum(values) / len(values), "low": low, "high": high, "n": len(values),
-            "unit": f"{'bits' if what['log_base'] == '2' else 'nats'} per {what['unit'][:-1]}",
-        }  # fmt: skip
+        unit = f"{'bits' if settings.log_base == '2' else 'nats'} per {settings.unit[:-1]}"
+        mean = sum(values) / len(values)
+        summary[corpus] = {"mean": mean, "low": low, "high": high, "n": len(values), "unit": unit}
     write_jsonl(directory / "texts.jsonl", rows)
     write_json(directory / "bpc.json", summary)
     return summary
+
+
+STAGE = Stage(run, progress=progress)

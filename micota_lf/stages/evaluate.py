@@ -1,129 +1,118 @@
-"""Benchmarks through lm-evaluation-harness with this package's task files.
+"""Benchmarks through lm-evaluation-harness, with tasks that are rendered from the benchmarks' entries.
 
-In: a model, task names. Out: lm-eval's own results under `lm_eval/`, and from its samples `samples.jsonl`
-(one row a problem, with the response), `problems.jsonl` (the same without texts), `scores.json` (per task: n,
-correct by each grader, truncated, mean response tokens and reflection words; see `metrics.py`) and
-`numerics.json` (what last digits, and with them greedy responses, depend on).
+In: a model, task names. Out: lm-eval's own results under `lm_eval/`, its tasks under `tasks/`, and from its
+samples, graded on all cores once it has ended: `samples.jsonl` (`task`, `id`, `target`, `legacy_rule`,
+`response`, a row a problem), `problems.jsonl` (the same problems in the same order: `task`, `id` and the
+numbers of grading/measures.py), `scores.json` (per task: n, correct by each grader, truncated, mean response
+tokens and reflection words) and `numerics.json` (what last digits, and so greedy responses, depend on).
 
     evaluate_command(recipe, "/abs/model", "/abs/out")   -> ["lm_eval", "run", "--model", "hf", ...]
+    tasks_folder()                                       -> a folder of all tasks, for --include_path
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import StepFailed, UserError
-from ..grading.measures import METRICS, VERDICTS
-from ..inputs.benchmarks import (
-    benchmark_identity,
-    benchmark_named,
-    expand_groups,
-    task_benchmarks,
-    task_configs,
-)
-from ..recipe.sections import Benchmark, Evaluation, Prompts, Recipe
-from ..system.files import Row, directory_digest, read_json, read_jsonl, write_json, write_jsonl
-from ..system.processes import log_tail, vllm_numerics
+import yaml
+from pydantic import TypeAdapter
 
-TASKS_DIR = Path(__file__).parent / "tasks"
+from ..errors import StepFailed, UserError
+from ..grading.measures import METRICS, VERDICTS, measured_rows
+from ..grading.regrade import Columns, asked_rows
+from ..inputs.benchmarks import Benchmark, benchmark_identity
+from ..inputs.chat import load_chat
+from ..inputs.problems import Prompts
+from ..inputs.references import ModelRef
+from ..recipe.sections import Evaluation, Recipe
+from ..recipe.tasks import TaskConfig, chosen_tasks, evaluated_benchmarks, known_tasks, own_contents
+from ..system.fields import identity, joined, running
+from ..system.files import Row, digest, read_json, read_jsonl, write_json, write_jsonl, write_text
+from ..system.processes import engine_argv, log_tail, vllm_numerics
+from . import LOG, Context, Results, Stage
+
+SHARED = sorted((Path(__file__).parent / "tasks").glob("*.*"))  # what rendered tasks include and call
+# What does not change a model's responses, or enters by its content.
+NOT_RESPONSES = ("tasks", "benchmarks", "data_dir", "include_path", "verdict", "overlap_words")
 
 
 def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[str]:
-    """The lm_eval command line that evaluates a model on the recipe's benchmarks."""
-    spec = recipe.evaluation
-    what = evaluation_settings(spec, recipe.prompts)
-    how = evaluation_how(spec) | {"gpus": recipe.hardware.gpus}
-    return [*shlex.split(recipe.engines.lm_eval), *render(what, how, model_path, output_dir)]
+    """The lm_eval command line that evaluates a model on the recipe's benchmarks, and grades."""
+    spec = replace(recipe.evaluation, benchmarks=evaluated_benchmarks(recipe.evaluation))
+    engine, tasks = shlex.split(recipe.engines.lm_eval), list(chosen_tasks(spec))
+    model, folder = ModelRef(model_path), tasks_folder(spec)
+    arguments = render(spec, model, recipe.hardware.gpus, folder, tasks, output_dir)
+    return [*engine, *arguments, *generation_arguments(spec, recipe.prompts)]
 
 
-def task_folder(spec: Evaluation) -> Path:
-    """The folder of task files: the user's own, or the package's."""
-    return Path(spec.include_path).absolute() if spec.include_path else TASKS_DIR
+def config(recipe: Recipe) -> dict[str, Any]:
+    """What decides an evaluation's results (not its columns' titles or the grader that fills the table).
 
-
-def evaluated_benchmarks(spec: Evaluation) -> dict[str, Benchmark]:
-    """The benchmarks that the tasks read, by name, where they are.
-
-    Raises UserError for an unknown task or benchmark.
+    Benchmarks and own task files enter by their content, not by where they are.
     """
-    configs = task_configs(task_folder(spec))
-    tasks = expand_groups(spec.tasks, configs)
-    unknown = [task for task in tasks if task not in configs]  # lm-eval's own give no verdicts
-    if unknown:
-        known = ", ".join(name for name in configs)
-        raise UserError(f"tasks: {unknown[0]!r} has no file in {task_folder(spec)}; known: {known}")
-    names = task_benchmarks(tasks, configs)
-    return {name: benchmark_named(name, spec.benchmarks, spec.data_dir) for name in names}
-
-
-def evaluation_settings(spec: Evaluation, prompts: Prompts) -> dict[str, Any]:
-    """The hashed settings of an evaluation (not its columns' titles or the grader that fills the table).
-
-    Task files and benchmarks enter by their content, not by where they are.
-    """
-    folder = task_folder(spec)
-    benchmarks = {name: benchmark_identity(found) for name, found in evaluated_benchmarks(spec).items()}
+    spec, prompts = recipe.evaluation, recipe.prompts
     return {
-        "tasks": expand_groups(spec.tasks, task_configs(folder)), "task_files": directory_digest(folder),
-        "benchmarks": benchmarks, "max_gen_toks": spec.max_gen_toks, "limit": spec.limit,
-        "dtype": spec.dtype, "seed": spec.seed, "system": prompts.system, "template": prompts.template,
-        **engine_settings(spec),
-    }  # fmt: skip
-
-
-def engine_settings(spec: Evaluation) -> dict[str, Any]:
-    """The hashed setting of what runs the model: its numerics differ. Only there if it is not the default."""
-    return {} if spec.backend == Evaluation.backend else {"backend": spec.backend}
-
-
-def engine_how(spec: Evaluation) -> dict[str, Any]:
-    """Settings of what runs the model that decide no result."""
-    return {"batch_size": spec.batch_size, "gpu_memory_utilization": spec.gpu_memory_utilization}
-
-
-def evaluation_how(spec: Evaluation) -> dict[str, Any]:
-    """Settings that decide no result: batch size, memory, and where task files and problems are."""
-    plain = asdict(Benchmark(path=""))
-    given = {
-        name: {key: value for key, value in asdict(found).items() if value != plain[key]}
-        for name, found in evaluated_benchmarks(spec).items()
+        "evaluation": identity(spec, *NOT_RESPONSES),
+        "prompts": {"template": prompts.template, "system": prompts.system},
+        "tasks": list(chosen_tasks(spec)),
+        "benchmarks": {name: benchmark_identity(found) for name, found in evaluated_benchmarks(spec).items()},
+        "own_tasks": own_contents(spec),
     }
-    return {**engine_how(spec), "include_path": str(task_folder(spec)), "benchmarks": given}
 
 
-def render(what: Mapping[str, Any], how: Mapping[str, Any], model_path: str, output_dir: str) -> list[str]:
-    """Arguments of `lm_eval` for generation tasks: zero-shot, chat template, greedy unless a task samples."""
+def how(recipe: Recipe) -> dict[str, Any]:
+    """What decides no result: batch size, memory, and where own task files and problems are."""
+    spec, given = recipe.evaluation, recipe.evaluation.include_path
+    return {
+        "evaluation": running(spec),
+        "include_path": str(Path(given).expanduser().absolute()) if given else None,
+        "benchmarks": _stated(evaluated_benchmarks(spec)),
+        "engine": recipe.engines.lm_eval,
+    }
+
+
+def tasks_folder(spec: Evaluation | None = None) -> Path:
+    """A folder of an evaluation's tasks, or of all that this package has: in the cache, known by content."""
+    spec = spec or Evaluation()
+    configs = chosen_tasks(spec) or known_tasks(spec)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    key = digest([configs, [file.read_text(encoding="utf-8") for file in SHARED]])
+    return write_tasks(cache / "micota_lf" / f"tasks-{key}", configs)
+
+
+def write_tasks(folder: Path, configs: Mapping[str, TaskConfig]) -> Path:
+    """Write tasks into a folder, with what they include and call; return it."""
+    for file in SHARED:
+        write_text(folder / file.name, file.read_text(encoding="utf-8"))
+    for name, config in configs.items():
+        write_text(folder / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False))
+    return folder
+
+
+def generation_arguments(spec: Evaluation, prompts: Prompts) -> list[str]:
+    """Arguments of `lm_eval` for generation tasks: chat template, greedy unless a task samples.
+
+    The benchmarks of `spec` are the evaluated ones, where they are.
+    """
     # Said outright: the hf backend would take the repetition penalty that the model ships.
-    generation = {"max_gen_toks": what["max_gen_toks"], "repetition_penalty": 1.0}
-    metadata = {
-        "benchmarks": how["benchmarks"],
-        "template": what["template"],
-        "max_gen_toks": what["max_gen_toks"],
-    }
-    arguments = [
-        *common_arguments(what, how, model_path, output_dir, how["include_path"]),
-        "--tasks", ",".join(what["tasks"]),
-        "--gen_kwargs", json.dumps(generation),
-        "--metadata", json.dumps(metadata),
-        "--apply_chat_template",
-    ]  # fmt: skip
-    return [*arguments, "--system_instruction", what["system"]] if what["system"] else arguments
+    generation = {"max_gen_toks": spec.max_gen_toks, "repetition_penalty": 1.0}
+    known = {"benchmarks": _stated(spec.benchmarks), "template": prompts.template}
+    metadata = json.dumps({**known, "max_gen_toks": spec.max_gen_toks})
+    said = ["--gen_kwargs", json.dumps(generation), "--metadata", metadata]
+    system = ["--system_instruction", prompts.system] if prompts.system else []
+    return [*said, "--apply_chat_template", *system]
 
 
-def common_arguments(
-    what: Mapping[str, Any],
-    how: Mapping[str, Any],
-    model_path: str,
-    output_dir: str,
-    tasks: str,
-    vllm: Mapping[str, Any] | None = None,
+def render(
+    spec: Evaluation, model: ModelRef, gpus: int, folder: Path, tasks: list[str], output: str, **vllm: Any
 ) -> list[str]:
     """Arguments that every use of lm_eval shares; JSON so that a path may hold commas.
 
@@ -132,110 +121,142 @@ def common_arguments(
     the preflight lets through, and lm-eval cuts prompts on the left to fit a smaller one. `vllm`: more of its
     engine arguments.
     """
-    model_args: dict[str, Any] = {
-        "pretrained": model_path, "dtype": what["dtype"], "trust_remote_code": False,
-    }  # fmt: skip
-    if how.get("revision"):
-        model_args["revision"] = how["revision"]
-    if what.get("backend") == "vllm":
-        model_args |= {
-            "tensor_parallel_size": max(1, how["gpus"]), "generation_config": "vllm", "seed": what["seed"],
-            "gpu_memory_utilization": how["gpu_memory_utilization"], **(vllm or {}),
-        }  # fmt: skip
+    given: dict[str, Any] = {"pretrained": model.ref, "dtype": spec.dtype, "trust_remote_code": False}
+    given |= {"revision": model.revision} if model.revision else {}
+    if spec.backend == "vllm":
         engine = ["--model", "vllm", "--batch_size", "auto"]
+        given |= {
+            "tensor_parallel_size": max(1, gpus), "generation_config": "vllm", "seed": spec.seed,
+            "gpu_memory_utilization": spec.gpu_memory_utilization, **vllm,
+        }  # fmt: skip
     else:
-        if how["gpus"] > 1:
-            model_args["parallelize"] = True  # models/huggingface.py
-        device = "cuda" if how["gpus"] else "cpu"
-        engine = ["--model", "hf", "--device", device, "--batch_size", str(how["batch_size"])]
-    arguments = [
-        "run", *engine, "--model_args", json.dumps(model_args), "--include_path", tasks,
-        "--output_path", output_dir, "--log_samples", "--seed", str(what["seed"]),
+        device = "cuda" if gpus else "cpu"
+        engine = ["--model", "hf", "--device", device, "--batch_size", str(spec.batch_size)]
+        given |= {"parallelize": True} if gpus > 1 else {}  # models/huggingface.py
+    limit = ["--limit", str(spec.limit)] if spec.limit else []
+    return [
+        "run", *engine, "--model_args", json.dumps(given), "--include_path", str(folder),
+        "--output_path", output, "--log_samples", "--seed", str(spec.seed), *limit,
+        "--tasks", ",".join(tasks),
     ]  # fmt: skip
-    return [*arguments, "--limit", str(what["limit"])] if what["limit"] else arguments
 
 
-def finish_evaluation(directory: Path, tasks: list[str]) -> dict[str, Any]:
-    """Turn lm-eval's samples into `samples.jsonl`, `problems.jsonl` and `scores.json`; return the scores."""
+def ask(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig], *more: str, **vllm: Any) -> None:
+    """Run lm_eval on tasks; samples of an interrupted run go first, so that old and new ones never mix."""
+    output, folder = step.directory / "lm_eval", write_tasks(step.directory / "tasks", tasks)
+    shutil.rmtree(output, ignore_errors=True)
+    arguments = render(spec, step.inputs["model"], step.gpus, folder, list(tasks), str(output), **vllm)
+    step.engine([*engine_argv(step.how["engine"]), *arguments, *more])
+
+
+def check(step: Context) -> None:
+    """Raise UserError for a model of whose responses no tokens could be counted in the end."""
+    load_chat(step.inputs["model"])
+
+
+def run(step: Context) -> Results:
+    """Let lm-eval ask the model without grading, then grade its samples."""
+    given = {name: Benchmark(**values) for name, values in step.how["benchmarks"].items()}
+    tasks = dict.fromkeys(step.config["tasks"], "")
+    where = {"tasks": tasks, "benchmarks": given, "include_path": step.how["include_path"]}
+    spec = joined(Evaluation, step.config["evaluation"], step.how["evaluation"], where)
+    prompts = joined(Prompts, {"path": ""}, step.config["prompts"])
+    ask(step, spec, chosen_tasks(spec), *generation_arguments(spec, prompts), "--predict_only")
+    write_numerics(step, spec)
+    try:
+        return finish(step.directory, list(tasks), step.inputs["model"], spec.max_gen_toks)
+    except UserError as error:  # hours after the start: what lm-eval left must not be taken for bad input
+        raise StepFailed(f"lm_eval's samples cannot be graded: {error}") from error
+
+
+def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int) -> Results:
+    """Grade lm-eval's samples; write what the module's docstring names, and return the scores.
+
+    Raises UserError for samples without a text or an answer (the document's, else the task's target).
+    """
     rows: list[Row] = []
     for task in tasks:
-        for sample in lm_eval_samples(directory / "lm_eval", task):
-            missing = [name for name in METRICS if name not in sample]
-            if missing:
-                raise StepFailed(
-                    f"lm_eval's samples of {task} have no {', '.join(missing)}: its task file must compute "
-                    "them as utils.process_results of `micota tasks` does, with a tokenizer that loads"
-                )
-            rows.append({
-                "task": task, "id": sample["doc"].get("id", str(sample["doc_id"])),
-                "target": sample["doc"].get("answer", sample["target"]),
-                "response": sample["filtered_resps"][0], **{name: sample[name] for name in METRICS},
-            })  # fmt: skip
-    scores = {task: task_scores([row for row in rows if row["task"] == task]) for task in tasks}
+        asked = asked_rows(newest_samples(directory / "lm_eval", task), Columns(samples=True))
+        for sample, questions, several in sorted(asked, key=lambda one: int(one[0]["doc_id"])):
+            texts, first = [question.response for question in questions], questions[0]
+            key = sample["doc"].get("id", str(sample["doc_id"]))
+            graded = {"target": first.answer, "legacy_rule": first.legacy_rule}
+            rows.append({"task": task, "id": key, **graded, "response": texts if several else texts[0]})
     write_jsonl(directory / "samples.jsonl", rows)
-    write_jsonl(
-        directory / "problems.jsonl", ({key: row[key] for key in ("task", "id", *METRICS)} for row in rows)
-    )
+    answered = ({**row, "answer": row["target"]} for row in rows)
+    measured = measured_rows(answered, load_chat(model).counts, max_gen_toks)
+    problems = [
+        {"task": row["task"], "id": row["id"], **{name: one[name] for name in METRICS}}
+        for row, one in zip(rows, measured, strict=True)
+    ]
+    write_jsonl(directory / "problems.jsonl", problems)
+    scores = {task: task_scores([row for row in problems if row["task"] == task]) for task in tasks}
     write_json(directory / "scores.json", scores)
     return scores
 
 
-def write_numerics(directory: Path, what: Mapping[str, Any], how: Mapping[str, Any]) -> None:
+def newest_samples(output: Path, task: str) -> Path:
+    """The newest samples that lm-eval wrote for a task.
+
+    lm-eval only warns, with exit code 0, if it cannot save them: their absence is a StepFailed.
+    """
+    # With the date: the name of one task may begin with that of another.
+    files = sorted(output.glob(f"*/samples_{task}_[0-9][0-9][0-9][0-9]-[0-9][0-9]-*.jsonl"))
+    if not (files and files[-1].stat().st_size):
+        raise StepFailed(f"lm_eval left no samples of {task} in {output} (of a group, name the tasks)")
+    return files[-1]
+
+
+def lm_eval_samples(output: Path, task: str) -> list[Row]:
+    """The newest samples that lm-eval wrote for a task, in the order of the problems."""
+    return sorted(read_jsonl(newest_samples(output, task)), key=lambda row: int(row["doc_id"]))
+
+
+def task_scores(rows: list[Row]) -> dict[str, Any]:
+    """Of one task: n problems; sums of verdicts and truncated (fractions where a task samples); means."""
+    sums = {name: sum(row[name] for row in rows) for name in METRICS}
+    means = {f"mean_{name}": sums[name] / len(rows) for name in ("response_tokens", "reflections")}
+    return {"n": len(rows), **{name: sums[name] for name in (*VERDICTS, "truncated")}, **means}
+
+
+def write_numerics(step: Context, spec: Evaluation) -> None:
     """Write `numerics.json`: engine, dtype, parallelism, versions, GPU, and vLLM's attention kernels.
 
     Versions are those of lm-eval's own environment, from its results and vLLM's log; null if not said.
     """
-    backend = what.get("backend", Evaluation.backend)
-    found = sorted(directory.glob("lm_eval/*/results_*.json"))
+    found = sorted(step.directory.glob("lm_eval/*/results_*.json"))
     results = read_json(found[-1]) if found else {}
-    machine, log = results.get("pretty_env_info", ""), (directory / "log.txt").read_text(errors="replace")
+    machine, log = results.get("pretty_env_info", ""), step.directory / LOG
 
     def said(pattern: str, text: str) -> str | None:
         match = re.search(pattern, text)
         return match[1] if match else None
 
     numerics = {
-        "backend": backend, "dtype": what["dtype"], "gpus": how["gpus"],
-        "gpu": said(r"GPU 0: (.+)", machine) if how["gpus"] else None,
+        "backend": spec.backend, "dtype": spec.dtype, "gpus": step.gpus,
+        "gpu": said(r"GPU 0: (.+)", machine) if step.gpus else None,
         "torch": said(r"\btorch==(\S+)", machine), "transformers": results.get("transformers_version"),
     }  # fmt: skip
-    if backend == "vllm":
-        numerics["vllm"] = said(r"LLM engine \(v([\w.+]+)\)", log)
-        numerics |= vllm_numerics(directory / "log.txt")
+    if spec.backend == "vllm":
+        version = said(r"LLM engine \(v([\w.+]+)\)", log.read_text(errors="replace"))
+        numerics |= {"vllm": version, **vllm_numerics(log)}
     else:
-        numerics["batch_size"] = how["batch_size"]
-    write_json(directory / "numerics.json", numerics)
+        numerics["batch_size"] = spec.batch_size
+    write_json(step.directory / "numerics.json", numerics)
 
 
-def task_scores(rows: list[Row]) -> dict[str, Any]:
-    """Of one task: n problems; sums of verdicts and truncated (fractions where a task samples); means."""
-    return {
-        "n": len(rows),
-        **{name: sum(row[name] for row in rows) for name in (*VERDICTS, "truncated")},
-        "mean_response_tokens": sum(row["response_tokens"] for row in rows) / len(rows),
-        "mean_reflections": sum(row["reflections"] for row in rows) / len(rows),
-    }
-
-
-def lm_eval_samples(output: Path, task: str) -> list[Row]:
-    """The newest samples that lm-eval wrote for a task, in the order of the problems.
-
-    lm-eval only warns, with exit code 0, if it cannot save them: their absence is a StepFailed.
-    """
-    # With the date: the name of one task may begin with that of another.
-    files = sorted(output.glob(f"*/samples_{task}_[0-9][0-9][0-9][0-9]-[0-9][0-9]-*.jsonl"))
-    rows = read_jsonl(files[-1]) if files else []
-    if not rows:
-        raise StepFailed(f"lm_eval left no samples of {task} in {output} (of a group, name the tasks)")
-    return sorted(rows, key=lambda row: int(row["doc_id"]))
-
-
-def evaluation_progress(directory: Path) -> str:
+def progress(directory: Path) -> str:
     """How far lm-eval's own progress bar in the log is, as `200/400 requests`."""
-    bars = re.findall(r"Running \w+ requests:.*?(\d+/\d+) \[", log_tail(directory / "log.txt", 3))
+    bars = re.findall(r"Running \w+ requests:.*?(\d+/\d+) \[", log_tail(directory / LOG, 3))
     return f"{bars[-1]} requests" if bars else ""
 
 
-def clear_unfinished_evaluation(directory: Path) -> None:
-    """Remove samples of an interrupted run, so that old and new ones never mix."""
-    shutil.rmtree(directory / "lm_eval", ignore_errors=True)
+def _stated(benchmarks: Mapping[str, Benchmark]) -> dict[str, Any]:
+    """The benchmarks as plain mappings, without values that are the default."""
+    plain: dict[str, Any] = TypeAdapter(dict[str, Benchmark]).dump_python(
+        dict(benchmarks), exclude_defaults=True
+    )
+    return plain
+
+
+STAGE = Stage(run, check, progress, hub=True)  # a task's data set

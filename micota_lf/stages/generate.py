@@ -13,30 +13,64 @@ or endpoints too: finished rows are kept, a torn last line is dropped, failed ro
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from ..backends.opening import open_backend
-from ..backends.progress import Progress, response_summary, say
-from ..backends.protocol import Completion, Launch, Request
+from ..backends import DEFAULT_LAUNCH, Completion, Launch, Request, open_backend
+from ..backends.progress import Progress, generation_progress, response_summary, say
 from ..errors import UserError
-from ..inputs.problems import chat, load_problems, user_text
-from ..recipe.sections import Generation, Prompts, sampling_settings
+from ..inputs.problems import Prompts, chat, load_problems, user_text
+from ..inputs.references import ModelRef
+from ..recipe.sections import Generation, Recipe
+from ..system.fields import identity, joined, running
 from ..system.files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
 from ..system.locks import lease
+from . import Context, Results, Stage
 
 NAMED_IDS = 5  # of those that differ, in an error
 
 
+def config(recipe: Recipe, sampling: Generation | None = None, prompts: Prompts | None = None) -> Results:
+    """What decides responses; the recipe's own settings where none are given."""
+    settings = {"generation": identity(sampling or recipe.generation)}
+    return settings | {"prompts": identity(prompts or recipe.prompts, "path", "revision")}
+
+
+def how(recipe: Recipe) -> tuple[int, dict[str, Any]]:
+    """GPUs of a step that generates, those of one copy of the model or with vLLM of all, and how it runs."""
+    hardware, backend = recipe.hardware, recipe.generation.backend
+    one = min(hardware.inference_gpus, hardware.gpus)
+    copies = {"endpoint": 0, "vllm": hardware.gpus // max(1, one)}.get(backend, 1)
+    return one * copies, flags(recipe, recipe.generation, one * copies)
+
+
+def flags(recipe: Recipe, sampling: Generation, gpus: int) -> dict[str, Any]:
+    """How responses are made on so many GPUs: vLLM splits a model over some and serves copies of it."""
+    settings: dict[str, Any] = {"generation": running(sampling)}
+    if sampling.backend == "vllm":
+        split = max(1, min(recipe.hardware.inference_gpus, gpus))
+        copies = max(1, gpus // split)
+        settings |= {"engine": recipe.engines.vllm, "tensor_parallel": split, "data_parallel": copies}
+    return settings
+
+
+def respond(step: Context, output: Path) -> Results:
+    """Generate as a step says, from its inputs `model` and `prompts`."""
+    source = {"path": step.inputs["prompts"].ref, "revision": step.inputs["prompts"].revision}
+    prompts = joined(Prompts, source, step.config["prompts"])
+    sampling = joined(Generation, step.config["generation"], step.how["generation"])
+    with step.working():
+        return generate(step.inputs["model"], prompts, output, sampling, joined(Launch, step.how))
+
+
 def generate(
-    model: str,
+    model: ModelRef,
     prompts: Prompts,
     output: str | Path,
     sampling: Generation,
-    revision: str | None = None,
-    launch: Launch | None = None,
-) -> dict[str, Any]:
+    launch: Launch = DEFAULT_LAUNCH,
+) -> Results:
     """Write one row a problem to `output` and return the counts and token statistics.
 
     Raises UserError if `output` holds responses to another question, StepLocked if another process writes to
@@ -47,22 +81,20 @@ def generate(
     problems, output = load_problems(prompts), Path(output)
     digests = {row["id"]: digest(row) for row in problems}
     asked = {
-        **sampling_settings(sampling), **asdict(prompts), "model": model, "model_revision": revision,
-        "prompts": len(problems), "problems": digest(problems),
+        **identity(sampling), **identity(prompts, "path"), "model": model.ref,
+        "model_revision": model.revision, "prompts": len(problems), "problems": digest(problems),
     }  # fmt: skip
-    del asked["path"]
-    launch = replace(launch or Launch(), log=output.with_suffix(".server.log"))
     with ExitStack() as stack:
         busy = f"{output}: another process is writing to it"
         stack.enter_context(lease(output.with_name(f".{output.name}.lease"), busy))
         done = _finished_ids(output, asked, digests)
         by_id = {row["id"]: row for row in problems if row["id"] not in done}
         if by_id:
-            say(f"{len(done)} of {len(problems)} responses are there; {len(by_id)} to generate")
-            backend = stack.enter_context(open_backend(model, sampling, revision, launch))
-            requests = (_request(row, prompts, sampling) for row in by_id.values())
-            completions = backend.complete(requests)  # a server starts here: no part of the speed
-            progress = Progress(len(problems), len(done))
+            say(f"{len(done)}/{len(problems)} responses are there, {len(by_id)} to generate")
+            launch = replace(launch, log=output.with_suffix(".server.log"))
+            backend = stack.enter_context(open_backend(model, sampling, launch))
+            completions = backend.complete([_request(row, prompts, sampling) for row in by_id.values()])
+            progress = Progress(len(problems), len(done))  # a server has started: no part of the speed
             for n, completion in enumerate(completions):
                 if n == 0:  # not before: a model or limit that is refused leaves no file behind
                     numerics = {"backend": sampling.backend, **backend.numerics()}
@@ -88,13 +120,13 @@ def _row(problem: Row, completion: Completion, prompts: Prompts) -> Row:
     }  # fmt: skip
 
 
-def _finished_ids(output: Path, asked: dict[str, Any], digests: dict[str, str]) -> set[str]:
+def _finished_ids(output: Path, asked: Row, digests: dict[str, str]) -> set[str]:
     """Ids of the rows that need no second answer. Raises UserError if they answer another request."""
     if not output.exists() or not output.stat().st_size:
         return set()
     meta = output.with_suffix(".meta.json")
     if not meta.is_file():
-        raise UserError(f"{output}: exists without {meta.name}, which says what was asked; choose another -o")
+        raise UserError(f"{output}: exists without {meta.name} that says what was asked; choose another file")
     before = read_json(meta)
     changed = [key for key in asked if before.get(key) != asked[key]]
     if changed:
@@ -104,7 +136,7 @@ def _finished_ids(output: Path, asked: dict[str, Any], digests: dict[str, str]) 
             words += _differing(read_json(output.with_suffix(".prompts.json")), digests)
         raise UserError(
             f"{output}: holds responses to another request: {', '.join(changed)} differ ({words}); "
-            "choose another -o or remove it"
+            "choose another file or remove it"
         )
     return {row["id"] for row in iter_jsonl(output, repair=True) if row["status"] == "ok"}
 
@@ -114,18 +146,15 @@ def _differing(then: dict[str, str], now: dict[str, str]) -> str:
     kinds = {
         "added": [key for key in now if key not in then],
         "removed": [key for key in then if key not in now],
-        "changed": [key for key in now if key in then and then[key] != now[key]],
+        "changed": [key for key in now if then.get(key, now[key]) != now[key]],
     }
-    return "".join(
-        f"; {len(ids)} {kind}: {', '.join(ids[:NAMED_IDS])}{', ...' if len(ids) > NAMED_IDS else ''}"
-        for kind, ids in kinds.items()
-        if ids
-    )
+    named = {
+        kind: [*ids[:NAMED_IDS], *(["..."] if len(ids) > NAMED_IDS else [])] for kind, ids in kinds.items()
+    }
+    return "".join(f"; {len(kinds[kind])} {kind}: {', '.join(ids)}" for kind, ids in named.items() if ids)
 
 
-def _appendable(
-    output: Path, asked: dict[str, Any], digests: dict[str, str], numerics: dict[str, Any]
-) -> IO[str]:
+def _appendable(output: Path, asked: Row, digests: dict[str, str], numerics: Row) -> IO[str]:
     """The output opened for more rows, holding exactly the finished ones, with its other files beside it."""
     meta = output.with_suffix(".meta.json")
     resumed = output.is_file() and output.stat().st_size > 0
@@ -136,3 +165,6 @@ def _appendable(
     write_json(meta, {**asked, "numerics": known})
     write_jsonl(output, (row for row in rows if row["status"] == "ok"))
     return output.open("a", encoding="utf-8")
+
+
+STAGE = Stage(lambda step: respond(step, step.directory / "responses.jsonl"), progress=generation_progress)

@@ -30,11 +30,10 @@ def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
     Raises UserError if DeepSpeed is asked for and absent, or if several machines are and the environment
     does not say which one this is.
     """
-    processes, nodes = how.get("processes", max(1, how["gpus"])), how.get("nodes", 1)
-    stage = how["train"].get("deepspeed")
-    if processes * nodes == 1 and not stage:
+    processes, nodes, stage = how["processes"], how["nodes"], how["train"]["deepspeed"]
+    if processes * nodes == 1 and stage == "none":
         return {}
-    if stage:
+    if stage != "none":
         _need_deepspeed(stage, program)
     # torchrun is looked up on PATH, where an environment that is not activated does not stand.
     path = os.pathsep.join([str(Path(program).parent), os.environ.get("PATH", os.defpath)])

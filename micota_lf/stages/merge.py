@@ -1,9 +1,9 @@
-"""Merging the teacher assistant before and after fine-tuning, through mergekit.
+"""Merging a teacher assistant before and after fine-tuning, through mergekit (paper section 3.2).
 
 In: the two models (and for the preset `pretrained` the pretrained one). Out: `merge.yaml` and `model/`
-with the assistant's own tokenizer and generation config.
+with the assistant's own tokenizer and generation config, and answers of the merged model to a few prompts.
 
-    merge_config(recipe)["models"][0]["parameters"]      -> {"weight": 0.5, "density": 0.5}
+    merge_config(recipe, "ta")["models"][0]["parameters"]      -> {"weight": 0.5, "density": 0.5}
 
 What weight means (mergekit generalized_task_arithmetic.py; measured in the tests): with one task vector
 and normalize off, the merged delta is weight x the fine-tuning delta in expectation; with normalize on
@@ -12,20 +12,30 @@ the weight cancels. DARE's density alone never shortens: rescaling restores the 
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import StepFailed
-from ..inputs.references import resolve
-from ..recipe.lineage import generation_how
-from ..recipe.sections import Generation, Merge, Prompts, Recipe, sampling_settings
+from ..errors import StepFailed, UserError, nearest
+from ..inputs.hub import weights_directory
+from ..inputs.references import ModelRef
+from ..recipe.lineage import model_of
+from ..recipe.sections import MERGE_METHODS, Merge, Recipe
+from ..system.fields import identity
 from ..system.files import read_json, write_json, write_yaml
-from .merge_check import STOP_KEYS
+from ..system.processes import engine_argv
+from . import Context, Results, Stage, generate
+from .merge_check import (
+    STOP_KEYS,
+    answer_health,
+    compatibility_facts,
+    compatibility_problems,
+    health_problems,
+)
 
-SPARSIFYING = ("dare_ties", "dare_linear", "ties")
+ANSWERS = "answers.jsonl"  # of the merged model, to a few prompts
 # What mergekit copies from base_model and what must be the assistant's in every preset.
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -35,90 +45,125 @@ TOKENIZER_FILES = (
 
 def merge_config(
     recipe: Recipe,
+    assistant: str,
     *,
     before: str | None = None,
-    after: str = "assistant-sft",
+    after: str | None = None,
     pretrained: str | None = None,
 ) -> dict[str, Any]:
-    """Mergekit's YAML for the recipe's assistant, as a dict; the paths default to the recipe's references."""
-    spec = recipe.assistant.merge
-    start = before or resolve(recipe.assistant.model)
-    base = pretrained or (resolve(spec.pretrained_model) if spec.pretrained_model else None)
-    return render(merge_settings(spec), start, after, base)
+    """Mergekit's YAML for an assistant of the recipe, as a dict.
+
+    The paths default to the recipe's references, `after` to the training's name. Raises UserError for a name
+    that is no assistant's.
+    """
+    if assistant not in recipe.assistants:
+        hint = nearest(assistant, recipe.assistants)
+        raise UserError(f"recipe {recipe.name}: no assistant {assistant!r}; {hint}")
+    spec = recipe.assistants[assistant]
+    start = before or model_of(recipe, assistant).reference.resolved
+    base = pretrained or (spec.merge.pretrained.resolved if spec.merge.pretrained else None)
+    return render(config(recipe, spec.merge)["merge"], start, after or spec.from_, base)
 
 
-def merge_settings(spec: Merge) -> dict[str, Any]:
-    """The hashed settings of a merge, in mergekit's key names."""
-    settings = dataclasses.asdict(spec)
-    settings["lambda"] = settings.pop("lambda_")
-    for key in ("pretrained_model", "pretrained_revision", "health_prompts"):
-        settings.pop(key)
-    return settings
+def config(recipe: Recipe, spec: Merge) -> dict[str, Any]:
+    """What decides the merged weights, and how the merged model is asked for answers (null: not at all)."""
+    merge = identity(spec, "pretrained_model", "pretrained_revision", "health_prompts")
+    merge["lambda"] = merge.pop("lambda_")
+    limit = min(spec.health_prompts, recipe.prompts.limit or spec.health_prompts)
+    asked = generate.config(
+        recipe, replace(_asking(recipe), temperature=0.0), replace(recipe.prompts, limit=limit)
+    )
+    return {"merge": merge, "health": asked if spec.health_prompts else None}
 
 
-def health_settings(spec: Merge, generation: Generation, prompts: Prompts) -> dict[str, Any] | None:
-    """How the merged model is asked for answers, as flags of `micota generate`; None for not at all."""
-    if not spec.health_prompts:
-        return None
-    asked = {**sampling_settings(generation), **dataclasses.asdict(prompts), "temperature": 0.0}
-    asked["limit"] = min(spec.health_prompts, prompts.limit or spec.health_prompts)
-    if generation.backend == "endpoint":  # no server serves the merged model yet
-        asked["backend"] = "transformers"
-    return {key: value for key, value in asked.items() if key not in ("path", "revision")}
+def how(recipe: Recipe, spec: Merge) -> tuple[int, dict[str, Any]]:
+    """GPUs of a merge (for the answers: one at most), and how it runs."""
+    gpus = min(1, recipe.hardware.gpus) if spec.health_prompts else 0
+    return gpus, {"engine": recipe.engines.mergekit, "answers": generate.flags(recipe, _asking(recipe), gpus)}
 
 
-def health_how(recipe: Recipe, gpus: int) -> dict[str, Any]:
-    """How it is asked: flags of `micota generate` beside those of `health_settings`."""
-    if recipe.generation.backend == "endpoint":
-        return {"batch_size": recipe.generation.batch_size}
-    return generation_how(recipe, gpus)
+def _asking(recipe: Recipe) -> Any:
+    """Generation's settings, but for endpoints: no server serves the merged model yet."""
+    spec = recipe.generation
+    return replace(spec, backend="transformers") if spec.backend == "endpoint" else spec
 
 
 def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str | None) -> dict[str, Any]:
     """Put a merge YAML together. Paths must be absolute or hub ids: mergekit looks others up on the hub."""
-    method = settings["merge_method"]
-    parameters = {"weight": settings["weight"]}
-    if method in SPARSIFYING:
-        parameters["density"] = settings["density"]
-    over_pretrained = settings["preset"] == "pretrained"
-    merged = [before, after] if over_pretrained or method == "linear" else [after]
-    config: dict[str, Any] = {
-        "merge_method": method,
+    name, over_pretrained = settings["merge_method"], settings["preset"] == "pretrained"
+    method = MERGE_METHODS[name]
+    parameters = {key: settings[key] for key in ("weight", *method.parameters)}
+    merged = [after] if method.base and not over_pretrained else [before, after]
+    options = {"normalize": settings["normalize"], "int8_mask": False, "lambda": settings["lambda"],
+               "rescale": settings["rescale"]}  # fmt: skip
+    return {
+        "merge_method": name,
+        **({"base_model": pretrained if over_pretrained else before} if method.base else {}),
         "models": [{"model": path, "parameters": dict(parameters)} for path in merged],
-        "parameters": {"normalize": settings["normalize"]},
+        "parameters": {key: value for key, value in options.items() if key in ("normalize", *method.options)},
         "dtype": settings["dtype"],
     }
-    if method != "linear":
-        config["base_model"] = pretrained if over_pretrained else before
-        config["parameters"] |= {"lambda": settings["lambda"], "int8_mask": False}
-    if method in ("dare_ties", "dare_linear"):
-        config["parameters"]["rescale"] = settings["rescale"]
-    return config
 
 
-def write_merge(
-    directory: Path, settings: Mapping[str, Any], before: str, after: str, pretrained: str | None
-) -> None:
-    """Write `merge.yaml` and clear an unfinished `model/`: mergekit leaves stale shards in a used one."""
-    shutil.rmtree(directory / "model", ignore_errors=True)
-    write_yaml(directory / "merge.yaml", render(settings, before, after, pretrained))
+def check(step: Context) -> None:
+    """Raise UserError for models that cannot be merged."""
+    if problems := compatibility_problems(*_directories(step)):
+        raise UserError("\n".join(problems))
 
 
-def finish_merge(model_dir: Path, assistant: Path) -> dict[str, Any]:
+def run(step: Context) -> Results:
+    """Merge, make the merged model whole, check its weights, and ask it for a few answers."""
+    model, settings, after = step.directory / "model", step.config["merge"], Path(step.inputs["after"].ref)
+    given = {
+        role: f"{ref.ref}@{ref.revision}" if ref.revision else ref.ref for role, ref in step.inputs.items()
+    }
+    shutil.rmtree(model, ignore_errors=True)  # mergekit leaves stale shards in a used directory
+    yaml = render(settings, given["before"], given["after"], given.get("pretrained"))
+    write_yaml(step.directory / "merge.yaml", yaml)
+    argv = [*engine_argv(step.how["engine"]), "merge.yaml", "model", "--random-seed", str(settings["seed"])]
+    step.engine([*argv, "--quiet", "--num-threads", str(step.threads)])
+    results = finish(model, after)
+    if problems := health_problems(model, after, TOKENIZER_FILES):
+        raise StepFailed("\n".join(problems))
+    facts: Results = {"compatibility": compatibility_facts(*_directories(step)), "health": {"prompts": 0}}
+    if step.config["health"]:
+        prompts = {"model": ModelRef(str(model)), "prompts": step.inputs["prompts"]}
+        asking = replace(step, config=step.config["health"], how=step.how["answers"], inputs=prompts)
+        generate.respond(asking, step.directory / ANSWERS)
+        step.engine_seconds = asking.engine_seconds
+        limit = asking.config["generation"]["max_tokens"]
+        facts["health"] = answer_health(step.directory / ANSWERS, limit)
+    return results | facts
+
+
+def _directories(step: Context) -> tuple[Path, Path | None, Path | None]:
+    """Where the weights of the model before, after and pretrained are."""
+    before, after, pretrained = (
+        weights_directory(step.inputs[role]) if role in step.inputs else None
+        for role in ("before", "after", "pretrained")
+    )
+    assert before is not None
+    return before, after, pretrained
+
+
+def finish(model: Path, assistant: Path) -> Results:
     """Give the merged model the assistant's tokenizer files and stop tokens; StepFailed if it lacks weights.
 
     mergekit copies them from base_model, in the preset `pretrained` a model that ends its texts otherwise.
     """
-    shards = sorted(model_dir.glob("*.safetensors"))
-    if not shards or not (model_dir / "config.json").is_file():
-        raise StepFailed(f"mergekit left no complete model in {model_dir}")
+    shards = sorted(model.glob("*.safetensors"))
+    if not shards or not (model / "config.json").is_file():
+        raise StepFailed(f"mergekit left no complete model in {model}")
     for name in TOKENIZER_FILES:
         if (assistant / name).is_file():
-            shutil.copyfile(assistant / name, model_dir / name)
+            shutil.copyfile(assistant / name, model / name)
         else:
-            (model_dir / name).unlink(missing_ok=True)
-    config, source = read_json(model_dir / "config.json"), read_json(assistant / "config.json")
-    write_json(model_dir / "config.json", {**config, **{key: source.get(key) for key in STOP_KEYS}})
+            (model / name).unlink(missing_ok=True)
+    config, source = read_json(model / "config.json"), read_json(assistant / "config.json")
+    write_json(model / "config.json", {**config, **{key: source.get(key) for key in STOP_KEYS}})
     for shard in shards:
         shard.chmod(0o644)  # mergekit writes 0600, unreadable for others in a shared workspace
     return {"shards": len(shards), "bytes": sum(shard.stat().st_size for shard in shards)}
+
+
+STAGE = Stage(run, check)

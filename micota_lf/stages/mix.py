@@ -16,6 +16,14 @@ from typing import Any
 from ..errors import UserError
 from ..recipe.sections import RATIO_TOLERANCE
 from ..system.files import Row, read_jsonl, write_json, write_jsonl
+from . import Context, Results, Stage
+
+
+def run(step: Context) -> Results:
+    """Mix the step's parts, in their order, into its `corpus.jsonl`."""
+    paths, config = [part.resolved for part in step.inputs.values()], step.config
+    parts = dict(zip(paths, config["ratios"], strict=True))
+    return mix_corpora(parts, step.directory / "corpus.jsonl", seed=config["seed"], size=config["size"])
 
 
 def mix_corpora(
@@ -25,32 +33,22 @@ def mix_corpora(
 
     Raises UserError if the ratios do not add up to 1 or a part has too few rows for `size`.
     """
-    whole = abs(sum(parts.values()) - 1) <= RATIO_TOLERANCE
-    if not whole or not all(ratio > 0 for ratio in parts.values()):
+    if abs(sum(parts.values()) - 1) > RATIO_TOLERANCE or not all(ratio > 0 for ratio in parts.values()):
         raise UserError(f"--part: ratios {list(parts.values())} must be above 0 and add up to 1")
-    corpora = {path: read_jsonl(path) for path in parts}
-    for path, rows in corpora.items():
-        for number, row in enumerate(rows, start=1):
-            missing = [key for key in ("id", "response_tokens") if key not in row]
-            if missing:
-                raise UserError(f"{path}: row {number} has no {' and no '.join(missing)}")
+    corpora = {path: _corpus(path) for path in parts}
     total = size or min(int(len(rows) / parts[path] + 1e-9) for path, rows in corpora.items())
     counts = shares(list(parts.values()), total)
     mixed: list[Row] = []
     for number, ((path, rows), count) in enumerate(zip(corpora.items(), counts, strict=True)):
         if count > len(rows):
             raise UserError(f"--size: {total} rows need {count} of {path}, which has {len(rows)}")
-        ordered = sorted(rows, key=lambda row: row["id"])
-        chosen = random.Random(f"{seed}/{number}").sample(ordered, count)
+        chosen = random.Random(f"{seed}/{number}").sample(rows, count)
         mixed += [{**row, "part": number} for row in chosen]
     if not mixed:
         raise UserError(f"{', '.join(parts)}: too few rows to mix at these ratios")
     random.Random(seed).shuffle(mixed)
-    lengths = [row["response_tokens"] for row in mixed]
-    summary = {
-        "rows": len(mixed), "rows_by_part": counts, "seed": seed,
-        "mean_response_tokens": sum(lengths) / len(lengths),
-    }  # fmt: skip
+    mean = sum(row["response_tokens"] for row in mixed) / len(mixed)
+    summary = {"rows": len(mixed), "rows_by_part": counts, "seed": seed, "mean_response_tokens": mean}
     write_jsonl(output, mixed)
     write_json(Path(output).with_name("counts.json"), summary)
     return summary
@@ -64,3 +62,16 @@ def shares(ratios: list[float], total: int) -> list[int]:
     for i in by_rest[: total - sum(counts)]:
         counts[i] += 1
     return counts
+
+
+def _corpus(path: str) -> list[Row]:
+    """The rows of a part, in the order of their ids."""
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, start=1):
+        missing = [key for key in ("id", "response_tokens") if key not in row]
+        if missing:
+            raise UserError(f"{path}: row {number} has no {' and no '.join(missing)}")
+    return sorted(rows, key=lambda row: str(row["id"]))
+
+
+STAGE = Stage(run, quick=True)

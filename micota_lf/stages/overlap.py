@@ -12,14 +12,34 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..system.files import Row
+from ..inputs.benchmarks import benchmark_named, load_benchmark
+from ..inputs.problems import Prompts, load_problems
+from ..recipe.sections import Recipe
+from ..system.fields import identity, joined
+from ..system.files import Row, write_jsonl
+from . import Context, Results, Stage
 
-EDGES = string.punctuation
+
+def config(recipe: Recipe, benchmarks: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides an overlap step's results; `benchmarks` are the identities of those evaluated, by name."""
+    prompts, words = identity(recipe.prompts, "path", "revision"), recipe.evaluation.overlap_words
+    return {"prompts": prompts, "words": words, "benchmarks": benchmarks}
+
+
+def run(step: Context) -> Results:
+    """Search the step's prompts; the pairs go to its `pairs.jsonl`, the counts are its results."""
+    source, given = step.inputs["prompts"], step.config
+    prompts = joined(Prompts, {"path": source.ref, "revision": source.revision}, given["prompts"])
+    named = {name: benchmark_named(name, step.how["benchmarks"], None) for name in given["benchmarks"]}
+    problems = {name: load_benchmark(spec) for name, spec in named.items()}
+    results, pairs = overlap(load_problems(prompts), problems, given["words"])
+    write_jsonl(step.directory / "pairs.jsonl", pairs)
+    return results
 
 
 def words(text: str) -> tuple[str, ...]:
     """The words of a problem, in lower case, without punctuation at their ends."""
-    return tuple(word for word in (raw.strip(EDGES) for raw in text.lower().split()) if word)
+    return tuple(word for word in (raw.strip(string.punctuation) for raw in text.lower().split()) if word)
 
 
 def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
@@ -62,14 +82,4 @@ def overlap(
     return {"prompts": len(prompts), "ngram": n, "benchmarks": counts}, pairs
 
 
-def overlap_words(results: Mapping[str, Any] | None) -> str:
-    """What the report says of it."""
-    if results is None:
-        return "Not checked yet."
-    lines = [
-        f"- {name}: {count['problems_shared']} of {count['problems']} problems share a run of "
-        f"{results['ngram']} words with one of {count['prompts_shared']} training prompts (of "
-        f"{results['prompts']}); {count['identical']} pairs are identical word for word"
-        for name, count in results["benchmarks"].items()
-    ]
-    return "\n".join([*lines, "", "The pairs are in the step's `pairs.jsonl`."])
+STAGE = Stage(run, quick=True)

@@ -1,9 +1,9 @@
 """Whether a model is trained on the tokens that it later meets: LLaMA-Factory's template and the chat's.
 
-    check = template_parity("tiny:student-s", "qwen", Prompts(path="tiny:train"))
+    check = template_parity(ModelRef("tiny:student-s"), "qwen", Prompts(path="tiny:train"))
     check.problems       -> []
     check.after_end      -> "\\n"          trained after the end-of-turn token, never generated
-    python -m micota_lf.checks.parity asked.json found.json     # several, in a process of their own
+    python -m micota_lf.stages.parity asked.json found.json     # several, in a process of their own
 
 For sample conversations, the tokens that LLaMA-Factory's own supervised processor makes (data/template.py,
 data/processor/supervised.py) must be: the prompt as `apply_chat_template(..., add_generation_prompt=True)`
@@ -13,21 +13,19 @@ Importing llamafactory takes 13 to 20 s, nearly all of this check's time.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..inputs.chat import load_chat, opened_thought, overlong
-from ..inputs.problems import chat
-from ..inputs.references import resolve
-from ..recipe.sections import Prompts
+from ..inputs.problems import Prompts, chat
+from ..inputs.references import ModelRef
 from ..system.files import read_json, write_json
 
 NO_CUTOFF = 2**20
@@ -47,10 +45,11 @@ DATA_ARGUMENTS = ("default_system", "enable_thinking", "preserve_thinking", "tra
 
 @dataclass(frozen=True)
 class Parity:
-    """Problems in words, and what training adds after the end-of-turn token."""
+    """Problems in words, what training adds after the end of turn, and unknown keys of `extra`."""
 
     problems: list[str] = field(default_factory=list)
     after_end: str = ""
+    unknown: list[str] = field(default_factory=list)
 
 
 def available() -> bool:
@@ -59,11 +58,7 @@ def available() -> bool:
 
 
 def template_parity(
-    model: str,
-    template: str,
-    prompts: Prompts,
-    revision: str | None = None,
-    data_arguments: Mapping[str, Any] | None = None,
+    model: ModelRef, template: str, prompts: Prompts, data_arguments: Mapping[str, Any] | None = None
 ) -> Parity:
     """Compare a LLaMA-Factory template with a model's chat template on sample conversations.
 
@@ -72,45 +67,62 @@ def template_parity(
     """
     from transformers import AutoTokenizer
 
-    counter = load_chat(model, revision)
-    path, arguments = resolve(model), dict(data_arguments or {})
-    original = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    counter, arguments = load_chat(model), dict(data_arguments or {})
+    original, tokenizer = (
+        AutoTokenizer.from_pretrained(model.resolved, revision=model.revision, trust_remote_code=False)
+        for _ in range(2)
+    )
     if original.chat_template is None:
-        raise UserError(f"{model}: has no chat template")
+        raise UserError(f"{model.ref}: has no chat template")
     if prompts.system:
         arguments.setdefault("default_system", prompts.system)
-    stops = _stop_tokens(path, original, revision)
+    stops = _stop_tokens(model, original)
     after_end = ""
-    with _supervised(tokenizer, template, arguments) as encode:
-        for name, (problem, response) in SAMPLES.items():
-            messages = chat(problem, prompts)
-            prompt = original.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            saved = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            if saved != prompt:  # LLaMA-Factory saves its own with the trained model
-                return Parity([f"template {template!r} replaces the model's chat template by another"])
-            training = encode(messages[-1]["content"], response)
-            found, after_end = _differences(training, original, prompt, response, stops)
-            row = {"prompt": messages[-1]["content"], "response": response}
-            counted = overlong([row], counter, NO_CUTOFF, prompts.system).longest
-            if not found and counted != len(training):
-                found = [f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"]
-            if found:
-                return Parity([f"template {template!r}, {name}: {line}" for line in found])
+    encode = _supervised(tokenizer, template, arguments)
+    for name, (problem, response) in SAMPLES.items():
+        messages = chat(problem, prompts)
+        prompt = original.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        saved = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if saved != prompt:  # LLaMA-Factory saves its own with the trained model
+            return Parity([f"template {template!r} replaces the model's chat template by another"])
+        training = encode(messages[-1]["content"], response)
+        found, after_end = _differences(training, original, prompt, response, stops)
+        row = {"prompt": messages[-1]["content"], "response": response}
+        counted = overlong([row], counter, NO_CUTOFF, prompts.system).longest
+        if not found and counted != len(training):
+            found = [f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"]
+        if found:
+            return Parity([f"template {template!r}, {name}: {line}" for line in found])
     return Parity([], after_end)
 
 
-def compare(asked: list[dict[str, Any]]) -> list[Parity]:
-    """`template_parity` of each of these arguments; what cannot be compared is a problem, not an error."""
+def compare(asked: dict[str, Any]) -> list[Parity]:
+    """The answers to preflight's questions; what cannot be compared is a problem, not an error."""
     made: dict[str, Parity] = {}
-    for one in asked:
+    prompts = Prompts(**asked["prompts"])
+    for one in asked["trainings"]:
         if repr(one) not in made:
+            extra, given = one["extra"], (ModelRef(**one["model"]), one["template"], prompts)
+            arguments = {key: value for key, value in extra.items() if key in DATA_ARGUMENTS}
             try:
-                result = template_parity(**{**one, "prompts": Prompts(**one["prompts"])})
+                result = template_parity(*given, arguments)
             except (UserError, OSError, ValueError) as error:
                 result = Parity([str(error).splitlines()[0]])
-            made[repr(one)] = result
-    return [made[repr(one)] for one in asked]
+            made[repr(one)] = replace(result, unknown=unknown_arguments(extra))
+    return [made[repr(one)] for one in asked["trainings"]]
+
+
+def unknown_arguments(extra: Mapping[str, Any]) -> list[str]:
+    """A line for each key that LLaMA-Factory's own parser does not know (hparams/parser.py)."""
+    from llamafactory.hparams.parser import _TRAIN_ARGS
+    from transformers import HfArgumentParser
+
+    known = [action.dest for action in HfArgumentParser(_TRAIN_ARGS)._actions]
+    return [
+        f"train.extra.{key}: LLaMA-Factory has no such argument; {nearest(key, known)}"
+        for key in extra
+        if key not in known
+    ]
 
 
 def _differences(
@@ -140,17 +152,17 @@ def _differences(
     return [], tokenizer.decode(ending[1:])
 
 
-@contextlib.contextmanager
 def _supervised(
     tokenizer: Any, template: str, arguments: Mapping[str, Any]
-) -> Iterator[Callable[[str, str], list[int]]]:
+) -> Callable[[str, str], list[int]]:
     """LLaMA-Factory's supervised encoding as a function from prompt and response to tokens."""
     from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
     from llamafactory.data.template import TEMPLATES, get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments
 
     if template not in TEMPLATES:
-        raise UserError(f"train.template: LLaMA-Factory has no template {template!r}")
+        hint = nearest(template, TEMPLATES)
+        raise UserError(f"train.template: LLaMA-Factory has no template {template!r}; {hint}")
     settings = DataArguments(template=template, cutoff_len=NO_CUTOFF, **arguments)
     logging.getLogger("llamafactory").setLevel(logging.ERROR)  # it announces every token that it looks at
     registered = TEMPLATES[template]
@@ -168,15 +180,15 @@ def _supervised(
         tokens: list[int] = processor.preprocess_dataset(row)["input_ids"][0]
         return tokens
 
-    yield encode
+    return encode
 
 
-def _stop_tokens(path: str, tokenizer: Any, revision: str | None) -> set[int]:
-    """Tokens at which generation stops: the generation config's and the tokenizer's, as in backends.py."""
+def _stop_tokens(model: ModelRef, tokenizer: Any) -> set[int]:
+    """Tokens at which generation stops: the generation config's and the tokenizer's, as in backends/."""
     from transformers import GenerationConfig
 
     try:
-        shipped = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
+        shipped = GenerationConfig.from_pretrained(model.resolved, revision=model.revision).eos_token_id
     except OSError:
         shipped = None
     ends = shipped if isinstance(shipped, list) else [shipped]

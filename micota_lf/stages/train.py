@@ -9,7 +9,6 @@ In: a model, a corpus (JSONL with `prompt` and `response`), training settings. O
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -18,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StepFailed, UserError
-from ..inputs.references import resolve
+from ..inputs.chat import load_chat, overlong, overlong_problem
 from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import Recipe, Train
-from ..system.files import read_json, write_json, write_yaml
-from . import launch
+from ..system.fields import identity, running
+from ..system.files import read_json, read_jsonl, write_json, write_yaml
+from ..system.processes import engine_argv
+from . import Context, Results, Stage
+from .launch import deepspeed_config, deepspeed_file, launch_env
 
-# Settings that say how a training runs and is watched, not what it learns.
-HOW_FIELDS = (
-    "per_device_train_batch_size", "deepspeed", "check_template", "use_cpu", "disable_gradient_checkpointing",
-    "save_steps", "save_strategy", "save_total_limit", "logging_steps",
-)  # fmt: skip
 CORPUS = "corpus"
+# What a training runs without, or says to us alone: LLaMA-Factory does not know these keys.
+OURS = ("global_batch_size", "extra", "check_template", "deepspeed")
 
 
 def dataset_info(files: Mapping[str, str]) -> dict[str, Any]:
@@ -47,55 +46,49 @@ def dataset_info(files: Mapping[str, str]) -> dict[str, Any]:
 
 def train_config(
     recipe: Recipe,
-    model: str,
+    student: str,
     corpus: str,
     *,
     model_path: str | None = None,
     dataset_dir: str = ".",
     output_dir: str = "model",
 ) -> dict[str, Any]:
-    """LLaMA-Factory's training YAML for a student (or `assistant-sft`) on a corpus, as a dict.
+    """LLaMA-Factory's training YAML for a student on a corpus, as a dict.
 
     `model_path` defaults to the model's own reference. Raises UserError for an unknown name or a
     global batch that the hardware cannot split.
     """
-    settings = training(recipe, model, corpus)
-    path = model_path or resolve(model_of(recipe, model).model)
-    how = how_settings(recipe, settings)
-    what = what_settings(settings, recipe.prompts.system)
-    return render(what, how, path, dataset_dir, output_dir)
+    settings = training(recipe, student, corpus)
+    path = model_path or model_of(recipe, student).reference.resolved
+    return render(config(recipe, settings), how(recipe, settings)[1], path, dataset_dir, output_dir)
 
 
-def what_settings(train: Train, system: str | None = None) -> dict[str, Any]:
-    """The settings that decide the trained weights: these enter the step's identity.
-
-    `system` is the recipe's system message; without one, LLaMA-Factory's template has its own.
-    """
-    what = {key: value for key, value in dataclasses.asdict(train).items() if key not in HOW_FIELDS}
-    return what | {"default_system": system} if system else what
+def config(recipe: Recipe, settings: Train) -> dict[str, Any]:
+    """What decides the trained weights. Without a system message, LLaMA-Factory's template has its own."""
+    return {"train": identity(settings), "system": recipe.prompts.system}
 
 
-def how_settings(recipe: Recipe, train: Train) -> dict[str, Any]:
-    """The settings that the hardware decides, the derived gradient accumulation among them."""
-    how = {key: value for key, value in dataclasses.asdict(train).items() if key in HOW_FIELDS}
-    for ours in ("check_template", *(["deepspeed"] if train.deepspeed == "none" else [])):
-        del how[ours]  # LLaMA-Factory does not know it
-    return how | {"gradient_accumulation_steps": accumulation(recipe, train)}
-
-
-def train_gpus(recipe: Recipe) -> int:
-    """GPUs of one training; 0 on the CPU."""
-    return train_processes(recipe) if recipe.hardware.gpus else 0
+def how(recipe: Recipe, settings: Train) -> tuple[int, dict[str, Any]]:
+    """GPUs of one training (0: the CPU), and how it runs; the gradient accumulation is derived."""
+    processes = train_processes(recipe)
+    return processes if recipe.hardware.gpus else 0, {
+        "train": running(settings),
+        "gradient_accumulation_steps": accumulation(recipe, settings),
+        "processes": processes,
+        "nodes": recipe.hardware.nodes,
+        "engine": recipe.engines.llamafactory,
+    }
 
 
 def render(
-    what: Mapping[str, Any], how: Mapping[str, Any], model_path: str, dataset_dir: str, output_dir: str
+    config: Mapping[str, Any], how: Mapping[str, Any], model: str, dataset_dir: str, output_dir: str
 ) -> dict[str, Any]:
     """Put the pieces of a training YAML together, in LLaMA-Factory's own key names."""
-    own = {key: value for key, value in what.items() if key not in ("global_batch_size", "extra")}
-    stage = how.get("deepspeed")
+    values = {**config["train"], **how["train"]}
+    own = {key: value for key, value in values.items() if key not in OURS}
+    stage = values["deepspeed"]
     return {
-        "model_name_or_path": model_path,
+        "model_name_or_path": model,
         "trust_remote_code": False,
         "stage": "sft",
         "do_train": True,
@@ -107,59 +100,86 @@ def render(
         "plot_loss": False,
         "include_num_input_tokens_seen": True,  # gives the trained tokens and their speed
         **own,
-        **how,
-        **({"deepspeed": str(Path(dataset_dir) / launch.deepspeed_file(stage))} if stage else {}),
-        **what["extra"],
+        "gradient_accumulation_steps": how["gradient_accumulation_steps"],
+        **({"default_system": config["system"]} if config["system"] else {}),
+        **({"deepspeed": str(Path(dataset_dir) / deepspeed_file(stage))} if stage != "none" else {}),
+        **values["extra"],
     }
 
 
-def write_training(
-    directory: Path, what: Mapping[str, Any], how: Mapping[str, Any], model: str, corpus: str
-) -> None:
+def check(step: Context) -> None:
+    """Raise UserError if LLaMA-Factory would cut a row of the corpus: it says nothing, the end is lost."""
+    settings = step.config["train"]
+    if is_complete(step.directory / "model"):
+        return
+    rows = read_jsonl(step.inputs["corpus"].ref)
+    bare = next((n for n, row in enumerate(rows, 1) if not (row.get("prompt") and row.get("response"))), None)
+    if bare or not rows:
+        raise UserError(f"corpus: {step.inputs['corpus'].ref}: row {bare or 1} has no prompt or no response")
+    found = overlong(rows, load_chat(step.inputs["model"]), settings["cutoff_len"], step.config["system"])
+    if problem := overlong_problem(found, settings["cutoff_len"]):
+        raise UserError(problem)
+
+
+def run(step: Context) -> Results:
+    """Train; a finished one is not launched again, which would change its outputs."""
+    model = step.directory / "model"
+    if not is_complete(model):
+        clear_unfinished(model)
+        write_training(step)
+        # Relative to the step's directory: the torchrun launcher splits its arguments at blanks.
+        argv = [*engine_argv(step.how["engine"]), "train", "train.yaml"]
+        step.engine(argv, **launch_env(step.how, argv[0]))
+    return finish(model)
+
+
+def write_training(step: Context) -> None:
     """Write `dataset_info.json`, `train.yaml` and DeepSpeed's file into a step's directory."""
-    write_json(directory / "dataset_info.json", dataset_info({CORPUS: corpus}))
-    config = render(what, how, model, str(directory), str(directory / "model"))
-    write_yaml(directory / "train.yaml", config)
-    if how.get("deepspeed"):
-        write_json(
-            directory / launch.deepspeed_file(how["deepspeed"]), launch.deepspeed_config(how["deepspeed"])
-        )
+    here, model = step.directory, step.inputs["model"]
+    write_json(here / "dataset_info.json", dataset_info({CORPUS: step.inputs["corpus"].ref}))
+    yaml = render(step.config, step.how, model.ref, str(here), str(here / "model"))
+    if model.revision:
+        yaml["model_revision"] = model.revision
+    write_yaml(here / "train.yaml", yaml)
+    stage = step.how["train"]["deepspeed"]
+    if stage != "none":
+        write_json(here / deepspeed_file(stage), deepspeed_config(stage))
 
 
-def training_is_complete(model_dir: Path) -> bool:
+def is_complete(model: Path) -> bool:
     """Whether LLaMA-Factory finished: it writes weights, then all_results.json, then trainer_state.json."""
-    state = model_dir / "trainer_state.json"
-    if not (state.is_file() and (model_dir / "all_results.json").is_file() and _weights(model_dir)):
+    state = model / "trainer_state.json"
+    if not (state.is_file() and (model / "all_results.json").is_file() and _weights(model)):
         return False
     facts = read_json(state)
     return bool(facts["global_step"] == facts["max_steps"])
 
 
-def clear_unfinished_training(model_dir: Path) -> None:
+def clear_unfinished(model: Path) -> None:
     """Remove what a killed training left half done: the next one starts from the last whole checkpoint.
 
     LLaMA-Factory takes the newest directory, but a checkpoint is whole only with its trainer_state.json,
     which is written last; and it refuses to start where there are weights but no checkpoint.
     """
-    for checkpoint in model_dir.glob("checkpoint-*"):
+    for checkpoint in model.glob("checkpoint-*"):
         try:
             read_json(checkpoint / "trainer_state.json")
         except UserError:
             shutil.rmtree(checkpoint)
-    if _weights(model_dir) and not any(model_dir.glob("checkpoint-*")):
-        shutil.rmtree(model_dir)
+    if _weights(model) and not any(model.glob("checkpoint-*")):
+        shutil.rmtree(model)
 
 
-def finish_training(model_dir: Path) -> dict[str, Any]:
+def finish(model: Path) -> Results:
     """Loss, steps and seconds of a finished training. Raises StepFailed if it is not finished.
 
     Its checkpoints go: the last one's weights are the model's, and optimizer states are six times as large.
     """
-    if not training_is_complete(model_dir):
-        raise StepFailed(f"LLaMA-Factory left no complete model in {model_dir}")
-    for checkpoint in model_dir.glob("checkpoint-*"):
+    if not is_complete(model):
+        raise StepFailed(f"LLaMA-Factory left no complete model in {model}")
+    for checkpoint in model.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    results, state = (read_json(model_dir / name) for name in ("all_results.json", "trainer_state.json"))
+    results, state = (read_json(model / name) for name in ("all_results.json", "trainer_state.json"))
     return {
         "train_loss": _mean_loss(state.get("log_history", [])) or results.get("train_loss"),
         "train_seconds": results.get("train_runtime"),
@@ -175,7 +195,7 @@ def _mean_loss(history: list[dict[str, Any]]) -> float | None:
     return summed / logged[-1][0] if logged[-1][0] else None
 
 
-def training_progress(directory: Path) -> str:
+def progress(directory: Path) -> str:
     """Step and loss from LLaMA-Factory's `trainer_log.jsonl`, or an empty string before its first line."""
     try:
         last = json.loads((directory / "model" / "trainer_log.jsonl").read_text().splitlines()[-1])
@@ -184,5 +204,8 @@ def training_progress(directory: Path) -> str:
         return ""
 
 
-def _weights(model_dir: Path) -> bool:
-    return any(model_dir.glob("*.safetensors"))
+def _weights(model: Path) -> bool:
+    return any(model.glob("*.safetensors"))
+
+
+STAGE = Stage(run, check, progress)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform, get_type_hints
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
 from annotated_types import Ge, Gt, Interval
 from pydantic import Strict
@@ -49,21 +49,18 @@ def section(cls: type[T]) -> type[T]:
     return dataclass(frozen=True)(cls)
 
 
-if TYPE_CHECKING:
-    Keys = dict[str, Any]
-else:
+def keys_of(cls: type) -> type:
+    """The type of some keys of a section, to be laid over its own values."""
+    from typing_extensions import TypedDict
 
-    def Keys(cls: type) -> type:  # noqa: N802 - used as a type
-        """Some keys of a section, to be laid over its own values."""
-        from typing_extensions import TypedDict
-
-        keys = TypedDict(f"{cls.__name__}Keys", get_type_hints(cls, include_extras=True), total=False)
-        keys.__pydantic_config__ = CONFIG
-        return keys
+    make: Any = TypedDict  # mypy wants the names spelt out
+    keys: type = make(f"{cls.__name__}Keys", get_type_hints(cls, include_extras=True), total=False)
+    keys.__pydantic_config__ = CONFIG  # type: ignore[attr-defined]
+    return keys
 
 
 @cache
-def running_names(cls: type) -> frozenset[str]:
+def running_names(cls: Any) -> frozenset[str]:
     """Names of a section's fields that bear the mark HOW."""
     hints = get_type_hints(cls, include_extras=True)
     return frozenset(name for name, hint in hints.items() if HOW in getattr(hint, "__metadata__", ()))
@@ -71,12 +68,13 @@ def running_names(cls: type) -> frozenset[str]:
 
 def identity(values: Any, *omit: str) -> dict[str, Any]:
     """The values of a section that decide results, without those named."""
-    return _chosen(values, lambda name: name not in running_names(type(values)), omit)
+    how = running_names(values.__class__)
+    return _chosen(values, lambda name: name not in how, omit)
 
 
 def running(values: Any, *omit: str) -> dict[str, Any]:
     """The values of a section that say how, without those named."""
-    return _chosen(values, lambda name: name in running_names(type(values)), omit)
+    return _chosen(values, running_names(values.__class__).__contains__, omit)
 
 
 def joined(cls: type[T], *parts: Mapping[str, Any]) -> T:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import jsonlines
 import yaml
 
 from ..errors import UserError
@@ -24,8 +26,7 @@ Row = dict[str, Any]
 
 # Above this size a file is identified by its size and both ends: hashing 60 GB of weights would
 # take minutes at every plan, and a safetensors header at the start names every tensor.
-WHOLE_FILE_HASH_BYTES = 64 * 2**20
-END_BYTES = 2**20
+WHOLE_FILE_HASH_BYTES, END_BYTES = 64 * 2**20, 2**20
 PARTIAL = ".*.partial"  # what a writer that was killed leaves
 NO_TEXT = "holds half a surrogate pair, which is no text"
 MAX_LINE = 2**25  # characters of a row: a thousand times a response of 16K tokens
@@ -33,12 +34,15 @@ MAX_LINE = 2**25  # characters of a row: a thousand times a response of 16K toke
 
 @contextmanager
 def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
-    """Yield a text handle; the file gets its name only after a clean end and an fsync."""
+    """Yield a text handle; the file gets its name only after a clean end and an fsync.
+
+    Half a surrogate pair, which JSON can hold and UTF-8 cannot, is written as JSON's escape of it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(PARTIAL.replace("*", f"{path.name}.{os.getpid()}"))
     try:
-        with partial.open("w", encoding="utf-8") as handle:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -68,61 +72,48 @@ def read_json(path: str | Path) -> Any:
 
 def is_text(text: str) -> bool:
     """Whether a string can be written as UTF-8; half a surrogate pair, as JSON can hold, cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def write_jsonl(path: str | Path, rows: Iterable[Row]) -> int:
-    """Write one JSON object a line, by rename; return the number of rows."""
-    written = 0
-    with atomic_writer(path) as handle:
-        for row in rows:
-            handle.write(json_line(row))
-            written += 1
-    return written
+    return text.encode(errors="ignore").decode() == text
 
 
 def json_line(row: Row) -> str:
-    """A row as one line; in plain ASCII if it is no text (`is_text`)."""
-    text = json.dumps(row, ensure_ascii=False)
-    return (text if is_text(text) else json.dumps(row)) + "\n"
+    """A row as one line; half a surrogate pair is escaped, as JSON has it."""
+    return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode() + "\n"
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write one JSON object a line, by rename."""
+    with atomic_writer(path) as handle:
+        jsonlines.Writer(handle).write_all(rows)
 
 
 def iter_jsonl(path: str | Path, repair: bool = False) -> Iterator[Row]:
     """The rows of a JSON Lines file one by one; blank lines are skipped.
 
-    With `repair`, a torn last line (the writer was killed in the middle of it) is dropped.
+    With `repair`, a last line without its end (the writer was killed in the middle of it) is dropped.
     Raises UserError naming the file and the line for anything else that is not a JSON object.
     """
     try:
-        with Path(path).open("rb") as lines:  # a line may be torn within a character
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = _json_row(path, number, line.decode())
-                except (UnicodeDecodeError, UserError) as error:
-                    torn = isinstance(error.__cause__ or error, ValueError) and not line.endswith(b"\n")
-                    if repair and torn:
-                        return
-                    raise
-                yield row
+        with Path(path).open("rb") as handle:  # a line may be torn within a character
+            if handle.peek(len(BOM_UTF8)).startswith(BOM_UTF8):  # engines that read the file may stumble
+                raise ValueError("line 1 is not JSON: it starts with a byte order mark")
+            lines = (line for line in handle if line.endswith(b"\n") or not repair)
+            yield from jsonlines.Reader(lines, loads=_row).iter(type=dict, skip_empty=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {error}") from error
+        where = f"line {error.lineno} " if isinstance(error, jsonlines.InvalidLineError) else ""
+        reason = f"{where}{error.__cause__ or error}"
+        raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {reason}") from error
 
 
-def _json_row(path: str | Path, number: int, line: str) -> Row:
+def _row(line: str | bytes) -> Row:
+    """Raises ValueError saying what a line is in place of a row."""
     if len(line) > MAX_LINE:
-        raise UserError(f"{path}: line {number} has {len(line)} characters; a row has at most {MAX_LINE}")
+        raise ValueError(f"has {len(line)} characters; a row has at most {MAX_LINE}")
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: line {number} is not JSON: {error}") from error
+        raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise UserError(f"{path}: line {number} is a {type(row).__name__}, not a JSON object")
+        raise ValueError(f"is a {type(row).__name__}, not a JSON object")
     return row
 
 
@@ -144,16 +135,13 @@ def digest(data: Any, length: int = 12) -> str:
 
 def file_digest(path: str | Path, length: int = 16) -> str:
     """Hex digest that identifies a file's content (size and both ends above 64 MiB)."""
-    path = Path(path)
-    size = path.stat().st_size
-    sha = hashlib.sha256(str(size).encode())
-    with path.open("rb") as handle:
-        if size <= WHOLE_FILE_HASH_BYTES:
-            sha.update(handle.read())
-        else:
+    with Path(path).open("rb") as handle:
+        size = os.stat(handle.fileno()).st_size
+        sha = hashlib.sha256(str(size).encode())
+        if size > WHOLE_FILE_HASH_BYTES:
             sha.update(handle.read(END_BYTES))
             handle.seek(-END_BYTES, os.SEEK_END)
-            sha.update(handle.read())
+        sha.update(handle.read())
     return sha.hexdigest()[:length]
 
 

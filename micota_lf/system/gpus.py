@@ -27,10 +27,9 @@ POLL_SECONDS = 1.0
 
 def present_gpus() -> list[float]:
     """Memory in GiB of each GPU of this machine that may be used, as `nvidia-smi` tells; none without it."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
+    argv = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    if shutil.which(argv[0]) is None:
         return []
-    argv = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     lines = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60).stdout.split()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     usable = len(lines) if visible is None else len([name for name in visible.split(",") if name])
@@ -57,7 +56,7 @@ def assigned_gpus(count: int, of: int, locks: Path) -> Iterator[dict[str, str]]:
         yield {"CUDA_VISIBLE_DEVICES": ""}  # a step counted on the CPU stays there
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(of)]
+    names = visible.split(",") if visible else list(map(str, range(of)))
     if "SLURM_JOB_ID" in os.environ and len(names) == count:
         yield {}
         return
@@ -66,9 +65,7 @@ def assigned_gpus(count: int, of: int, locks: Path) -> Iterator[dict[str, str]]:
         with ExitStack() as held:
             taken: list[str] = []
             for name in names:
-                if len(taken) == count:
-                    break
-                lock = try_lock(locks / f"{platform.node()}-{name}.lock")
+                lock = try_lock(locks / f"{platform.node()}-{name}.lock") if len(taken) < count else None
                 if lock:
                     held.callback(lock.release)
                     taken.append(name)

@@ -35,11 +35,9 @@ POLL_SECONDS = 0.5
 def try_lock(path: str | Path) -> FileLock | None:
     """The held lock of a file, to be released, or None if it is held elsewhere; a killed holder's is free."""
     lock = FileLock(path)
-    try:
+    with suppress(Timeout):
         lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    return lock
+    return lock if lock.is_locked else None
 
 
 @contextmanager
@@ -51,9 +49,9 @@ def lease(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     note = _note(path)
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    me = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "since": since}
-    text = json.dumps({**me, "started": _started(os.getpid())}) + "\n"
+    me = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"),
+          "since": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "started": _started(os.getpid())}  # fmt: skip
+    text = json.dumps(me) + "\n"
     touched: set[int] = set()
 
     def lives() -> bool:
@@ -65,11 +63,10 @@ def lease(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
     held = SoftFileLease(
         path, lease_duration=PATIENCE_SECONDS, heartbeat_interval=BEAT_SECONDS, on_compromise=lost
     )
+    # Within this time a holder shows that it lives, or it is dead.
+    limit, given_up = (-1.0, None) if wait else (2 * PATIENCE_SECONDS, lives)
     try:
-        if wait:
-            held.acquire(poll_interval=POLL_SECONDS)
-        else:  # in the end it shows that it lives, or it is dead
-            held.acquire(2 * PATIENCE_SECONDS, poll_interval=POLL_SECONDS, cancel_check=lives)
+        held.acquire(limit, poll_interval=POLL_SECONDS, cancel_check=given_up)
     except Timeout:
         who = _read(note)
         job = f"Slurm job {who['job']}, " if who.get("job") else ""

@@ -1,7 +1,7 @@
 """Engines as commands: find them, name their versions, run one with a log, end it when we end.
 
-job = Job(engine_argv("llamafactory-cli") + ["train", "/abs/train.yaml"], {"OMP_NUM_THREADS": "1"})
-code = run_logged(job, Path("/abs/step"), Path("/abs/step/log.txt"))
+argv = [*engine_argv("llamafactory-cli"), "train", "/abs/train.yaml"]
+code = run_logged(argv, Path("/abs/step"), Path("/abs/step/log.txt"), OMP_NUM_THREADS="1")
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,8 @@ from ..errors import UserError
 ENGINE_PACKAGES = ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch", "math-verify")
 STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# At a line's start, or after a logger's `[core.py:708] ` or torchrun's `[rank0]: `.
+NAMED_ERROR = re.compile(r"(?:^|\]:? )([\w.]+Error: .+)", re.MULTILINE)
 # Looks again, as one may have started another meanwhile, but not for ever: some cannot die.
 GUARD = """
 read -r line
@@ -40,17 +40,10 @@ done
 """
 
 
-@dataclass(frozen=True)
-class Job:
-    """A command as an argument list, with the environment variables that it adds."""
-
-    argv: list[str]
-    env: dict[str, str] = field(default_factory=dict)
-
-    def by_hand(self, cwd: Path) -> str:
-        """The same as one shell line, to copy and run."""
-        env = " ".join(f"{key}={shlex.quote(value)}" for key, value in self.env.items())
-        return f"cd {shlex.quote(str(cwd))} && {env} {shlex.join(self.argv)}".replace("  ", " ")
+def by_hand(argv: list[str], env: dict[str, str], cwd: Path) -> str:
+    """A command as one shell line, to copy and run, with the environment variables that it adds."""
+    words = [f"{key}={shlex.quote(value)}" for key, value in env.items()]
+    return f"cd {shlex.quote(str(cwd))} && {' '.join([*words, shlex.join(argv)])}"
 
 
 def engine_argv(command: str) -> list[str]:
@@ -68,11 +61,6 @@ def engine_argv(command: str) -> list[str]:
     return [program, *words[1:]]
 
 
-def own_argv(*words: str) -> list[str]:
-    """A command of this package, run by the same Python."""
-    return [sys.executable, "-m", "micota_lf", *words]
-
-
 def cpu_env(threads: int, gpus: int) -> dict[str, str]:
     """Environment of a step: on the CPU, as many math threads as the step was given.
 
@@ -85,10 +73,8 @@ def versions() -> dict[str, str]:
     """Installed versions of the engines, by package name; absent ones are left out."""
     found = {}
     for package in ENGINE_PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -112,12 +98,11 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
     own. A shell reads from a pipe that closes when the block ends and when we are killed, and ends what is
     left: the kernel would end the child alone, and its orphans would go on writing and hold their GPUs.
     """
-    mark = f"MICOTA_ENGINE_{uuid.uuid4().hex}"
+    mark = f"MICOTA_ENGINE_{os.urandom(8).hex()}"
     with log.open("ab") as handle:
         child = subprocess.Popen(
-            argv, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1", **env, mark: "1"},
-            stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, preexec_fn=die_with_parent,
-            start_new_session=True,
+            argv, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1", **env, mark: "1"}, stdout=handle,
+            stderr=handle, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, start_new_session=True,
         )  # fmt: skip
     guard = ["/bin/sh", "-c", GUARD, f"{mark}=1"]
     with subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
@@ -127,22 +112,19 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
             _end_group(child)
 
 
-def run_logged(job: Job, cwd: Path, log: Path) -> int:
-    """Run a job to its end with both outputs appended to `log`; return its exit code."""
-    with running(job.argv, cwd, log, **job.env) as child:
+def run_logged(argv: list[str], cwd: Path, log: Path, **env: str) -> int:
+    """Run a command to its end with both outputs appended to `log`; return its exit code."""
+    with running(argv, cwd, log, **env) as child:
         return child.wait()
 
 
 def ending(code: int) -> str:
     """How a process ended, in words, from its exit code; those of shells count from 128."""
     number = -code if code < 0 else code - 128
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return f"ended with exit code {code}"
+    name = {known.value: known.name for known in signal.Signals}.get(number)
     if number == signal.SIGKILL:
         return f"was killed (exit code {code}), by somebody or by the kernel for want of memory (see dmesg)"
-    return f"was ended by {name} (exit code {code})"
+    return f"was ended by {name} (exit code {code})" if name else f"ended with exit code {code}"
 
 
 def _end_group(leader: subprocess.Popen[bytes]) -> None:
@@ -165,6 +147,17 @@ def log_tail(log: Path, lines: int = 15) -> str:
         handle.seek(max(0, log.stat().st_size - 20_000))
         text = handle.read().decode("utf-8", errors="replace")
     return "\n".join(line.split("\r")[-1].rstrip() for line in text.rstrip().split("\n")[-lines:])
+
+
+def last_errors(log: Path, lines: int = 8) -> list[str]:
+    """The errors that a log names above its end, where the cause often stands, then its last lines.
+
+    At most three errors, and 400 characters of a line; a log that is empty or absent has none.
+    """
+    tail = log_tail(log, lines).splitlines()
+    named = NAMED_ERROR.findall(log.read_text(errors="replace")) if tail else []
+    above = [error for error in dict.fromkeys(named) if not any(error in line for line in tail)]
+    return [line[:400] for line in [*above[-3:], *tail]]
 
 
 def vllm_numerics(log: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Functions that the task files of this folder name: loading problems, metrics, log-likelihoods.
+"""Functions that rendered task files name: loading problems, metrics, log-likelihoods.
 
-lm-eval imports this file by its path, so it imports the package absolutely.
+A copy of this file lies beside them; lm-eval imports it by its path, so it imports the package absolutely.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from micota_lf.grading.measures import mean_metrics, response_metrics, usable_tokenizer
 from micota_lf.inputs.benchmarks import benchmark_named, load_benchmark
-from micota_lf.inputs.problems import user_text
-from micota_lf.recipe.sections import Evaluation, Prompts
+from micota_lf.inputs.problems import Prompts, user_text
+from micota_lf.recipe.sections import Evaluation
 
 
 def load(benchmark: str, **metadata: Any) -> dict[str, Dataset]:
@@ -38,7 +38,10 @@ def load(benchmark: str, **metadata: Any) -> dict[str, Dataset]:
 
 
 def process_results(doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
-    """The metrics of a problem's response, or their means over its k responses (filter take_first_k)."""
+    """The metrics of a problem's response, or their means over its k responses (filter take_first_k).
+
+    A step of this package leaves it out (`--predict_only`) and grades all samples at the end, on all cores.
+    """
     responses = results[0] if isinstance(results[0], list) else results[:1]
     return mean_metrics([response_metrics(doc, response) for response in responses])
 

@@ -1,0 +1,35 @@
+"""Instant responses that depend on the prompt and the seed alone: for tests and notebooks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..inputs.references import ModelRef
+from ..recipe.sections import Generation
+from ..system.files import digest
+from . import Completion, Launch, Request
+
+
+class Backend:
+    """A short text with a boxed number between 0 and 99."""
+
+    def __init__(self, model: ModelRef, sampling: Generation, launch: Launch) -> None:
+        self.model, self.sampling = model, sampling
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield them in the order of the requests."""
+        for request in requests:
+            rng = random.Random(digest([self.model.ref, request.text, self.sampling.seed]))
+            words = f"Let me think. The answer is \\boxed{{{rng.randrange(100)}}}.".split(" ")
+            kept = words[: self.sampling.max_tokens]
+            reason = "stop" if len(kept) == len(words) else "length"
+            yield Completion(request.id, " ".join(kept), reason, len(request.text.split()), len(kept))
+
+    def numerics(self) -> dict[str, Any]:
+        """No arithmetic."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held."""

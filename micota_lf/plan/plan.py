@@ -1,0 +1,157 @@
+"""A plan: content-addressed steps, each after its inputs, and the recipe's names for them.
+
+    plan.steps[plan.slots["train/student-s/micota"]].config      -> what decides its outputs
+    plan.steps[id].directory                                     -> "train/student-s-on-teacher-0123456789ab"
+
+A step's id is the hash of its kind, its config and its inputs (other steps' ids, or the content or revision
+of a model). GPU counts, batch splits, paths and logging stay outside, in `how`. Slots give steps the names
+that the recipe uses for them; several slots can share a step, and steps of equal content are one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, nearest
+from ..inputs.references import DataRef, ModelRef
+from ..system.files import digest
+
+# Raise it when a step's outputs change for the same config: old steps are then left alone and made anew.
+SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a step: a `file` of another `step`, or a reference with its identity."""
+
+    step: str = ""
+    file: str = ""
+    ref: str = ""
+    revision: str | None = None
+    data: bool = False
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ref: ModelRef) -> Input:
+        """The input that a reference names; local paths are made absolute."""
+        ours = ref.ref if ref.ref.startswith("tiny:") else ref.resolved
+        return cls("", "", ours, ref.revision, isinstance(ref, DataRef), ref.identity())
+
+    @property
+    def reference(self) -> ModelRef:
+        """The reference of an input that is no other step's."""
+        return (DataRef if self.data else ModelRef)(self.ref, self.revision)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit of work in `<workspace>/<kind>/<label>-<id>/`."""
+
+    id: str
+    kind: str
+    label: str
+    config: dict[str, Any]
+    inputs: dict[str, Input]
+    how: dict[str, Any]
+    gpus: int = 0
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """The step for people."""
+        return f"{self.kind} {self.label}"
+
+    @property
+    def directory(self) -> str:
+        """Where it lives below the workspace."""
+        return f"{self.kind}/{self.label}-{self.id}"
+
+    @property
+    def needs(self) -> list[str]:
+        """Ids of the steps that it reads."""
+        return list(dict.fromkeys(given.step for given in self.inputs.values() if given.step))
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Step:
+        """The step in a plan's file or a `step.json`; keys that come besides are left out."""
+        inputs = {role: Input(**given) for role, given in raw["inputs"].items()}
+        return cls(
+            **{name: raw[name] for name in cls.__dataclass_fields__ if name in raw} | {"inputs": inputs}
+        )
+
+
+def step_id(kind: str, config: dict[str, Any], inputs: dict[str, Input]) -> str:
+    """The hash of what decides a step's outputs."""
+    read = {role: [i.step, i.file] if i.step else i.identity for role, i in inputs.items()}
+    return digest([SCHEMA, kind, config, read])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of a recipe, each after its inputs.
+
+    `slots` maps the recipe's names to step ids; `tables` maps each table (`table1` to `table4`, `figures`,
+    others that the recipe names) to the slots that fill it. `gpus` and `cores` are those of one machine.
+    """
+
+    recipe: str
+    steps: dict[str, Step]
+    slots: dict[str, str]
+    tables: dict[str, list[str]]
+    cores: int
+    gpus: int
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Plan:
+        """The plan in a frozen plan's file."""
+        steps = {step_id: Step.from_json(step) for step_id, step in raw["steps"].items()}
+        return cls(**{name: raw[name] for name in cls.__dataclass_fields__} | {"steps": steps})
+
+    def inputs_of(self, step: Step, workspace: Path) -> dict[str, ModelRef]:
+        """Each input of a step as an absolute path or a hub id."""
+        found: dict[str, ModelRef] = {}
+        for role, given in step.inputs.items():
+            if given.step:
+                found[role] = ModelRef(str(workspace / self.steps[given.step].directory / given.file))
+            else:
+                kind = type(given.reference)
+                found[role] = kind(given.reference.resolved, given.revision)
+        return found
+
+    def slots_of(self, step_id: str) -> list[str]:
+        """The recipe's names for a step."""
+        return [slot for slot, made in self.slots.items() if made == step_id]
+
+    @property
+    def gates(self) -> set[str]:
+        """Ids of the steps that all others wait for, without reading them."""
+        return {step.id for step in self.steps.values() if step.kind == "preflight"}
+
+    def select(self, targets: Iterable[str], argument: str = "--target") -> list[str]:
+        """Ids of the steps that targets name: a table, an id, a kind, a label, or a slot or the start of one.
+
+        Raises UserError, naming the command line's argument, for a target that names nothing.
+        """
+        chosen: dict[str, None] = {}
+        for target in targets:
+            found = [self.slots[slot] for slot in self.tables.get(target, ())]
+            if target not in self.tables:
+                start = target.rstrip("/") + "/"
+                found = [made for slot, made in self.slots.items() if f"{slot}/".startswith(start)]
+                found += [s.id for s in self.steps.values() if target in (s.id, s.kind, s.label, s.directory)]
+                if not found:
+                    hint = nearest(target, [*self.tables, *self.slots])
+                    raise UserError(f"{argument}: {target!r} names no step; {hint}")
+            chosen |= dict.fromkeys(found)
+        return list(chosen)
+
+    def needed(self, targets: Iterable[str] = ()) -> list[str]:
+        """The steps that targets name and those that they need (all without targets), inputs first."""
+        wanted = set(self.select(targets)) or set(self.steps)
+        for step in reversed(self.steps.values()):
+            if step.id in wanted:
+                wanted |= set(step.needs)
+        return [step_id for step_id in self.steps if step_id in wanted]

@@ -1,0 +1,118 @@
+"""The lm-eval tasks that an evaluation may name, as their configs, and the benchmarks that they read.
+
+    expanded_tasks(Evaluation(tasks={"micota_tiny": "Tiny"}))     -> ["micota_tiny_two", "micota_tiny_three"]
+    evaluated_benchmarks(Evaluation(tasks={"micota_gsm8k": ""}))  -> {"gsm8k": Benchmark("openai/gsm8k", ...)}
+
+One entry `evaluation.benchmarks.NAME`, of a recipe or of the package's data_info, makes the task
+`micota_NAME` (without the hyphens of NAME) and `micota_NAME_avg`, which samples. A file of data_info with
+`evaluation.tasks` makes a group of these: `micota` of benchmarks.yaml, `micota_tiny` of tiny.yaml. Task files
+of the user's own stand beside them, or in their place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError, nearest
+from ..inputs.benchmarks import DATA_INFO, Benchmark, benchmark_named, package_benchmarks
+from ..system.files import directory_digest
+from .sections import Evaluation
+
+TaskConfig = dict[str, Any]
+"""A task's or a group's YAML, in lm-eval's key names; what it shares with others it includes."""
+
+
+class _TaskYaml(yaml.SafeLoader):
+    """YAML of lm-eval tasks, whose `!function` tags are left unread."""
+
+
+_TaskYaml.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+def known_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
+    """All tasks and groups by name; an own file replaces ours. Raises UserError for a bad name or file."""
+    found = dict(_package_groups())
+    for suffix, template in (("_avg", "_avg.yaml"), ("", "_math.yaml")):
+        for name in {**package_benchmarks(), **spec.benchmarks}:
+            if not re.fullmatch(r"[\w.-]+", name):
+                words = "must be letters, digits, dots, hyphens and underscores: it names a task"
+                raise UserError(f"benchmarks.{name}: {words}")
+            task, metadata = f"micota_{name.replace('-', '')}{suffix}", {"benchmark": name, "version": 1.0}
+            found[task] = {"task": task, "include": template, "metadata": metadata}
+    return found | _own_tasks(spec)
+
+
+def own_contents(spec: Evaluation) -> list[str]:
+    """What the user's own tasks are known by: digests of the directories that hold their files."""
+    files = (Path(config["include"]) for config in chosen_tasks(spec).values())
+    return [
+        directory_digest(folder) for folder in sorted({file.parent for file in files if file.is_absolute()})
+    ]
+
+
+def chosen_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
+    """The evaluation's tasks, each group replaced by its members. Raises UserError for an unknown one."""
+    known = known_tasks(spec)
+
+    def expanded(names: Iterable[Any]) -> Iterator[tuple[str, TaskConfig]]:
+        for named in names:
+            name = named.get("task") if isinstance(named, dict) else named
+            if name not in known:  # lm-eval's own have no gold answer that could be graded
+                hint = nearest(str(name), known)
+                raise UserError(f"tasks: {name!r} is neither this package's nor your own; {hint}")
+            if "group" in known[name]:
+                yield from expanded(known[name].get("task") or [])
+            else:
+                yield name, known[name]
+
+    return dict(expanded(spec.tasks))
+
+
+def expanded_tasks(spec: Evaluation) -> list[str]:
+    """Names of the evaluation's tasks, each group replaced by its members."""
+    return list(chosen_tasks(spec))
+
+
+def evaluated_benchmarks(spec: Evaluation) -> dict[str, Benchmark]:
+    """The benchmarks that the tasks read, by name, where they are.
+
+    Raises UserError for an unknown task or benchmark.
+    """
+    metadata = (config.get("metadata") for config in chosen_tasks(spec).values())
+    names = dict.fromkeys(known["benchmark"] for known in metadata if known and "benchmark" in known)
+    return {name: benchmark_named(name, spec.benchmarks, spec.data_dir) for name in names}
+
+
+@cache
+def _package_groups() -> dict[str, TaskConfig]:
+    groups = {}
+    for file in sorted(DATA_INFO.glob("*.yaml")):
+        tasks = yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluation", {}).get("tasks")
+        if tasks:
+            name = "micota" if file.stem == "benchmarks" else f"micota_{file.stem}"
+            groups[name] = {"group": name, "include": "_group.yaml", "task": list(tasks)}
+    return groups
+
+
+def _own_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
+    """The user's own tasks and groups, included from where they are: the functions beside them are found."""
+    found: dict[str, TaskConfig] = {}
+    folder = Path(spec.include_path).expanduser().absolute() if spec.include_path else None
+    if folder and not folder.is_dir():
+        raise UserError(f"include_path: no such directory: {spec.include_path}")
+    for file in sorted(folder.rglob("*.yaml")) if folder else ():
+        try:
+            raw = yaml.load(file.read_text(encoding="utf-8"), _TaskYaml)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+        raw = raw if isinstance(raw, dict) else {}
+        kept = {key: raw[key] for key in ("group", "task", "metadata") if key in raw}
+        if isinstance(name := raw.get("group") or raw.get("task"), str):
+            found[name] = {**kept, "include": str(file)}
+    return found
