@@ -8,11 +8,12 @@ import yaml
 from conftest import TINY
 
 from micota_lf import RecipeError, UserError, compile_plan, deepspeed_config, load_recipe, train_config
-from micota_lf.inputs.references import resolve
+from micota_lf.inputs.references import ModelRef
 from micota_lf.run.snakemake import preflight
 from micota_lf.run.step import execute
-from micota_lf.stages.kinds import KINDS, Context
+from micota_lf.stages import Context
 from micota_lf.stages.launch import RENDEZVOUS, launch_env
+from micota_lf.stages.train import write_training
 from micota_lf.system.files import write_jsonl
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
@@ -31,7 +32,7 @@ def on(gpus, nodes, batch, *more):
 
 def train_step(recipe):
     plan = compile_plan(recipe)
-    return plan, plan["steps"][plan["slots"]["train/student-s/micota"]]
+    return plan, plan.steps[plan.slots["train/student-s/micota"]]
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_the_global_batch_is_the_papers_on_any_machine_and_llamafactory_accepts_
 
 
 def launch_env_of(recipe):
-    how = dict(train_step(recipe)[1]["how"])
+    how = train_step(recipe)[1].how
     return launch_env({**how, "nodes": 1}, "/venv/bin/llamafactory-cli")
 
 
@@ -74,11 +75,11 @@ def test_where_and_how_a_training_runs_changes_no_step():
         on(8, 1, 32, "train.deepspeed=zero3", "train.use_cpu=false"),
         on(0, 1, 32, "hardware.cpu_processes=2"),
     ):
-        assert set(compile_plan(recipe)["steps"]) == set(one["steps"])
+        assert set(compile_plan(recipe).steps) == set(one.steps)
 
 
 def test_one_process_needs_no_launcher_and_several_are_counted(no_rendezvous):
-    assert launch_env(train_step(on(0, 1, 32))[1]["how"], "/venv/bin/llamafactory-cli") == {}
+    assert launch_env(train_step(on(0, 1, 32))[1].how, "/venv/bin/llamafactory-cli") == {}
     env = launch_env_of(on(0, 1, 32, "hardware.cpu_processes=2"))
     assert env["FORCE_TORCHRUN"] == "1" and env["NPROC_PER_NODE"] == "2"
     assert env["NNODES"] == "1" and env["NODE_RANK"] == "0"
@@ -89,12 +90,12 @@ def test_several_machines_need_to_know_each_other(monkeypatch, no_rendezvous):
     plan, step = train_step(on(8, 2, 32))
     monkeypatch.setenv("MASTER_ADDR", "node0")
     with pytest.raises(UserError, match=r"hardware.nodes: 2, but NODE_RANK, MASTER_PORT is not set"):
-        preflight(plan, [step["id"]])
+        preflight(plan, [step.id])
     monkeypatch.setenv("NODE_RANK", "1")
     monkeypatch.setenv("MASTER_PORT", "29500")
-    env = launch_env(step["how"], "/venv/bin/llamafactory-cli")
+    env = launch_env(step.how, "/venv/bin/llamafactory-cli")
     assert (env["NNODES"], env["NODE_RANK"], env["MASTER_ADDR"]) == ("2", "1", "node0")
-    assert step["how"]["gpus"] == 8  # of one machine: what Snakemake hands out
+    assert step.gpus == 8  # of one machine: what Snakemake hands out
 
 
 def test_deepspeed_has_its_file_beside_the_yaml(tmp_path, monkeypatch):
@@ -103,10 +104,10 @@ def test_deepspeed_has_its_file_beside_the_yaml(tmp_path, monkeypatch):
     assert train_config(recipe, "student-s", "micota")["deepspeed"] == "ds_zero3.json"
     step = train_step(recipe)[1]
     write_jsonl(tmp_path / "c.jsonl", [{"prompt": "What is 1+1?", "response": "2"}])
-    inputs = {"model": resolve("tiny:student-s"), "corpus": str(tmp_path / "c.jsonl")}
-    context = Context(tmp_path, step["config"], inputs, step["how"])
-    job = KINDS["train"].prepare(context)
-    assert job.env["FORCE_TORCHRUN"] == "1" and job.env["NPROC_PER_NODE"] == "2"
+    inputs = {"model": ModelRef("tiny:student-s"), "corpus": ModelRef(str(tmp_path / "c.jsonl"))}
+    write_training(Context(tmp_path, step.config, inputs, step.how))
+    env = launch_env(step.how, "/venv/bin/llamafactory-cli")
+    assert env["FORCE_TORCHRUN"] == "1" and env["NPROC_PER_NODE"] == "2"
     named = yaml.safe_load((tmp_path / "train.yaml").read_text())["deepspeed"]
     assert named == str(tmp_path / "ds_zero3.json")
     assert json.loads((tmp_path / "ds_zero3.json").read_text()) == deepspeed_config("zero3")
@@ -116,7 +117,7 @@ def test_an_absent_deepspeed_is_said_before_anything_runs(monkeypatch):
     monkeypatch.setattr("micota_lf.stages.launch.find_spec", lambda name: None)
     plan, step = train_step(on(1, 1, 32, "train.deepspeed=zero2", "train.use_cpu=false"))
     with pytest.raises(UserError, match=r"zero2, but the package deepspeed is not installed; pip install"):
-        preflight(plan, [step["id"]])
+        preflight(plan, [step.id])
 
 
 def test_deepspeed_and_use_cpu_exclude_each_other():
@@ -158,18 +159,18 @@ def test_llamafactory_accepts_a_yaml_with_deepspeed(tmp_path, monkeypatch):
 ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}
 
 
+@pytest.mark.slow
 def test_two_real_processes_train_with_the_batch_that_was_asked_for(tmp_path):
     recipe = load_recipe(
         TINY,
         ["hardware.cpu_processes=2", "train.per_device_train_batch_size=2", "train.num_train_epochs=1"],
     )
-    how = train_step(recipe)[1]["how"]
-    assert how["train"]["gradient_accumulation_steps"] == 4
+    step = train_step(recipe)[1]
+    assert step.how["gradient_accumulation_steps"] == 4
     rows = [{"prompt": f"What is {n} + 1?", "response": f"\\boxed{{{n + 1}}}"} for n in range(32)]
     write_jsonl(tmp_path / "corpus.jsonl", rows)
-    inputs = {"model": resolve("tiny:student-s"), "corpus": str(tmp_path / "corpus.jsonl")}
-    context = Context(tmp_path / "step", train_step(recipe)[1]["config"], inputs, how)
-    results = execute("train", context, {"id": "x", "kind": "train", "label": "two"})
+    inputs = {"model": ModelRef("tiny:student-s"), "corpus": ModelRef(str(tmp_path / "corpus.jsonl"))}
+    results = execute(Context(tmp_path / "step", step.config, inputs, step.how), step, {})
     log = (tmp_path / "step" / "log.txt").read_text()
     assert "Total train batch size (w. parallel, distributed & accumulation) = 16" in log
     assert results["steps"] == 2 and results["trained_tokens"] > 32 * 10

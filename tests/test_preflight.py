@@ -9,37 +9,35 @@ from conftest import TINY
 from jinja2 import TemplateError
 
 from micota_lf import UserError, compile_plan, load_recipe
-from micota_lf.backends.opening import Request, open_backend
+from micota_lf.backends import Request, open_backend
 from micota_lf.cli.main import main
 from micota_lf.inputs.chat import load_chat, opened_thought, overlong
 from micota_lf.inputs.hub import hub_problems
-from micota_lf.inputs.references import local_path
-from micota_lf.inputs.template import render
-from micota_lf.plan.compile import step_directory
-from micota_lf.recipe.sections import Generation, Prompts, Train
+from micota_lf.inputs.problems import Prompts
+from micota_lf.inputs.references import DataRef, ModelRef
+from micota_lf.recipe.sections import Generation
 from micota_lf.run.snakemake import freeze, pending_steps
-from micota_lf.stages.kinds import KINDS, Context
+from micota_lf.stages import Context, train
 from micota_lf.stages.parity import template_parity
-from micota_lf.stages.preflight import checks, preflight_report
-from micota_lf.stages.train import what_settings
+from micota_lf.stages.preflight import preflight_report, questions
 from micota_lf.system.files import write_jsonl
 
-STUDENT = "tiny:student-s"
+STUDENT = ModelRef("tiny:student-s")
 PROMPTS = Prompts("tiny:train")
 
 
 def with_template(directory, template, **config):
     """The small student with another chat template, and values laid over its config."""
-    shutil.copytree(local_path(STUDENT), directory)
+    shutil.copytree(STUDENT.local, directory)
     (directory / "chat_template.jinja").write_text(template)
     values = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**values, **config}))
-    return str(directory)
+    return ModelRef(str(directory))
 
 
 @pytest.fixture
 def template():
-    return (local_path(STUDENT) / "chat_template.jinja").read_text()
+    return (STUDENT.local / "chat_template.jinja").read_text()
 
 
 @pytest.fixture
@@ -74,14 +72,20 @@ def test_reasoning_templates_are_caught_at_their_empty_thought():
     assert template_parity(STUDENT, "qwen", prompts).problems == []  # no trace of the arguments is left
 
 
-def test_other_families_templates_differ_at_a_named_position_and_unknown_ones_are_errors():
+def test_other_families_templates_differ_at_a_named_position():
     lines = template_parity(STUDENT, "llama3", PROMPTS).problems
     assert any("tokens differ from position 0: training '<|start_he" in line for line in lines)
     assert "template 'default' replaces the model's chat template by another" in (
         template_parity(STUDENT, "default", PROMPTS).problems
     )
-    with pytest.raises(UserError, match="no template 'qwen9'"):
-        template_parity(STUDENT, "qwen9", PROMPTS)
+
+
+@pytest.mark.slow
+def test_names_that_llamafactory_does_not_know_are_told_with_the_nearest():
+    recipe = load_recipe(TINY, ["train.template=qwen9", "train.extra.lr_rate=3"])
+    words = "train.template: LLaMA-Factory has no template 'qwen9'; did you mean 'qwen'?"
+    extra = "train.extra.lr_rate: LLaMA-Factory has no such argument; did you mean 'learning_rate'?"
+    assert preflight_report(recipe).problems == [extra, words]
 
 
 def test_an_end_at_which_inference_does_not_stop_is_named(tmp_path, template):
@@ -114,119 +118,55 @@ def test_responses_get_the_opened_thought_back(opening):
     assert texts[opening].startswith("<think>\n") and not texts[STUDENT].startswith("<think>")
 
 
-def test_only_a_thought_left_open_at_the_end_counts():
-    assert opened_thought("...assistant\n<think>\n") == "<think>\n"
-    assert opened_thought("...assistant\n<think>") == "<think>"
-    assert opened_thought("...assistant\n<think>\n\n</think>\n\n") == ""
-    assert opened_thought("what does <think> mean?\nassistant\n") == opened_thought("") == ""
-
-
-CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
-TEMPLATES_OF_ALL_SORTS = [
-    load_chat(STUDENT).template,
-    CHATML + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
-    "{%- for m in messages %}\n  {%- if loop.last %}{% break %}{% endif %}\n{{ m | tojson }}\n{%- endfor %}",
-    "{{ bos_token }}{% generation %}{{ messages[0].content }}{% endgeneration %}{{ strftime_now('%Y') }}",
-    "{% if tools is none and documents is none and not x %}{{ messages | tojson(indent=2) }}{% endif %}",
-    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
-]
-
-
-@pytest.mark.parametrize("template", TEMPLATES_OF_ALL_SORTS)
-@pytest.mark.parametrize("generation", [True, False])
-def test_chat_templates_are_rendered_as_transformers_renders_them(template, generation):
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    messages = [{"role": "system", "content": " <b> ½ ∑ "}, {"role": "user", "content": "What's 1 < 2?"}]
-    words = {"add_generation_prompt": generation, "bos_token": "<s>"}
-    (wanted,), _ = render_jinja_template([messages], chat_template=template, **words)
-    assert render(template, messages, **words) == wanted != ""
-
-
-def test_a_chat_template_is_a_program_in_a_sandbox():
-    for hostile in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ raise_exception('no') }}"):
-        with pytest.raises(TemplateError):
-            render(hostile, [{"role": "user", "content": "?"}], add_generation_prompt=True)
-
-
 def rows(number):
     texts = ["<think>\n1+1, ½ ∑\n\n2\n</think>\n\\boxed{2}", "\n\nleading", "plain " * 40]
     return [{"prompt": f"What is {n}+1?", "response": texts[n % 3]} for n in range(number)]
 
 
-@pytest.mark.parametrize("system", [None, "Be brief."])
-def test_rows_are_counted_as_llamafactory_counts_them(system):
-    """Its supervised processor keeps a row at cutoff_len = length whole, and cuts it at length - 1."""
-    from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
-    from llamafactory.data.template import TEMPLATES
-    from transformers import AutoTokenizer
-
-    chat = load_chat(STUDENT)
-    tokenizer = AutoTokenizer.from_pretrained(local_path(STUDENT))
-
-    def processed(row, cutoff):
-        arguments = SimpleNamespace(cutoff_len=cutoff, mask_history=False, train_on_prompt=False)
-        processor = SupervisedDatasetProcessor(TEMPLATES["qwen"], tokenizer, None, arguments)
-        messages = (
-            [[{"role": "user", "content": row["prompt"]}]],
-            [[{"role": "assistant", "content": row["response"]}]],
-        )
-        fields = dict(zip(("_prompt", "_response"), messages, strict=True))
-        nothing = {f"_{key}": [None] for key in ("tools", "images", "videos", "audios")}
-        made = processor.preprocess_dataset({**fields, **nothing, "_system": [system]})
-        return made["input_ids"][0], tokenizer.decode(made["labels"][0][-2:])
-
-    for row in rows(3):
-        length = overlong([row], chat, 1, system).longest
-        whole, end = processed(row, length)
-        assert len(whole) == length and end == "<|im_end|>\n"
-        assert whole == processed(row, 10_000)[0]
-        cut, end = processed(row, length - 1)
-        assert len(cut) == length - 1 and cut != whole
-        assert overlong([row], chat, length, system).number == 0
-        assert overlong([row], chat, length - 1, system).number == 1
-
-
 def test_a_training_that_would_cut_rows_is_refused_with_the_length_that_it_needs(tmp_path, capsys):
     write_jsonl(tmp_path / "c.jsonl", rows(30))
-    words = ["--model", STUDENT, "--corpus", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]
+    words = ["--model", STUDENT.ref, "--corpus", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]
     longest = overlong(rows(30), load_chat(STUDENT), 1).longest
     assert overlong(rows(30), load_chat(STUDENT), longest - 1).number == 7  # prompts of two digits
-    settings = ["use_cpu=true", "bf16=false", f"cutoff_len={longest - 1}"]
+    settings = ["train.use_cpu=true", "train.bf16=false", f"train.cutoff_len={longest - 1}"]
     assert main(["train", *words, *settings]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("micota: train.cutoff_len: 7 of 30 rows (23.3%) are longer than cutoff_len")
     assert f"raise train.cutoff_len to at least {longest}, or lower filter.max_tokens" in line
     assert not (tmp_path / "out").exists()
-    settings[-1] = "template=qwen3"
+    settings[-1] = "train.template=qwen3"
     assert main(["train", *words, *settings]) == 2
-    assert "template: template 'qwen3', a plain answer: tokens differ" in capsys.readouterr().err
+    assert "train.template: template 'qwen3', a plain answer: tokens differ" in capsys.readouterr().err
 
 
 def test_a_plans_training_step_refuses_rows_that_would_be_cut(tmp_path):
     write_jsonl(tmp_path / "c.jsonl", rows(3))
-    inputs = {"model": str(local_path(STUDENT)), "corpus": str(tmp_path / "c.jsonl")}
-    step = Context(tmp_path / "step", {"train": what_settings(Train(cutoff_len=100))}, inputs, {})
+    inputs = {"model": STUDENT, "corpus": DataRef(str(tmp_path / "c.jsonl"))}
+    recipe = load_recipe(TINY, ["train.cutoff_len=100"])
+    settings = train.settings(recipe, recipe.train)
     with pytest.raises(UserError, match=r"1 of 3 rows \(33.3%\) are longer than cutoff_len 100"):
-        KINDS["train"].prepare(step)
+        train.check(Context(tmp_path / "step", settings.config, inputs, settings.how))
 
 
+@pytest.mark.slow
 def test_a_preflight_kept_in_a_workspace_is_the_runs_own(tmp_path, capsys):
     words = ["preflight", str(TINY), "--workspace", str(tmp_path)]
     assert main([*words, "train.cutoff_len=200"]) == 0
     assert "warning: train.cutoff_len: 200 is less than" in capsys.readouterr().out
     plan = compile_plan(load_recipe(TINY, ["train.cutoff_len=200"]))
-    assert plan["slots"]["preflight"] not in pending_steps(plan, tmp_path)
+    assert plan.slots["preflight"] not in pending_steps(plan, tmp_path)
     assert main([*words, "train.template=qwen3"]) == 2
     assert "template 'qwen3', a plain answer: tokens differ" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_template_that_differs_is_only_warned_of_where_the_recipe_says_so(capsys):
     words = ["train.template=qwen3_nothink", "train.check_template=false"]
     assert main(["preflight", str(TINY), *words]) == 0
-    assert "warning: train.template (assistant): template 'qwen3_nothink'" in capsys.readouterr().out
+    assert "warning: train.template (students.assistant): template 'qwen3_nothink'" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_tiny_recipe_has_no_problems_and_the_command_says_what_was_looked_at(capsys):
     assert main(["preflight", str(TINY)]) == 0
     out = capsys.readouterr().out
@@ -235,13 +175,14 @@ def test_the_tiny_recipe_has_no_problems_and_the_command_says_what_was_looked_at
     assert "warning" not in out
 
 
+@pytest.mark.slow
 def test_every_problem_is_a_line_with_its_key_and_the_code_is_2(capsys, tmp_path, template):
     short = with_template(tmp_path / "short", template, max_position_embeddings=64)
     write_jsonl(
         tmp_path / "bench.jsonl", [{"id": 1, "problem": "What is " + "1+" * 400 + "1?", "answer": "401"}]
     )
     words = [
-        f"students.short.model={short}", "students.gone.model=nobody/nothing", "train.template=chatml",
+        f"students.short.model={short.ref}", "students.gone.model=nobody/nothing", "train.template=chatml",
         "generation.max_tokens=1000", "evaluation.max_gen_toks=500", "train.cutoff_len=600",
         f"evaluation.benchmarks.tiny_two.path={tmp_path / 'bench.jsonl'}",
     ]  # fmt: skip
@@ -251,91 +192,62 @@ def test_every_problem_is_a_line_with_its_key_and_the_code_is_2(capsys, tmp_path
     assert any(
         line.startswith("micota: students.gone: 'nobody/nothing' is not in the local cache") for line in lines
     )
-    words = "1000 and the longest prompt (58 tokens) exceed the 1024 positions of assistant"
+    words = "1000 and the longest prompt (58 tokens) exceed the 1024 positions of students.assistant"
     assert f"micota: generation.max_tokens: {words}" in lines
     (line,) = [line for line in lines if "students.short" in line and "positions" in line]
     assert line.startswith("micota: evaluation.max_gen_toks: 500 and the longest prompt (8")
     assert any("evaluation.max_gen_toks" in line and "teachers.teacher" in line for line in lines)
     assert any("template 'chatml' replaces the model's chat template" in line for line in lines)
     assert (
-        "warning: train.cutoff_len: 600 is less than the longest row that assistant may meet" in printed.out
+        "warning: train.cutoff_len: 600 is less than the longest row that students.assistant may meet" in printed.out
     )
 
 
 def test_a_pretrained_model_that_does_not_fit_the_assistant_is_found_before_the_merge(monkeypatch):
     monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
-    words = ["assistant.merge.preset=pretrained", "assistant.merge.pretrained_model=tiny:"]
+    words = ["assistants.ta.merge.preset=pretrained", "assistants.ta.merge.pretrained_model=tiny:"]
     report = preflight_report(load_recipe(TINY, [words[0], words[1] + "student-m"]))
     assert report.problems[0] == (
-        "assistant.merge.pretrained_model: merge: pretrained and before have different hidden_size: 64 and 96"
+        "assistants.ta.merge.pretrained_model: merge: pretrained and before have different hidden_size: 64 and 96"
     )
     report = preflight_report(load_recipe(TINY, [words[0], words[1] + "assistant"]))
     assert report.problems == []
     assert "train.template: not compared, llamafactory cannot be imported here" in report.facts
 
 
-def test_hub_models_are_one_line_each_with_what_to_do(monkeypatch):
-    """Answers of the hub as huggingface_hub raises them; no network is used."""
-    import huggingface_hub
-    from huggingface_hub import constants, errors
-
-    asked = []
-
-    def answer(error):
-        def download(ref, file, revision=None, local_files_only=False):
-            asked.append(local_files_only)
-            response = SimpleNamespace(headers={}, request=None, status_code=404)
-            raise error("no", response=response) if issubclass(error, errors.HfHubHTTPError) else error("no")
-
-        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-        return hub_problems(
-            {"students.a": ("x/a", None), "students.b": ("x/b", "v1"), "teachers.t": (STUDENT, None)}
-        )
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    found = answer(errors.LocalEntryNotFoundError)
-    assert found["students.a"] == "students.a: 'x/a' is not in the local cache, and the hub cannot be reached"
-    assert found["students.b"].startswith("students.b: 'x/b' (revision v1) is not") and len(found) == 2
-    assert asked == [False, True]  # a hub out of reach is waited for once
-    assert "set HF_TOKEN" in answer(errors.RepositoryNotFoundError)["students.a"]
-    assert "accept its terms" in answer(errors.GatedRepoError)["students.a"]
-    assert "no such revision" in answer(errors.RevisionNotFoundError)["students.b"]
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set" in answer(errors.LocalEntryNotFoundError)["students.a"]
-
-
 def test_the_preflight_is_the_plans_first_step_and_every_pending_step_waits_for_it(tmp_path):
     plan = compile_plan(load_recipe(TINY))
-    first = plan["slots"]["preflight"]
-    assert next(iter(plan["steps"])) == first
+    first = plan.slots["preflight"]
+    assert next(iter(plan.steps)) == first
     pending = pending_steps(plan, tmp_path, ["filter/strong"])
     todo = json.loads(freeze(plan, tmp_path, pending).read_text())["pending"]
     assert todo[first]["after"] == [] and len(todo) == 3
     assert all(todo[first]["ended"] in step["after"] for made, step in todo.items() if made != first)
-    done = tmp_path / step_directory(plan["steps"][first]) / "done.json"
+    done = tmp_path / plan.steps[first].directory / "done.json"
     done.parent.mkdir(parents=True)
     done.write_text('{"results": {}}')
     assert first not in pending_steps(plan, tmp_path)
-    assert not any(first in json.dumps(step["inputs"]) for step in plan["steps"].values())
+    assert not any(first in step.needs for step in plan.steps.values())
 
 
 def test_what_the_preflight_looks_at_is_all_that_decides_its_identity():
-    first, _ = checks(load_recipe(TINY))
+    first = questions(load_recipe(TINY))[0].config
     for override, same in [
         ("train.learning_rate=0.5", True),
         ("generation.seed=3", True),
-        ("assistant.merge.weight=0.3", True),
+        ("assistants.ta.merge.weight=0.3", True),
         ("train.cutoff_len=400", False),
         ("filter.max_tokens=100", False),
         ("students.student-s.train.extra.enable_thinking=false", False),
     ]:
-        assert (checks(load_recipe(TINY, [override]))[0] == first) == same, override
+        assert (questions(load_recipe(TINY, [override]))[0].config == first) == same, override
 
 
+@pytest.mark.slow
 def test_a_failed_preflight_ends_the_run_with_its_lines(tmp_path, capsys):
     words = ["--workspace", str(tmp_path), "--target", "filter/strong", "train.template=qwen3"]
     assert main(["run", str(TINY), *words]) == 1
     error = capsys.readouterr().err
-    assert "step preflight checks failed: train.template (assistant): template 'qwen3', a plain" in error
+    assert "step preflight checks failed: train.template (students.assistant): template 'qwen3', a plain" in error
     assert "2 steps that need others could not run" in error
     assert [path.name for path in tmp_path.glob("*/*/step.json")] == ["step.json"]

@@ -214,6 +214,7 @@ def export(runs, slot, output, *words):
     return runs.main("export", slot, str(output), "--recipe", str(TINY), *words, *QUICK)
 
 
+@pytest.mark.slow  # transformers
 def test_an_export_loads_and_leaves_logs_and_pickles_behind(runs, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -239,7 +240,7 @@ def test_the_card_has_settings_data_scores_with_intervals_and_steps_but_no_local
     assert "recipe `tiny`" in card and "- base: student-s (license: unknown)" in card
     assert "| strong | teacher | 20 | 13 | 9.0 | 13 kept, 7 wrong |" in card
     assert "| 65.0 [58.2, 71.3]<br>n=200, 88 tok, 1.0% cut |" in card
-    assert all(f"`{runs.plan['slots'][slot]}`" in card for slot in ("generate/teacher", TRAINED))
+    assert all(f"`{runs.plan.slots[slot]}`" in card for slot in ("generate/teacher", TRAINED))
     assert "llamafactory 0.9.5" in card
     assert str(tmp_path) not in card and str(STUDENT) not in card
 

@@ -13,6 +13,7 @@ import shlex
 import signal
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..errors import MicotaError, StepFailed, UserError
 from ..plan.compile import compile_plan
@@ -135,11 +136,16 @@ def report(args: argparse.Namespace) -> None:
 
 
 def preflight(args: argparse.Namespace) -> None:
-    """What can be known before the first GPU hour."""
-    from ..recipe.load import load_recipe
-    from ..stages.preflight import preflight_report
+    """What can be known before the first GPU hour; in a workspace it is the run's own first step."""
+    from ..stages.preflight import Report
 
-    report = preflight_report(load_recipe(args.recipe, args.overrides))
+    with contextlib.ExitStack() as scratch:
+        args.workspace = args.workspace or scratch.enter_context(TemporaryDirectory())
+        _, plan, workspace = _load(args)
+        step = plan.steps[plan.slots["preflight"]]
+        with contextlib.suppress(UserError):  # its lines are the report's
+            run_step(plan, step.id, workspace)
+        report = Report(**read_json(workspace / step.directory / "report.json"))
     for line in report.lines():
         print(line)
     if report.problems:

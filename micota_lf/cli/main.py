@@ -82,7 +82,7 @@ COMMANDS = (
      "merge/ta my-assistant --recipe recipes/tiny.yaml",
      ("step", "output", "recipe=", "push", "workspace", "overrides")),
     ("preflight", "Check prompts, templates, models and the merge in seconds; no GPU is needed.",
-     "recipes/tiny.yaml", ("recipe", "overrides")),
+     "recipes/tiny.yaml", ("recipe", "kept", "overrides")),
     ("schema", "Print the JSON Schema of recipe files, for editors.", "> recipe.schema.json", ()),
     ("tasks", "Print the folder of lm-eval task files, for --include_path.",
      '  (as in: lm_eval run --include_path "$(micota tasks)" --tasks micota_tiny)', ()),
@@ -95,7 +95,8 @@ FLAGS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "recipe=": (["--recipe"], {"metavar": "RECIPE", "help": "(default: the one that ran last)"}),
     "recipes": (["recipes"], {"nargs": "+", "metavar": "RECIPE", "help": "recipes whose steps stay"}),
     "workspace": (["--workspace"], {"default": "runs", "help": "where steps and reports are (default: runs)"}),
-    "overrides": (["overrides"], {"nargs": "*", "metavar": "key=value", "help": "over the recipe's"}),
+    "kept": (["--workspace"], {"help": "keep the result there, as the run's own first step"}),
+    "overrides": (["overrides"], {"nargs": "*", "metavar": "key=value", "help": "values over the recipe's"}),
     "target": (["--target"], {
         "action": "append", "default": [],
         "help": "only this table (table1 to table4, figures), slot, kind or id, and what it needs",

@@ -7,7 +7,6 @@ plan.slots["train/student-s/micota"]          -> a step's id
 from __future__ import annotations
 
 from functools import cache, cached_property
-from typing import Any
 
 from ..inputs.references import DataRef, ModelRef
 from ..recipe.lineage import (
@@ -21,7 +20,7 @@ from ..recipe.lineage import (
     training_named,
 )
 from ..recipe.sections import Filter, Merge, Recipe, Train
-from ..stages import bpc, evaluate, generate, merge, overlap, preflight, train
+from ..stages import Settings, bpc, evaluate, generate, merge, overlap, preflight, stage, train
 from ..system.fields import identity
 from .plan import Input, Plan, Step, step_id
 
@@ -46,7 +45,8 @@ class Compiler:
         self.recipe = recipe
         self.steps: dict[str, Step] = {}
         self.slots: dict[str, str] = {}
-        for asked_often in ("reference", "named", "corpus", "responses", "trained", "merged"):
+        self.scoring_gpus = min(recipe.hardware.inference_gpus, recipe.hardware.gpus)
+        for asked_often in ("reference", "named", "corpus", "responses", "trained"):
             setattr(self, asked_often, cache(getattr(self, asked_often)))
 
     def plan(self, tables: dict[str, list[str]]) -> Plan:
@@ -56,66 +56,55 @@ class Compiler:
 
     def generate(self, slot: str, model: Input) -> Input:
         """Responses of a model to the recipe's prompts."""
-        gpus, how = generate.how(self.recipe)
         inputs = {"model": model, "prompts": self.prompts}
-        return self._add(
-            slot, "generate", self._label(model), generate.config(self.recipe), inputs, how, gpus
-        )
+        return self._add(slot, "generate", inputs, generate.settings(self.recipe))
 
     def filter(self, slot: str, responses: Input, rule: Filter) -> Input:
         """The responses that become training rows."""
-        config = {"filter": identity(rule)}
-        return self._add(slot, "filter", self._label(responses), config, {"responses": responses})
+        return self._add(slot, "filter", {"responses": responses}, Settings({"filter": identity(rule)}))
 
     def mix(self, slot: str, parts: list[Input], ratios: list[float], seed: int, size: int | None) -> Input:
         """Corpora mixed at ratios."""
-        label = "-".join(["mix", *map(self._label, parts)])
         config = {"ratios": ratios, "seed": seed, "size": size}
-        return self._add(slot, "mix", label, config, {f"part{n}": part for n, part in enumerate(parts)})
+        label = "-".join(["mix", *map(self._label, parts)])
+        return self._add(slot, "mix", _numbered("part", parts), Settings(config), label)
 
-    def train(self, slot: str, start: Input, corpus: Input, settings: Train) -> Input:
+    def train(self, slot: str, start: Input, corpus: Input, spec: Train) -> Input:
         """A model fine-tuned on a corpus."""
-        gpus, how = train.how(self.recipe, settings)
         label = f"{self._label(start)}-on-{self._label(corpus)}"
-        config = train.config(self.recipe, settings)
-        return self._add(slot, "train", label, config, {"model": start, "corpus": corpus}, how, gpus)
+        inputs = {"model": start, "corpus": corpus}
+        return self._add(slot, "train", inputs, train.settings(self.recipe, spec), label)
 
     def merge(self, slot: str, before: Input, after: Input, spec: Merge) -> Input:
         """A model merged with its earlier self."""
-        gpus, how = merge.how(self.recipe, spec)
         inputs = {"before": before, "after": after}
         if spec.pretrained:
             inputs["pretrained"] = self.reference(spec.pretrained)
         if spec.health_prompts:
             inputs["prompts"] = self.prompts
-        config = merge.config(self.recipe, spec)
-        return self._add(slot, "merge", f"{self._label(after)}-merged", config, inputs, how, gpus)
+        settings = merge.settings(self.recipe, spec)
+        return self._add(slot, "merge", inputs, settings, f"{self._label(after)}-merged")
 
     def evaluate(self, slot: str, model: Input) -> Input:
         """A model on all benchmarks: one load of the model for all of them."""
-        config, how = self._evaluation
-        return self._add(
-            slot, "evaluate", self._label(model), config, {"model": model}, how, self._scoring_gpus
-        )
+        return self._add(slot, "evaluate", {"model": model}, self.evaluation)
 
     def bpc(self, slot: str, model: Input, corpora: list[Input]) -> Input:
         """All corpora of the BPC table under one model: one load of the model for all of them."""
-        inputs = {"model": model, **{f"corpus{n}": corpus for n, corpus in enumerate(corpora)}}
-        config, how = bpc.config(self.recipe), bpc.how(self.recipe)
-        return self._add(slot, "bpc", self._label(model), config, inputs, how, self._scoring_gpus)
+        settings = Settings(bpc.config(self.recipe), bpc.how(self.recipe), self.scoring_gpus)
+        return self._add(slot, "bpc", {"model": model, **_numbered("corpus", corpora)}, settings)
 
     def overlap(self) -> None:
         """The search for benchmark problems among the training prompts."""
-        settings, how = self._evaluation
-        config = overlap.config(self.recipe, settings["benchmarks"])
-        where = {"benchmarks": how["benchmarks"]}
-        self._add("overlap", "overlap", self._label(self.prompts), config, {"prompts": self.prompts}, where)
+        config = overlap.config(self.recipe, self.evaluation.config["benchmarks"])
+        settings = Settings(config, {"benchmarks": self.evaluation.how["benchmarks"]})
+        self._add("overlap", "overlap", {"prompts": self.prompts}, settings)
 
     def preflight(self) -> None:
         """The step that every other one waits for without reading it (run/snakemake.py)."""
-        config, references, how = preflight.questions(self.recipe)
+        settings, references = preflight.questions(self.recipe)
         inputs = {role: self.reference(ref) for role, ref in references.items()}
-        self._add("preflight", "preflight", "checks", config, inputs, how)
+        self._add("preflight", "preflight", inputs, settings, "checks")
 
     def named(self, name: str) -> Input:
         """The model of that name: a teacher, a student, STUDENT/CORPUS or an assistant."""
@@ -150,34 +139,28 @@ class Compiler:
 
     def table(self, table: str) -> list[str]:
         """Slots of the steps that fill a table, which are added to the plan."""
-        recipe = self.recipe
+        recipe, models = self.recipe, dict[str, Input]()
         if table == "table4":
             corpora = [self.corpus(corpus) for corpus in recipe.bpc.corpora]
             models = {f"bpc/{name}": self.named(name) for name in recipe.bpc.models}
             return [slot for slot, model in models.items() if self.bpc(slot, model, corpora)]
         if not recipe.evaluation.tasks:
             return []
-        models = {}
         if table == "table2":
-            models = {
-                f"evaluate/{name}": self.named(name) for name in [*shown_teachers(recipe), *recipe.assistants]
-            }
-        elif table == "figures":
-            for name, spec in recipe.assistants.items():
-                start = model_of(recipe, name).reference
-                models |= {f"evaluate/{name}/before": self.reference(start)}
-                models |= {
-                    f"evaluate/{name}/tuned": self.named(spec.from_),
-                    f"evaluate/{name}": self.named(name),
-                }
+            shown = [*shown_teachers(recipe), *recipe.assistants]
+            models = {f"evaluate/{name}": self.named(name) for name in shown}
+        for name, spec in recipe.assistants.items() if table == "figures" else ():
+            start = model_of(recipe, name).reference
+            models[f"evaluate/{name}/before"] = self.reference(start)
+            models[f"evaluate/{name}/tuned"] = self.named(spec.from_)
+            models[f"evaluate/{name}"] = self.named(name)
         rows = table_rows(recipe, table)
         base = baseline(recipe)
         if table == "table1" and base:  # its deltas are against the untrained students
             rows += [(student, base) for student in dict(rows)]
         for student, method in rows:
             corpus = recipe.methods[method]
-            model = self.trained(student, corpus) if corpus else self.named(student)
-            models[f"evaluate/{student}/{method}"] = model
+            models[f"evaluate/{student}/{method}"] = self.named(f"{student}/{corpus}" if corpus else student)
         if recipe.evaluation.overlap_words:
             self.overlap()
         for slot, model in models.items():
@@ -194,36 +177,24 @@ class Compiler:
         return self.reference(self.recipe.prompts.source)
 
     @cached_property
-    def _evaluation(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def evaluation(self) -> Settings:
         """Settings of every evaluation: they are read from task files and benchmarks once."""
-        return evaluate.config(self.recipe), evaluate.how(self.recipe)
-
-    @property
-    def _scoring_gpus(self) -> int:
-        return min(self.recipe.hardware.inference_gpus, self.recipe.hardware.gpus)
+        return Settings(evaluate.config(self.recipe), evaluate.how(self.recipe), self.scoring_gpus)
 
     def _label(self, given: Input) -> str:
         return self.steps[given.step].label if given.step else given.reference.label
 
     def _add(
-        self,
-        slot: str,
-        kind: str,
-        label: str,
-        config: dict[str, Any],
-        inputs: dict[str, Input],
-        how: dict[str, Any] | None = None,
-        gpus: int = 0,
+        self, slot: str, kind: str, inputs: dict[str, Input], settings: Settings, label: str | None = None
     ) -> Input:
-        made = step_id(kind, config, inputs)
-        threads, cut = self.recipe.hardware.threads_per_step, label[:LABEL_CHARACTERS]
-        self.steps.setdefault(made, Step(made, kind, cut, config, inputs, how or {}, gpus, threads))
+        """A step, labelled like its first input unless said otherwise; returns what others read of it."""
+        config, how, gpus = settings
+        made, label = step_id(kind, config, inputs), label or self._label(next(iter(inputs.values())))
+        threads, label = self.recipe.hardware.threads_per_step, label[:LABEL_CHARACTERS]
+        self.steps.setdefault(made, Step(made, kind, label, config, inputs, how, gpus, threads))
         self.slots[slot] = made
-        return Input(made, OUTPUTS.get(kind, ""))
+        return Input(made, stage(kind).output)
 
 
-# The file or directory that other steps read.
-OUTPUTS = {
-    "generate": "responses.jsonl", "filter": "corpus.jsonl", "mix": "corpus.jsonl", "train": "model",
-    "merge": "model",
-}  # fmt: skip
+def _numbered(role: str, inputs: list[Input]) -> dict[str, Input]:
+    return {f"{role}{number}": given for number, given in enumerate(inputs)}

@@ -2,7 +2,7 @@
 
     stage("filter").run(step)      -> the step's results, or StepFailed or UserError
 
-A new kind is a module here with a `STAGE`, and the place in plan/compile.py where such steps are made.
+A new kind is a module here with a `STAGE`, and a line in plan/compile.py that makes such steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import StepFailed
 from ..inputs.references import ModelRef
@@ -23,6 +23,14 @@ from ..system.processes import by_hand, ending, run_logged
 
 Results = dict[str, Any]
 LOG = "log.txt"
+
+
+class Settings(NamedTuple):
+    """What a step is made with: what decides its outputs, what does not, and its GPUs."""
+
+    config: dict[str, Any]
+    how: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    gpus: int = 0
 
 
 @dataclass
@@ -85,7 +93,7 @@ class Stage:
 
     `check` refuses inputs before anything is written, `progress` says in a few words how far a running step
     is. A `quick` one takes seconds on a CPU: on Slurm it runs where `micota run` does. `hub` says that it may
-    load something from the hub besides its inputs.
+    load something from the hub besides its inputs. Other steps read its `output`, a file or a directory.
     """
 
     run: Callable[[Context], Results]
@@ -93,6 +101,7 @@ class Stage:
     progress: Callable[[Path], str] = lambda directory: ""
     quick: bool = False
     hub: bool = False
+    output: str = ""
 
 
 def stage(kind: str) -> Stage:

@@ -100,4 +100,4 @@ def _judged(row: Row, verdict: Grade, rule: Filter) -> Row:
     return {**row, **vars(verdict), "reason": reason}
 
 
-STAGE = Stage(run, quick=True)
+STAGE = Stage(run, quick=True, output="corpus.jsonl")

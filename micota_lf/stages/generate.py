@@ -5,8 +5,8 @@ In: a model, a prompt set, how to sample. Out: `OUT.jsonl`, one row a problem:
     {"id", "prompt", "response", "finish_reason", "prompt_tokens", "response_tokens",
      "status", "error", "answer"}
 
-with status `ok` or `error`; `OUT.meta.json` with what was asked and, under `numerics`, by which engines;
-`OUT.prompts.json` with a digest of each problem. A killed run is continued by running it again, on other GPUs
+with status `ok` or `error`; `OUT.meta.json` with what was asked and, under `numerics`, by which engines.
+A killed run is continued by running it again, on other GPUs
 or endpoints too: finished rows are kept, a torn last line is dropped, failed rows are tried once more.
 """
 
@@ -25,34 +25,26 @@ from ..inputs.references import ModelRef
 from ..recipe.sections import Generation, Recipe
 from ..system.fields import identity, joined, running
 from ..system.files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
-from ..system.locks import lease
-from . import Context, Results, Stage
-
-NAMED_IDS = 5  # of those that differ, in an error
+from . import Context, Results, Settings, Stage
 
 
-def config(recipe: Recipe, sampling: Generation | None = None, prompts: Prompts | None = None) -> Results:
-    """What decides responses; the recipe's own settings where none are given."""
-    settings = {"generation": identity(sampling or recipe.generation)}
-    return settings | {"prompts": identity(prompts or recipe.prompts, "path", "revision")}
-
-
-def how(recipe: Recipe) -> tuple[int, dict[str, Any]]:
-    """GPUs of a step that generates, those of one copy of the model or with vLLM of all, and how it runs."""
+def settings(recipe: Recipe) -> Settings:
+    """Of a step that generates; its GPUs are those of one copy of the model, with vLLM of all copies."""
     hardware, backend = recipe.hardware, recipe.generation.backend
     one = min(hardware.inference_gpus, hardware.gpus)
-    copies = {"endpoint": 0, "vllm": hardware.gpus // max(1, one)}.get(backend, 1)
-    return one * copies, flags(recipe, recipe.generation, one * copies)
+    gpus = one * {"endpoint": 0, "vllm": hardware.gpus // max(1, one)}.get(backend, 1)
+    return asking(recipe, recipe.generation, recipe.prompts, gpus)
 
 
-def flags(recipe: Recipe, sampling: Generation, gpus: int) -> dict[str, Any]:
-    """How responses are made on so many GPUs: vLLM splits a model over some and serves copies of it."""
-    settings: dict[str, Any] = {"generation": running(sampling)}
+def asking(recipe: Recipe, sampling: Generation, prompts: Prompts, gpus: int) -> Settings:
+    """How a model is asked on so many GPUs: vLLM splits it over some and serves copies of it."""
+    config = {"generation": identity(sampling), "prompts": identity(prompts, "path", "revision")}
+    how: dict[str, Any] = {"generation": running(sampling)}
     if sampling.backend == "vllm":
         split = max(1, min(recipe.hardware.inference_gpus, gpus))
         copies = max(1, gpus // split)
-        settings |= {"engine": recipe.engines.vllm, "tensor_parallel": split, "data_parallel": copies}
-    return settings
+        how |= {"engine": recipe.engines.vllm, "tensor_parallel": split, "data_parallel": copies}
+    return Settings(config, how, gpus)
 
 
 def respond(step: Context, output: Path) -> Results:
@@ -79,15 +71,12 @@ def generate(
     if sampling.prompt_format == "raw" and prompts.system:
         raise UserError("prompt_format: raw prompts have no place for prompts.system")
     problems, output = load_problems(prompts), Path(output)
-    digests = {row["id"]: digest(row) for row in problems}
     asked = {
         **identity(sampling), **identity(prompts, "path"), "model": model.ref,
         "model_revision": model.revision, "prompts": len(problems), "problems": digest(problems),
     }  # fmt: skip
     with ExitStack() as stack:
-        busy = f"{output}: another process is writing to it"
-        stack.enter_context(lease(output.with_name(f".{output.name}.lease"), busy))
-        done = _finished_ids(output, asked, digests)
+        done = _finished_ids(output, asked)
         by_id = {row["id"]: row for row in problems if row["id"] not in done}
         if by_id:
             say(f"{len(done)}/{len(problems)} responses are there, {len(by_id)} to generate")
@@ -98,7 +87,7 @@ def generate(
             for n, completion in enumerate(completions):
                 if n == 0:  # not before: a model or limit that is refused leaves no file behind
                     numerics = {"backend": sampling.backend, **backend.numerics()}
-                    handle = stack.enter_context(_appendable(output, asked, digests, numerics))
+                    handle = stack.enter_context(_appendable(output, asked, numerics))
                 handle.write(json_line(_row(by_id[completion.id], completion, prompts)))
                 handle.flush()
                 progress.add(completion)
@@ -120,51 +109,37 @@ def _row(problem: Row, completion: Completion, prompts: Prompts) -> Row:
     }  # fmt: skip
 
 
-def _finished_ids(output: Path, asked: Row, digests: dict[str, str]) -> set[str]:
+def _finished_ids(output: Path, asked: Row) -> set[str]:
     """Ids of the rows that need no second answer. Raises UserError if they answer another request."""
     if not output.exists() or not output.stat().st_size:
         return set()
-    meta = output.with_suffix(".meta.json")
-    if not meta.is_file():
-        raise UserError(f"{output}: exists without {meta.name} that says what was asked; choose another file")
-    before = read_json(meta)
-    changed = [key for key in asked if before.get(key) != asked[key]]
+    before = read_json(output.with_suffix(".meta.json"))
+    changed = [
+        f"{key}: {before.get(key)!r} then, {value!r} now"
+        for key, value in asked.items()
+        if before.get(key) != value
+    ]
     if changed:
-        key = changed[0]
-        words = f"{key}: {before.get(key)!r} then, {asked[key]!r} now"
-        if "problems" in changed and output.with_suffix(".prompts.json").is_file():
-            words += _differing(read_json(output.with_suffix(".prompts.json")), digests)
         raise UserError(
-            f"{output}: holds responses to another request: {', '.join(changed)} differ ({words}); "
-            "choose another file or remove it"
+            f"{output}: holds responses to another request ({'; '.join(changed)}); choose another file"
         )
     return {row["id"] for row in iter_jsonl(output, repair=True) if row["status"] == "ok"}
 
 
-def _differing(then: dict[str, str], now: dict[str, str]) -> str:
-    """Which problems were added, removed and changed, as `; 2 added: a, b`."""
-    kinds = {
-        "added": [key for key in now if key not in then],
-        "removed": [key for key in then if key not in now],
-        "changed": [key for key in now if then.get(key, now[key]) != now[key]],
-    }
-    named = {
-        kind: [*ids[:NAMED_IDS], *(["..."] if len(ids) > NAMED_IDS else [])] for kind, ids in kinds.items()
-    }
-    return "".join(f"; {len(kinds[kind])} {kind}: {', '.join(ids)}" for kind, ids in named.items() if ids)
-
-
-def _appendable(output: Path, asked: Row, digests: dict[str, str], numerics: Row) -> IO[str]:
-    """The output opened for more rows, holding exactly the finished ones, with its other files beside it."""
+def _appendable(output: Path, asked: Row, numerics: Row) -> IO[str]:
+    """The output opened for more rows, holding exactly the finished ones, with what was asked beside it."""
     meta = output.with_suffix(".meta.json")
     resumed = output.is_file() and output.stat().st_size > 0
-    known = read_json(meta).get("numerics", []) if resumed else []
-    known += [] if numerics in known else [numerics]
+    known = read_json(meta)["numerics"] if resumed else []
+    write_json(meta, {**asked, "numerics": known + [numerics] * (numerics not in known)})
     rows = iter_jsonl(output, repair=True) if resumed else iter(())
-    write_json(output.with_suffix(".prompts.json"), digests)
-    write_json(meta, {**asked, "numerics": known})
     write_jsonl(output, (row for row in rows if row["status"] == "ok"))
     return output.open("a", encoding="utf-8")
 
 
-STAGE = Stage(lambda step: respond(step, step.directory / "responses.jsonl"), progress=generation_progress)
+def run(step: Context) -> Results:
+    """The step: a model's responses to prompts."""
+    return respond(step, step.directory / STAGE.output)
+
+
+STAGE = Stage(run, progress=generation_progress, output="responses.jsonl")

@@ -46,11 +46,6 @@ def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
     return {**env, **{name: os.environ[name] for name in RENDEZVOUS}}
 
 
-def deepspeed_file(stage: str) -> str:
-    """Name of DeepSpeed's file beside train.yaml."""
-    return f"ds_{stage}.json"
-
-
 def deepspeed_config(stage: str) -> dict[str, Any]:
     """DeepSpeed's configuration for `zero2` (optimizer and gradients split) or `zero3` (weights too).
 

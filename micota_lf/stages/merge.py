@@ -26,14 +26,7 @@ from ..recipe.sections import MERGE_METHODS, Merge, Recipe
 from ..system.fields import identity
 from ..system.files import read_json, write_json, write_yaml
 from ..system.processes import engine_argv
-from . import Context, Results, Stage, generate
-from .merge_check import (
-    STOP_KEYS,
-    answer_health,
-    compatibility_facts,
-    compatibility_problems,
-    health_problems,
-)
+from . import Context, Results, Settings, Stage, generate, merge_check
 
 ANSWERS = "answers.jsonl"  # of the merged model, to a few prompts
 # What mergekit copies from base_model and what must be the assistant's in every preset.
@@ -62,30 +55,21 @@ def merge_config(
     spec = recipe.assistants[assistant]
     start = before or model_of(recipe, assistant).reference.resolved
     base = pretrained or (spec.merge.pretrained.resolved if spec.merge.pretrained else None)
-    return render(config(recipe, spec.merge)["merge"], start, after or spec.from_, base)
+    return render(settings(recipe, spec.merge).config["merge"], start, after or spec.from_, base)
 
 
-def config(recipe: Recipe, spec: Merge) -> dict[str, Any]:
-    """What decides the merged weights, and how the merged model is asked for answers (null: not at all)."""
+def settings(recipe: Recipe, spec: Merge) -> Settings:
+    """Of a merge step; the merged model is asked for a few greedy answers, on one GPU at most."""
     merge = identity(spec, "pretrained_model", "pretrained_revision", "health_prompts")
     merge["lambda"] = merge.pop("lambda_")
     limit = min(spec.health_prompts, recipe.prompts.limit or spec.health_prompts)
-    asked = generate.config(
-        recipe, replace(_asking(recipe), temperature=0.0), replace(recipe.prompts, limit=limit)
-    )
-    return {"merge": merge, "health": asked if spec.health_prompts else None}
-
-
-def how(recipe: Recipe, spec: Merge) -> tuple[int, dict[str, Any]]:
-    """GPUs of a merge (for the answers: one at most), and how it runs."""
-    gpus = min(1, recipe.hardware.gpus) if spec.health_prompts else 0
-    return gpus, {"engine": recipe.engines.mergekit, "answers": generate.flags(recipe, _asking(recipe), gpus)}
-
-
-def _asking(recipe: Recipe) -> Any:
-    """Generation's settings, but for endpoints: no server serves the merged model yet."""
-    spec = recipe.generation
-    return replace(spec, backend="transformers") if spec.backend == "endpoint" else spec
+    asked = replace(recipe.generation, temperature=0.0)
+    if asked.backend == "endpoint":  # no server serves the merged model yet
+        asked = replace(asked, backend="transformers")
+    gpus = min(1, recipe.hardware.gpus) if limit else 0
+    health = generate.asking(recipe, asked, replace(recipe.prompts, limit=limit or None), gpus)
+    how = {"engine": recipe.engines.mergekit, "answers": health.how}
+    return Settings({"merge": merge, "health": health.config if limit else None}, how, gpus)
 
 
 def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str | None) -> dict[str, Any]:
@@ -107,43 +91,38 @@ def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str
 
 def check(step: Context) -> None:
     """Raise UserError for models that cannot be merged."""
-    if problems := compatibility_problems(*_directories(step)):
-        raise UserError("\n".join(problems))
+    _compare(step)
 
 
 def run(step: Context) -> Results:
     """Merge, make the merged model whole, check its weights, and ask it for a few answers."""
-    model, settings, after = step.directory / "model", step.config["merge"], Path(step.inputs["after"].ref)
-    given = {
-        role: f"{ref.ref}@{ref.revision}" if ref.revision else ref.ref for role, ref in step.inputs.items()
-    }
+    model, merge, after = step.directory / "model", step.config["merge"], Path(step.inputs["after"].ref)
+    given = {role: f"{m.ref}@{m.revision}" if m.revision else m.ref for role, m in step.inputs.items()}
     shutil.rmtree(model, ignore_errors=True)  # mergekit leaves stale shards in a used directory
-    yaml = render(settings, given["before"], given["after"], given.get("pretrained"))
+    yaml = render(merge, given["before"], given["after"], given.get("pretrained"))
     write_yaml(step.directory / "merge.yaml", yaml)
-    argv = [*engine_argv(step.how["engine"]), "merge.yaml", "model", "--random-seed", str(settings["seed"])]
+    argv = [*engine_argv(step.how["engine"]), "merge.yaml", "model", "--random-seed", str(merge["seed"])]
     step.engine([*argv, "--quiet", "--num-threads", str(step.threads)])
     results = finish(model, after)
-    if problems := health_problems(model, after, TOKENIZER_FILES):
+    if problems := merge_check.health_problems(model, after):
         raise StepFailed("\n".join(problems))
-    facts: Results = {"compatibility": compatibility_facts(*_directories(step)), "health": {"prompts": 0}}
+    health: Results = {"prompts": 0}
     if step.config["health"]:
-        prompts = {"model": ModelRef(str(model)), "prompts": step.inputs["prompts"]}
-        asking = replace(step, config=step.config["health"], how=step.how["answers"], inputs=prompts)
+        inputs = {"model": ModelRef(str(model)), "prompts": step.inputs["prompts"]}
+        asking = replace(step, config=step.config["health"], how=step.how["answers"], inputs=inputs)
         generate.respond(asking, step.directory / ANSWERS)
         step.engine_seconds = asking.engine_seconds
-        limit = asking.config["generation"]["max_tokens"]
-        facts["health"] = answer_health(step.directory / ANSWERS, limit)
-    return results | facts
+        health = merge_check.answer_health(step.directory / ANSWERS)
+    return {**results, "compatibility": _compare(step), "health": health}
 
 
-def _directories(step: Context) -> tuple[Path, Path | None, Path | None]:
-    """Where the weights of the model before, after and pretrained are."""
-    before, after, pretrained = (
-        weights_directory(step.inputs[role]) if role in step.inputs else None
-        for role in ("before", "after", "pretrained")
-    )
-    assert before is not None
-    return before, after, pretrained
+def _compare(step: Context) -> Results:
+    """The models' cosines and data types. Raises UserError for models that cannot be merged."""
+    roles = [role for role in ("before", "after", "pretrained") if role in step.inputs]
+    problems, facts = merge_check.compare({role: weights_directory(step.inputs[role]) for role in roles})
+    if problems:
+        raise UserError("\n".join(problems))
+    return facts
 
 
 def finish(model: Path, assistant: Path) -> Results:
@@ -160,10 +139,10 @@ def finish(model: Path, assistant: Path) -> Results:
         else:
             (model / name).unlink(missing_ok=True)
     config, source = read_json(model / "config.json"), read_json(assistant / "config.json")
-    write_json(model / "config.json", {**config, **{key: source.get(key) for key in STOP_KEYS}})
+    write_json(model / "config.json", {**config, **{key: source.get(key) for key in merge_check.STOP_KEYS}})
     for shard in shards:
         shard.chmod(0o644)  # mergekit writes 0600, unreadable for others in a shared workspace
     return {"shards": len(shards), "bytes": sum(shard.stat().st_size for shard in shards)}
 
 
-STAGE = Stage(run, check)
+STAGE = Stage(run, check, output="model")

@@ -1,11 +1,11 @@
 """Whether models can be merged, and whether the merged model is sound.
 
-    compatibility_problems(Path("ta"), Path("ta-sft"), None)      -> []
+    compare({"before": Path("ta"), "after": Path("ta-sft")})      -> [], {"cosine": {"after": 0.998}, ...}
     health_problems(Path("merged"), Path("ta-sft"))               -> []
 
 Before: config.json, the safetensors headers and the tokenizers' vocabularies must fit, and a fine-tuned model
 must descend from the one before (`cosine`, over a sample of its matrices). After: every weight is finite, no
-tensor is missing, tokenizer and stop tokens are the assistant's.
+tensor is missing.
 
 The cosine is that of raw weights, not of what a training changed. Measured on the tiny family (medians over
 matrices): assistant and its fine-tuned self 0.998, students and theirs 0.996 to 0.998, merged model 0.999;
@@ -18,12 +18,13 @@ near 1 in every model.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import StepFailed
 from ..inputs.weights import Tensor, finite, first_values, tensors
-from ..system.files import file_digest, read_json, read_jsonl
+from ..system.files import read_json, read_jsonl
 
 KINSHIP = 0.25
 SAMPLED_MATRICES = 24
@@ -33,31 +34,25 @@ SHAPE_KEYS = ("architectures", "vocab_size", "hidden_size", "intermediate_size",
 STOP_KEYS = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 
-def compatibility_problems(before: Path, after: Path | None, pretrained: Path | None) -> list[str]:
-    """Why these models cannot be merged, a line each; reads headers and a sample of values, in seconds."""
-    others = {"after": (after, "fine-tuned from"), "pretrained": (pretrained, "the origin of")}
-    problems: list[str] = []
-    for role, (model, relation) in others.items():
-        if model is None:
+def compare(models: Mapping[str, Path]) -> tuple[list[str], dict[str, Any]]:
+    """Why these models (`before` and others) cannot be merged, and their cosines with `before` and dtypes.
+
+    Reads headers and a sample of values, in seconds.
+    """
+    before, problems, cosines = models["before"], [], {}
+    for role, model in models.items():
+        if role == "before":
             continue
-        found = [f"merge: {role} and before {line}" for line in _differences(model, before)]
-        if not found and (likeness := cosine(model, before)) < KINSHIP:
-            found = [
-                f"merge: {role} is not {relation} before: cosine of their weights {likeness:.3f}, "
+        problems += [f"merge: {role} and before {line}" for line in _differences(model, before)]
+        cosines[role] = round(cosine(model, before), 4)
+        if not problems and cosines[role] < KINSHIP:
+            relation = "the origin of" if role == "pretrained" else "fine-tuned from"
+            problems.append(
+                f"merge: {role} is not {relation} before: cosine of their weights {cosines[role]:.3f}, "
                 f"below {KINSHIP} ({model}, {before})"
-            ]
-        problems += found
-    return problems
-
-
-def compatibility_facts(before: Path, after: Path | None, pretrained: Path | None) -> dict[str, Any]:
-    """The cosines with `before`, and the data types of each model."""
-    given = {"before": before, "after": after, "pretrained": pretrained}
-    models = {role: model for role, model in given.items() if model}
-    return {
-        "cosine": {role: round(cosine(m, before), 4) for role, m in models.items() if role != "before"},
-        "dtypes": {r: sorted({t.dtype for t in tensors(m).values()}) for r, m in models.items()},
-    }
+            )
+    dtypes = {role: sorted({t.dtype for t in tensors(model).values()}) for role, model in models.items()}
+    return problems, {"cosine": cosines, "dtypes": dtypes}
 
 
 def cosine(one: Path, other: Path) -> float:
@@ -75,27 +70,17 @@ def cosine(one: Path, other: Path) -> float:
     return statistics.median(found) if found else 0.0
 
 
-def health_problems(merged: Path, assistant: Path, tokenizer_files: tuple[str, ...] = ()) -> list[str]:
-    """What is wrong with a merged model beside the fine-tuned assistant; reads every weight once."""
-    made, wanted, tied = tensors(merged), tensors(assistant), _tied(assistant)
-    problems = []
+def health_problems(merged: Path, assistant: Path) -> list[str]:
+    """What is wrong with a merged model's weights beside the fine-tuned assistant's; reads each once."""
+    made, wanted, problems = tensors(merged), tensors(assistant), []
     for name, tensor in wanted.items():
-        if name not in made:
-            if not (tied and name.startswith("lm_head.")):
-                problems.append(f"the merged model lacks the tensor {name}")
-        elif made[name].shape != tensor.shape:
+        if name not in made and not (_tied(assistant) and name.startswith("lm_head.")):
+            problems.append(f"the merged model lacks the tensor {name}")
+        elif name in made and made[name].shape != tensor.shape:
             problems.append(f"the merged model's {name} is {made[name].shape}, not {tensor.shape}")
-    problems += [f"the merged model's {name} is not finite" for name, t in made.items() if not finite(t)]
-    for name in tokenizer_files:
-        files = [model / name for model in (merged, assistant)]
-        digests = [file_digest(file) if file.is_file() else None for file in files]
-        if digests[0] != digests[1]:
-            problems.append(f"the merged model's {name} is not the assistant's")
-    configs = [read_json(model / "config.json") for model in (merged, assistant)]
-    for key in STOP_KEYS:
-        if configs[0].get(key) != configs[1].get(key):
-            problems.append(f"the merged model's {key} is {configs[0].get(key)}, not {configs[1].get(key)}")
-    return problems
+    return problems + [
+        f"the merged model's {name} is not finite" for name, t in made.items() if not finite(t)
+    ]
 
 
 def _differences(model: Path, before: Path) -> list[str]:
@@ -128,14 +113,15 @@ def config_differences(config: dict[str, Any], before: dict[str, Any]) -> list[s
     ]
 
 
-def answer_health(answers: Path, max_tokens: int) -> dict[str, Any]:
+def answer_health(answers: Path) -> dict[str, Any]:
     """How many of the merged model's greedy answers ended; StepFailed if none did."""
     rows = read_jsonl(answers)
     ended = sum(row["finish_reason"] == "stop" for row in rows)
     if not ended:
+        most = max(row["response_tokens"] for row in rows)
         raise StepFailed(
-            f"none of the merged model's {len(rows)} greedy answers ended within {max_tokens} tokens: "
-            f"it does not stop, or only repeats itself; see {answers}"
+            f"none of the merged model's {len(rows)} greedy answers ended within {most} tokens "
+            f"(generation.max_tokens): it does not stop, or only repeats itself; see {answers}"
         )
     mean = sum(row["response_tokens"] for row in rows) / len(rows)
     return {"prompts": len(rows), "ended": ended, "mean_response_tokens": mean}

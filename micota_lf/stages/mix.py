@@ -74,4 +74,4 @@ def _corpus(path: str) -> list[Row]:
     return sorted(rows, key=lambda row: str(row["id"]))
 
 
-STAGE = Stage(run, quick=True)
+STAGE = Stage(run, quick=True, output="corpus.jsonl")

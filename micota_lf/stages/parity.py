@@ -104,24 +104,26 @@ def compare(asked: dict[str, Any]) -> list[Parity]:
         if repr(one) not in made:
             extra, given = one["extra"], (ModelRef(**one["model"]), one["template"], prompts)
             arguments = {key: value for key, value in extra.items() if key in DATA_ARGUMENTS}
+            unknown = unknown_names(one["template"], extra)
             try:
-                result = template_parity(*given, arguments)
+                result = Parity() if unknown else template_parity(*given, arguments)
             except (UserError, OSError, ValueError) as error:
                 result = Parity([str(error).splitlines()[0]])
-            made[repr(one)] = replace(result, unknown=unknown_arguments(extra))
+            made[repr(one)] = replace(result, unknown=unknown)
     return [made[repr(one)] for one in asked["trainings"]]
 
 
-def unknown_arguments(extra: Mapping[str, Any]) -> list[str]:
-    """A line for each key that LLaMA-Factory's own parser does not know (hparams/parser.py)."""
+def unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
+    """A line for a template and for each argument that LLaMA-Factory does not know (hparams/parser.py)."""
+    from llamafactory.data.template import TEMPLATES
     from llamafactory.hparams.parser import _TRAIN_ARGS
     from transformers import HfArgumentParser
 
     known = [action.dest for action in HfArgumentParser(_TRAIN_ARGS)._actions]
+    asked = {f"extra.{key}: LLaMA-Factory has no such argument": (key, known) for key in extra}
+    asked[f"template: LLaMA-Factory has no template {template!r}"] = (template, list(TEMPLATES))
     return [
-        f"train.extra.{key}: LLaMA-Factory has no such argument; {nearest(key, known)}"
-        for key in extra
-        if key not in known
+        f"train.{words}; {nearest(key, names)}" for words, (key, names) in asked.items() if key not in names
     ]
 
 
@@ -160,9 +162,6 @@ def _supervised(
     from llamafactory.data.template import TEMPLATES, get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments
 
-    if template not in TEMPLATES:
-        hint = nearest(template, TEMPLATES)
-        raise UserError(f"train.template: LLaMA-Factory has no template {template!r}; {hint}")
     settings = DataArguments(template=template, cutoff_len=NO_CUTOFF, **arguments)
     logging.getLogger("llamafactory").setLevel(logging.ERROR)  # it announces every token that it looks at
     registered = TEMPLATES[template]

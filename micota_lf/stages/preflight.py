@@ -31,7 +31,7 @@ from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
 from ..system.fields import identity, joined
 from ..system.files import read_json, write_json
-from . import Context, Results, Stage, merge_check, parity
+from . import Context, Results, Settings, Stage, merge_check, parity
 
 ASKED, FOUND = "templates.json", "parity.json"
 PRETRAINED = "merge.pretrained_model"
@@ -53,13 +53,13 @@ class Report:
 
 def preflight_report(recipe: Recipe) -> Report:
     """Check a recipe now, outside any workspace."""
-    config, references, how = questions(recipe)
+    (config, how, _), references = questions(recipe)
     inputs = {role: type(ref)(ref.resolved, ref.revision) for role, ref in references.items()}
     with TemporaryDirectory() as scratch:
         return inspect(Context(Path(scratch), config, inputs, how))
 
 
-def questions(recipe: Recipe) -> tuple[dict[str, Any], dict[str, ModelRef], dict[str, Any]]:
+def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
     """What is to be checked (nothing that does not matter to it), on which inputs, and how strictly."""
     models = {f"teachers.{name}": spec for name, spec in recipe.teachers.items()}
     models |= {f"students.{name}": spec for name, spec in recipe.students.items()}
@@ -99,7 +99,7 @@ def questions(recipe: Recipe) -> tuple[dict[str, Any], dict[str, ModelRef], dict
     }
     config = {"prompts": identity(recipe.prompts, "path", "revision"), "benchmarks": benchmarks,
               "budgets": budgets, "trainings": asked, "merges": merges}  # fmt: skip
-    return config, references, {"check_template": checked}
+    return Settings(config, {"check_template": checked}), references
 
 
 def run(step: Context) -> Results:
@@ -188,8 +188,9 @@ def _cutoff(one: Mapping[str, Any], tokens: Chat, prompt: int, system: str | Non
         return
     if most > one["cutoff_len"]:
         report.warnings.append(
-            f"train.cutoff_len: {one['cutoff_len']} is less than the longest row that {one['model']} may meet: "
-            f"prompt {prompt}, response {one['max_tokens']}, together {most}; rows are counted before training"
+            f"train.cutoff_len: {one['cutoff_len']} is less than the longest row that {one['model']} may "
+            f"meet: prompt {prompt}, response {one['max_tokens']}, together {most}; rows are counted before "
+            "training"
         )
 
 
@@ -216,7 +217,8 @@ def _templates(step: Context, prompts: Prompts, chats: Mapping[str, Chat], repor
         same = f"{at}: {template!r} gives the tokens of the chat template{after}"
         lines = report.problems if checked[repr(one)] else report.warnings
         new = [f"{at}: {line}" for line in answer["problems"]]
-        lines, new = (lines, new) if new else (report.facts, [same])
+        if not new:
+            lines, new = report.facts, [] if answer["unknown"] else [same]
         lines += [line for line in new if line not in lines]
         report.problems += [line for line in answer["unknown"] if line not in report.problems]
 
@@ -228,7 +230,7 @@ def _merge(at: str, pretrained: ModelRef, before: ModelRef, report: Report) -> N
         paths = [weights_directory(model, offline=True) for model in (before, pretrained)]
         if not all(tensors(path) for path in paths):
             raise FileNotFoundError
-        problems = merge_check.compatibility_problems(paths[0], None, paths[1])
+        problems = merge_check.compare({"before": paths[0], "pretrained": paths[1]})[0]
     except FileNotFoundError:
         files = [model_file(model, "config.json") for model in (pretrained, before)]
         found = merge_check.config_differences(*(read_json(file) for file in files if file))

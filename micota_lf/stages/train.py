@@ -18,13 +18,14 @@ from typing import Any
 
 from ..errors import StepFailed, UserError
 from ..inputs.chat import load_chat, overlong, overlong_problem
+from ..inputs.references import ModelRef
 from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import Recipe, Train
 from ..system.fields import identity, running
 from ..system.files import read_json, read_jsonl, write_json, write_yaml
 from ..system.processes import engine_argv
-from . import Context, Results, Stage
-from .launch import deepspeed_config, deepspeed_file, launch_env
+from . import Context, Results, Settings, Stage
+from .launch import deepspeed_config, launch_env
 
 CORPUS = "corpus"
 # What a training runs without, or says to us alone: LLaMA-Factory does not know these keys.
@@ -58,37 +59,37 @@ def train_config(
     `model_path` defaults to the model's own reference. Raises UserError for an unknown name or a
     global batch that the hardware cannot split.
     """
-    settings = training(recipe, student, corpus)
-    path = model_path or model_of(recipe, student).reference.resolved
-    return render(config(recipe, settings), how(recipe, settings)[1], path, dataset_dir, output_dir)
+    made = settings(recipe, training(recipe, student, corpus))
+    model = ModelRef(model_path) if model_path else model_of(recipe, student).reference
+    return render(made.config, made.how, model, dataset_dir, output_dir)
 
 
-def config(recipe: Recipe, settings: Train) -> dict[str, Any]:
-    """What decides the trained weights. Without a system message, LLaMA-Factory's template has its own."""
-    return {"train": identity(settings), "system": recipe.prompts.system}
+def settings(recipe: Recipe, train: Train) -> Settings:
+    """Of a training step; without a system message LLaMA-Factory's template has its own.
 
-
-def how(recipe: Recipe, settings: Train) -> tuple[int, dict[str, Any]]:
-    """GPUs of one training (0: the CPU), and how it runs; the gradient accumulation is derived."""
+    The gradient accumulation is derived.
+    """
     processes = train_processes(recipe)
-    return processes if recipe.hardware.gpus else 0, {
-        "train": running(settings),
-        "gradient_accumulation_steps": accumulation(recipe, settings),
+    how = {
+        "train": running(train),
+        "gradient_accumulation_steps": accumulation(recipe, train),
         "processes": processes,
         "nodes": recipe.hardware.nodes,
         "engine": recipe.engines.llamafactory,
     }
+    config = {"train": identity(train), "system": recipe.prompts.system}
+    return Settings(config, how, processes if recipe.hardware.gpus else 0)
 
 
 def render(
-    config: Mapping[str, Any], how: Mapping[str, Any], model: str, dataset_dir: str, output_dir: str
+    config: Mapping[str, Any], how: Mapping[str, Any], model: ModelRef, dataset_dir: str, output_dir: str
 ) -> dict[str, Any]:
     """Put the pieces of a training YAML together, in LLaMA-Factory's own key names."""
     values = {**config["train"], **how["train"]}
-    own = {key: value for key, value in values.items() if key not in OURS}
-    stage = values["deepspeed"]
+    stage, system = values["deepspeed"], config["system"]
     return {
-        "model_name_or_path": model,
+        "model_name_or_path": model.resolved,
+        **({"model_revision": model.revision} if model.revision else {}),
         "trust_remote_code": False,
         "stage": "sft",
         "do_train": True,
@@ -99,10 +100,10 @@ def render(
         "report_to": "none",
         "plot_loss": False,
         "include_num_input_tokens_seen": True,  # gives the trained tokens and their speed
-        **own,
+        **{key: value for key, value in values.items() if key not in OURS},
         "gradient_accumulation_steps": how["gradient_accumulation_steps"],
-        **({"default_system": config["system"]} if config["system"] else {}),
-        **({"deepspeed": str(Path(dataset_dir) / deepspeed_file(stage))} if stage != "none" else {}),
+        **({"default_system": system} if system else {}),
+        **({"deepspeed": str(Path(dataset_dir) / f"ds_{stage}.json")} if stage != "none" else {}),
         **values["extra"],
     }
 
@@ -135,15 +136,12 @@ def run(step: Context) -> Results:
 
 def write_training(step: Context) -> None:
     """Write `dataset_info.json`, `train.yaml` and DeepSpeed's file into a step's directory."""
-    here, model = step.directory, step.inputs["model"]
+    here, stage = step.directory, step.how["train"]["deepspeed"]
     write_json(here / "dataset_info.json", dataset_info({CORPUS: step.inputs["corpus"].ref}))
-    yaml = render(step.config, step.how, model.ref, str(here), str(here / "model"))
-    if model.revision:
-        yaml["model_revision"] = model.revision
+    yaml = render(step.config, step.how, step.inputs["model"], str(here), str(here / "model"))
     write_yaml(here / "train.yaml", yaml)
-    stage = step.how["train"]["deepspeed"]
     if stage != "none":
-        write_json(here / deepspeed_file(stage), deepspeed_config(stage))
+        write_json(here / f"ds_{stage}.json", deepspeed_config(stage))
 
 
 def is_complete(model: Path) -> bool:
@@ -208,4 +206,4 @@ def _weights(model: Path) -> bool:
     return any(model.glob("*.safetensors"))
 
 
-STAGE = Stage(run, check, progress)
+STAGE = Stage(run, check, progress, output="model")

@@ -9,10 +9,13 @@ import random
 import time
 from collections import Counter
 
+import pytest
 from chaos import Storm, differences
 from conftest import TINY
 
 from micota_lf.cli.main import main
+
+pytestmark = pytest.mark.slow
 
 KILLS, SEED = int(os.environ.get("MICOTA_KILLS", "50")), int(os.environ.get("MICOTA_SEED", "0"))
 # All of them how, not what. One training writes a checkpoint every few steps.

@@ -14,24 +14,23 @@ import pytest
 from cluster import ask, cluster, why_not
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.plan.compile import step_directory
 from micota_lf.run import slurm
 from micota_lf.run.step import states
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 HERE = Path(__file__).parent
 TINY = HERE.parent.parent / "recipes" / "tiny.yaml"
-TRAININGS = ["train/student-s/strong", "train/student-m/strong", "train/assistant-sft/strong"]
+TRAININGS = ["train/student-s/strong", "train/student-m/strong", "train/assistant/strong"]
 # What `micota run --executor slurm` does after its checks; the preflight, which loads models, is left out.
 DRIVER = """
 import sys
-from micota_lf.cli import main as cli
-from micota_lf.run import snakemake as runs
+from micota_lf.cli import commands, main
+from micota_lf.run.snakemake import pending_steps
 def pending(plan, *where):
-    return [made for made in runs.pending_steps(plan, *where) if made not in runs.gates(plan)]
-cli.pending_steps = pending
-sys.exit(cli.main(["run", "--executor", "slurm", *sys.argv[1:]]))
+    return [made for made in pending_steps(plan, *where) if made not in plan.gates]
+commands.pending_steps = pending
+sys.exit(main.main(["run", "--executor", "slurm", *sys.argv[1:]]))
 """
 
 
@@ -63,10 +62,10 @@ class Run:
             return subprocess.Popen([sys.executable, "-c", DRIVER, *argv], stdout=said, stderr=said)
 
     def directory(self, slot: str) -> Path:
-        return self.workspace / step_directory(self.plan["steps"][self.plan["slots"][slot]])
+        return self.workspace / self.plan.steps[self.plan.slots[slot]].directory
 
     def state(self, slot: str) -> str:
-        return states(self.plan, self.workspace)[self.plan["slots"][slot]]
+        return states(self.plan, self.workspace)[self.plan.slots[slot]]
 
     def happened(self, what: str) -> list[list[str]]:
         """Names and GPUs of the trainings' events of one sort."""
