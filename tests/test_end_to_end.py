@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chaos import Storm, differences, whole_checkpoints
 from conftest import TINY
 from safetensors.numpy import load_file
 
 from micota_lf import compile_plan, load_recipe
 from micota_lf.cli.main import main
 from micota_lf.grading.answer import grade
-from micota_lf.inputs.references import local_path
-from micota_lf.plan.compile import step_directory
+from micota_lf.grading.measures import count_reflections
+from micota_lf.inputs.references import ModelRef
 from micota_lf.run.snakemake import pending_steps
 from micota_lf.stages.evaluate import lm_eval_samples
 from micota_lf.system.files import read_jsonl
@@ -32,9 +31,11 @@ students: {{student-m: null}}
 methods: {{Instruct: null, Strong Teacher CoT: strong, MiCoTA: micota}}
 tables:
   table1: {{others: [Strong Teacher CoT]}}
-  table2: {{assistant-size: [], others: [Instruct, Strong Teacher CoT, MiCoTA]}}
+  table2: {{assistant: [], others: [Instruct, Strong Teacher CoT, MiCoTA]}}
 bpc: {{models: [student-s], corpora: [strong, micota], limit: 20}}
 """
+
+pytestmark = pytest.mark.slow
 
 
 class Run:
@@ -53,11 +54,11 @@ class Run:
     def pending(self, *overrides: str) -> set[str]:
         plan = self.plan(*overrides)
         todo = pending_steps(plan, self.workspace)
-        return {slot for slot, made in plan["slots"].items() if made in todo}
+        return {slot for slot, made in plan.slots.items() if made in todo}
 
     def directory(self, slot: str, *overrides: str) -> Path:
         plan = self.plan(*overrides)
-        return self.workspace / step_directory(plan["steps"][plan["slots"][slot]])
+        return self.workspace / plan.steps[plan.slots[slot]].directory
 
     def stamps(self) -> dict[str, int]:
         """When each step was finished, by its directory."""
@@ -86,11 +87,11 @@ def delta(after: dict[str, np.ndarray], before: dict[str, np.ndarray]) -> np.nda
 
 def test_every_training_changes_its_parents_weights(run):
     for slot, parent in [
-        ("train/assistant-sft/strong", "tiny:assistant"),
+        ("train/assistant/strong", "tiny:assistant"),
         ("train/student-s/strong", "tiny:student-s"),
         ("train/student-s/micota", "tiny:student-s"),
     ]:
-        before, after = weights(local_path(parent)), weights(run.directory(slot) / "model")
+        before, after = weights(ModelRef(parent).local), weights(run.directory(slot) / "model")
         assert set(after) == set(before)
         assert np.abs(delta(after, before)).max() > 1e-4
         assert np.isfinite(delta(after, before)).all()
@@ -100,9 +101,9 @@ def test_every_training_changes_its_parents_weights(run):
 
 def test_the_merged_delta_is_the_fine_tuning_delta_times_the_weight(run):
     """Preset `instruct`, normalize off: slope = weight = 0.5; DARE's mask adds noise but no bias."""
-    base = weights(local_path("tiny:assistant"))
-    tuned = delta(weights(run.directory("train/assistant-sft/strong") / "model"), base)
-    merged = delta(weights(run.directory("merge/assistant") / "model"), base)
+    base = weights(ModelRef("tiny:assistant").local)
+    tuned = delta(weights(run.directory("train/assistant/strong") / "model"), base)
+    merged = delta(weights(run.directory("merge/ta") / "model"), base)
     slope = float(tuned @ merged / (tuned @ tuned))
     assert slope == pytest.approx(0.5, abs=0.03)
     kept = np.count_nonzero(np.abs(merged) > 1e-9) / np.count_nonzero(np.abs(tuned) > 1e-9)
@@ -110,7 +111,7 @@ def test_the_merged_delta_is_the_fine_tuning_delta_times_the_weight(run):
 
 
 def test_the_merged_model_has_the_assistants_tokenizer_and_chat_template(run):
-    merged, source = run.directory("merge/assistant") / "model", local_path("tiny:assistant")
+    merged, source = run.directory("merge/ta") / "model", ModelRef("tiny:assistant").local
     for name in ("tokenizer.json", "chat_template.jinja"):
         if (source / name).is_file():
             assert (merged / name).is_file()
@@ -119,7 +120,7 @@ def test_the_merged_model_has_the_assistants_tokenizer_and_chat_template(run):
 
 
 def test_the_merged_model_was_checked_and_answered(run):
-    results = json.loads((run.directory("merge/assistant") / "done.json").read_text())["results"]
+    results = json.loads((run.directory("merge/ta") / "done.json").read_text())["results"]
     assert results["compatibility"]["cosine"]["after"] > 0.9
     assert results["health"]["prompts"] == 4 and results["health"]["ended"] >= 1
 
@@ -143,7 +144,7 @@ def test_training_data_is_what_the_filter_kept(run):
 def test_the_tables_accuracies_equal_a_recount_from_lm_evals_samples(run):
     rows = records(run, "table2")
     assert len(rows) == (2 + 3) * 3
-    places = {"Strong Teacher": "evaluate/teacher", "(Merged) Teacher Assistant": "evaluate/assistant-merged"}
+    places = {"Strong Teacher": "evaluate/teacher", "(Merged) Teacher Assistant": "evaluate/ta"}
     titles = {"Two-step": "micota_tiny_two", "Three-step": "micota_tiny_three"}
     for row in rows:
         student = row["model"].removeprefix("tiny:")
@@ -165,12 +166,13 @@ def test_table_1s_delta_equals_a_recount_from_lm_evals_samples(run):
         shares = []
         for task in ("micota_tiny_two", "micota_tiny_three"):
             samples = lm_eval_samples(run.directory(slot) / "lm_eval", task)
-            shares.append(sum(s["symbolic"] for s in samples) / len(samples))
+            right = [grade(s["filtered_resps"][0], s["doc"]["answer"]).symbolic for s in samples]
+            shares.append(sum(right) / len(samples))
         return sum(shares) / 2
 
     rows = {row["student"]: row for row in records(run, "table1")}
     assert set(rows) == {"tiny:assistant", "tiny:student-s"}
-    for model, student in (("tiny:assistant", "assistant-size"), ("tiny:student-s", "student-s")):
+    for model, student in (("tiny:assistant", "assistant"), ("tiny:student-s", "student-s")):
         after, before = (
             average(f"evaluate/{student}/{method}") for method in ("Strong Teacher CoT", "Instruct")
         )
@@ -181,8 +183,8 @@ def test_table_1s_delta_equals_a_recount_from_lm_evals_samples(run):
 def test_figures_2_and_4_hold_the_lengths_and_reflection_words_of_the_responses(run):
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(local_path("tiny:assistant") / "tokenizer.json"))
-    samples = read_jsonl(run.directory("evaluate/assistant-sft") / "samples.jsonl")
+    tokenizer = Tokenizer.from_file(str(ModelRef("tiny:assistant").local / "tokenizer.json"))
+    samples = read_jsonl(run.directory("evaluate/ta/tuned") / "samples.jsonl")
     lengths = [len(tokenizer.encode(row["response"], add_special_tokens=False).ids) for row in samples]
     figure2 = {row["method"]: row for row in records(run, "figure2")}
     assert list(figure2) == ["before", "fine-tuned", "merged"]
@@ -190,7 +192,8 @@ def test_figures_2_and_4_hold_the_lengths_and_reflection_words_of_the_responses(
     assert float(figure2["before"]["mean"]) < float(figure2["fine-tuned"]["mean"])
     (figure4,) = records(run, "figure4")  # the recipe has no Half-size CoT
     samples = read_jsonl(run.directory("evaluate/student-s/MiCoTA") / "samples.jsonl")
-    assert float(figure4["mean"]) == pytest.approx(np.mean([row["reflections"] for row in samples]))
+    counted = [count_reflections(row["response"]) for row in samples]
+    assert float(figure4["mean"]) == pytest.approx(np.mean(counted))
     for name in ("figure2", "figure3", "figure4"):
         image = (run.workspace / "reports" / "small" / f"{name}.png").read_bytes()
         assert image.startswith(b"\x89PNG") and len(image) > 5000
@@ -206,7 +209,7 @@ def test_bpc_equals_the_models_own_log_likelihood(run):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = str(local_path("tiny:student-s"))
+    path = str(ModelRef("tiny:student-s").local)
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
     summary = json.loads((run.directory("bpc/student-s") / "bpc.json").read_text())
@@ -247,42 +250,12 @@ def test_editing_one_students_learning_rate_reruns_only_its_steps_and_reverting_
 
 def test_deleting_a_steps_directory_reruns_only_that_step(run):
     before = run.stamps()
-    merged = run.directory("merge/assistant")
+    merged = run.directory("merge/ta")
     old = weights(merged / "model")
     shutil.rmtree(merged)
-    assert run.pending() == {"merge/assistant"}
+    assert run.pending() == {"merge/ta"}
     assert run.command() == 0
     after = run.stamps()
     assert {path for path in after if after[path] != before.get(path)} == {str(merged)}
     new = weights(merged / "model")
     assert all(np.array_equal(new[k], old[k]) for k in old)  # seeded: byte for byte
-
-
-def test_killed_while_it_trains_generates_and_evaluates_it_ends_as_undisturbed(run, tmp_path):
-    """The short form of `make chaos`: three kills, each in the middle of an engine's work."""
-    often = ["generation.batch_size=16", "train.save_strategy=steps", "train.save_steps=1"]
-    slots = ("train/student-s/strong", "generate/teacher", "evaluate/student-s/Strong Teacher CoT")
-    train, generate, evaluate = (run.directory(slot).relative_to(run.workspace) for slot in slots)
-    workspace = tmp_path / "runs"
-    shutil.copytree(run.workspace, workspace, ignore=shutil.ignore_patterns(".micota", "reports"))
-    for step in (train, generate, evaluate):
-        shutil.rmtree(workspace / step)
-    storm = Storm(["run", str(run.recipe), "--workspace", str(workspace), *often], workspace)
-
-    def kill(victim, slot, condition):
-        storm.start("--target", slot)
-        storm.wait_for(condition)
-        assert storm.kill(victim)
-        assert storm.stop() != 0
-
-    kill("runner", slots[0], lambda: whole_checkpoints(workspace / train))
-    responses = workspace / generate / "responses.jsonl"
-    kill("engine", slots[1], lambda: responses.exists() and responses.stat().st_size)
-    assert 0 < len(responses.read_bytes().splitlines()) < 96
-    log = workspace / evaluate / "log.txt"
-    kill("step", slots[2], lambda: log.exists() and "Running generate_until" in log.read_text())
-    storm.start()
-    assert storm.stop() == 0, storm.log.read_text()[-5000:]
-    assert "Resuming training from" in (workspace / train / "log.txt").read_text()
-    assert differences(run.workspace, workspace) == []
-    assert main(["verify", "--workspace", str(workspace)]) == 0

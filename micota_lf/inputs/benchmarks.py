@@ -6,8 +6,6 @@ In: a `Benchmark` of a recipe or of `data_info/*.yaml`. Out: rows `{id, problem,
     load_benchmark(benchmark_named("gsm8k", None, "/data"))   # /data/gsm8k/test.jsonl instead of the hub
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -40,18 +38,32 @@ class Benchmark(Problems):
     licence: str = ""
 
     def answer_text(self, value: Any) -> str:
-        """The gold answer as text, from the answer column's value. Raises ValueError saying what is wrong."""
-        return read_answer(value, self.answer_format)
+        """The gold answer as text, from the answer column's value. Raises ValueError saying what is wrong.
+
+        `plain`: text or a number, where a float without a fraction is an integer (AMC's 27.0 is 27).
+        `gsm8k`: what follows the last `####`, without thousands separators, as GSM8K's own evaluation reads it.
+        `list`: several answers joined by commas; one is kept as it stands.
+        """
+        if self.answer_format == "list" and isinstance(value, list) and value:
+            return ", ".join(map(replace(self, answer_format="plain").answer_text, value))
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+            raise ValueError(f"holds no answer: {value!r}")
+        if self.answer_format != "gsm8k":
+            return str(value).strip()
+        _, mark, final = str(value).rpartition("####")
+        if not mark or not final.strip():
+            raise ValueError("has no answer after '####'")
+        return final.strip().replace(",", "")
 
 
 @cache
 def package_benchmarks() -> dict[str, Benchmark]:
     """The benchmarks that this package's `data_info/*.yaml` describe, by name."""
-    found: dict[str, Benchmark] = {}
-    for file in sorted(DATA_INFO.glob("*.yaml")):
-        evaluation = yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluation") or {}
-        found |= {name: Benchmark(**spec) for name, spec in (evaluation.get("benchmarks") or {}).items()}
-    return found
+    files = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(DATA_INFO.glob("*.yaml")))
+    described = [file["evaluation"].get("benchmarks", {}) for file in files if "evaluation" in file]
+    return {name: Benchmark(**spec) for specs in described for name, spec in specs.items()}
 
 
 def benchmark_named(name: str, given: Mapping[str, Any] | None, data_dir: str | None) -> Benchmark:
@@ -79,28 +91,6 @@ def benchmark_named(name: str, given: Mapping[str, Any] | None, data_dir: str | 
 def load_benchmark(spec: Benchmark) -> list[Row]:
     """Rows `{id, problem, answer}`. Raises UserError naming the source, the row and the column."""
     return load_problems(spec)
-
-
-def read_answer(value: Any, answer_format: str) -> str:
-    """The gold answer as text, from the answer column's value. Raises ValueError saying what is wrong.
-
-    `plain`: text or a number, where a float without a fraction is an integer (AMC's 27.0 is 27).
-    `gsm8k`: what follows the last `####`, without thousands separators, as GSM8K's own evaluation reads it.
-    `list`: several answers joined by commas; one is kept as it stands.
-    """
-    if answer_format == "list" and isinstance(value, list) and value:
-        return ", ".join(read_answer(item, "plain") for item in value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-        raise ValueError(f"holds no answer: {value!r}")
-    text = str(value).strip()
-    if answer_format != "gsm8k":
-        return text
-    _, mark, final = text.rpartition("####")
-    if not mark or not final.strip():
-        raise ValueError("has no answer after '####'")
-    return final.strip().replace(",", "")
 
 
 def benchmark_identity(spec: Benchmark) -> dict[str, Any]:

@@ -13,17 +13,16 @@ Templates are rendered as transformers renders them (utils/chat_template_utils.p
 without importing it: that takes longer than a check.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import UserError
-from ..system.files import read_json
+from ..system.files import Row, read_json
 from .hub import model_file
 from .references import ModelRef
 
@@ -67,8 +66,7 @@ class Chat:
             return messages[-1]["content"]
         # Given as nothing, not left out: templates ask whether they `is none`.
         given = {"messages": messages, "tools": None, "documents": None, **self.special}
-        text: str = _compiled(self.template).render(given, add_generation_prompt=generation)
-        return text
+        return str(_compiled(self.template).render(given, add_generation_prompt=generation))
 
     def counts(self, texts: Iterable[str]) -> list[int]:
         """Tokens of each text, without special tokens added."""
@@ -140,8 +138,7 @@ def _compiled(template: str) -> Any:
 
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # jinja2's own escapes for HTML
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: f"{datetime.now():{form}}"}
     return environment.from_string(template)
 
 
@@ -150,14 +147,11 @@ def opened_thought(prompt: str) -> str:
 
     The chat templates of R1-Distill and QwQ do this: the responses then lack the opening tag.
     """
-    at = prompt.rfind(THINK)
-    tail = prompt[at:] if at >= 0 else ""
-    return tail if not tail[len(THINK) :].strip() else ""
+    opened = re.search(rf"{THINK}\s*\Z", prompt)
+    return opened[0] if opened else ""
 
 
-def overlong(
-    rows: Iterable[Mapping[str, str]], chat: Chat, cutoff_len: int, system: str | None = None
-) -> Overlong:
+def overlong(rows: Iterable[Row], chat: Chat, cutoff_len: int, system: str | None = None) -> Overlong:
     """How many rows (`prompt`, `response`) are longer than `cutoff_len` by LLaMA-Factory's count."""
     frame, rows = chat.frame(system), list(rows)
     prompts = chat.counts(frame.before + row["prompt"] + frame.between for row in rows)
@@ -168,11 +162,8 @@ def overlong(
 
 def overlong_problem(found: Overlong, cutoff_len: int) -> str | None:
     """The refusal of a corpus of which rows would be cut, or None."""
-    if not found.number:
-        return None
-    share = found.number / found.rows
-    return (
-        f"train.cutoff_len: {found.number} of {found.rows} rows ({share:.1%}) are longer than "
-        f"cutoff_len {cutoff_len} (longest {found.longest} tokens): raise train.cutoff_len to at least "
-        f"{found.longest}, or lower filter.max_tokens"
-    )
+    number, longest, rows = found
+    many = f"{number} of {rows} rows ({number / max(rows, 1):.1%})"
+    line = f"{many} are longer than cutoff_len {cutoff_len} (longest {longest} tokens): "
+    advice = f"raise train.cutoff_len to at least {longest}, or lower filter.max_tokens"
+    return f"train.cutoff_len: {line}{advice}" if number else None

@@ -6,8 +6,6 @@
 Whether the hub is asked at all is huggingface_hub's own business (HF_HUB_OFFLINE, HF_TOKEN).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,8 +40,8 @@ def positions(model: ModelRef) -> int | None:
     """How many tokens a model can see, prompt and response together, if its config says so."""
     file = model_file(model, "config.json")
     config = read_json(file) if file else {}
-    inner = config.get("text_config", {})
-    limit: int | None = config.get("max_position_embeddings") or inner.get("max_position_embeddings")
+    key = "max_position_embeddings"
+    limit: int | None = config.get(key) or config.get("text_config", {}).get(key)
     return limit
 
 

@@ -4,8 +4,6 @@ rows = load_problems(Prompts("tiny:train", limit=10))
 chat(rows[0]["problem"], prompts)   -> [{"role": "user", "content": "What is ..."}]
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 
@@ -64,10 +62,9 @@ def load_problems(spec: Problems) -> list[Row]:
         problem, answer, given = map(row.get, fields)
         if not isinstance(problem, str) or not problem.strip():
             raise UserError(f"{at} has no text in {spec.problem_field!r}")
-        for field in fields:
-            if not is_text(str(row.get(field))):
-                raise UserError(f"{at}: {field!r} {NO_TEXT}")
-        if given is None or given == "":
+        if broken := [field for field in fields if not is_text(str(row.get(field)))]:
+            raise UserError(f"{at}: {broken[0]!r} {NO_TEXT}")
+        if given in (None, ""):
             copies[problem] += 1
             given = digest(problem) + (f"-{copies[problem]}" if copies[problem] > 1 else "")
         key = str(given)

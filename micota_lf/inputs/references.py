@@ -1,15 +1,13 @@
 """What a recipe points to: a model, or a file of prompts or responses, and what it is known by.
 
-    ModelRef("tiny:teacher").local             -> a directory of the tiny family that ships with this package
-    ModelRef("./models/ta").resolved           -> its absolute path; relative ones start at the current directory
-    ModelRef("Qwen/Qwen2.5-3B", "abc").local   -> None: an id on the Hugging Face hub
-    DataRef("tiny:two").local                  -> a JSON Lines file of the tiny family
+    ModelRef("tiny:teacher").local            -> a directory of the tiny family that ships with this package
+    ModelRef("./models/ta").resolved          -> its absolute path; relative ones start where we are
+    ModelRef("Qwen/Qwen2.5-3B", "abc").local  -> None: an id on the Hugging Face hub
+    DataRef("tiny:two").local                 -> a JSON Lines file of the tiny family
 
 `identity` is what enters a step's hash: the content of local files, id and revision of hub ones, never the
 path, so that moving a checkout re-runs nothing.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +23,13 @@ class ModelRef:
 
     ref: str
     revision: str | None = None
-    folder: ClassVar[str] = "models"  # of the tiny family
+    tiny: ClassVar[str] = "models/{}"  # where the tiny family has it
 
     @property
     def local(self) -> Path | None:
         """The path that the reference names (it may not exist), or None for a hub id."""
         if self.ref.startswith("tiny:"):
-            return TINY_ROOT / self.folder / self._tiny_name(self.ref.removeprefix("tiny:"))
+            return TINY_ROOT / self.tiny.format(self.ref.removeprefix("tiny:"))
         if self.ref.startswith(("/", "./", "../", "~")) or self.ref.endswith(".jsonl"):
             return Path(self.ref).expanduser().absolute()
         return None
@@ -49,21 +47,14 @@ class ModelRef:
 
     def identity(self) -> dict[str, Any]:
         """The hashed form: `{name, content}` of local files, `{name, revision}` of a hub id."""
-        path = self.local
-        if path is None:
+        if (path := self.local) is None:
             return {"name": self.ref, "revision": self.revision}
         content = directory_digest(path) if path.is_dir() else file_digest(path)
         return {"name": path.name, "content": content}
-
-    def _tiny_name(self, name: str) -> str:
-        return name
 
 
 @dataclass(frozen=True)
 class DataRef(ModelRef):
     """A file of prompts, responses or a corpus (JSON Lines), or a data set on the hub."""
 
-    folder: ClassVar[str] = "data"
-
-    def _tiny_name(self, name: str) -> str:
-        return f"{name}.jsonl"
+    tiny: ClassVar[str] = "data/{}.jsonl"

@@ -9,8 +9,6 @@ model_size(ModelRef("Qwen/Qwen2.5-14B-Instruct")).shape         # from models.ya
 model_size(ModelRef("someone/thing-13B")).parameters            # 13e9, read off the name; its shape is None
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -19,14 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError
 from ..system.files import read_json
 from .references import ModelRef
 
-MODELS_FILE = Path(__file__).with_name("models.yaml")
 BILLION = 10**9
-ROWS, VALUES = 64, 8192  # of a matrix, for a sample
 
 
 class Tensor(NamedTuple):
@@ -66,8 +63,6 @@ def tensors(model: Path) -> dict[str, Tensor]:
 
     Raises ValueError for a file that is none, or was cut short.
     """
-    from safetensors import SafetensorError, safe_open
-
     found: dict[str, Tensor] = {}
     for file in sorted(model.glob("*.safetensors")):
         try:
@@ -82,18 +77,14 @@ def tensors(model: Path) -> dict[str, Tensor]:
 
 def finite(tensor: Tensor) -> bool:
     """Whether a tensor has no infinity and no NaN."""
-    from safetensors import safe_open
-
     with safe_open(tensor.file, framework="pt") as handle:
         return bool(handle.get_tensor(tensor.name).isfinite().all())
 
 
 def first_values(tensor: Tensor) -> Any:
-    """The first values of a matrix as a float64 torch tensor of one dimension."""
-    from safetensors import safe_open
-
+    """At most 8,192 values of a matrix's first 64 rows, as a float64 torch tensor of one dimension."""
     with safe_open(tensor.file, framework="pt") as handle:
-        return handle.get_slice(tensor.name)[:ROWS].double().flatten()[:VALUES]
+        return handle.get_slice(tensor.name)[:64].double().flatten()[:8192]
 
 
 def model_size(model: ModelRef) -> ModelSize | None:
@@ -108,7 +99,7 @@ def model_size(model: ModelRef) -> ModelSize | None:
 @cache
 def known_models() -> dict[str, ModelSize]:
     """The models of models.yaml by hub id."""
-    rows = yaml.safe_load(MODELS_FILE.read_text(encoding="utf-8"))
+    rows = yaml.safe_load(Path(__file__).with_name("models.yaml").read_text(encoding="utf-8"))
     return {name: ModelSize(row["billions"] * BILLION, _shape(row)) for name, row in rows.items()}
 
 
@@ -170,8 +161,7 @@ def _directory_problems(path: Path, chat: bool) -> Iterator[str]:
     if "auto_map" in config:
         from transformers import CONFIG_MAPPING
 
-        kind = config.get("model_type")
-        if kind not in CONFIG_MAPPING:
+        if (kind := config.get("model_type")) not in CONFIG_MAPPING:
             yield f"needs code of its own (auto_map), which is never run: no known model type {kind!r}"
     if chat and "chat_template.jinja" not in files and not words.get("chat_template"):
         yield "has no chat template"

@@ -3,37 +3,37 @@
     recipe = load_recipe("recipes/tiny.yaml", ["generation.max_tokens=128"])
 
 A layer is a file, each file that it `extends:` (once, even if several extend it), and last the overrides
-(`key.path=value`). OmegaConf lays them over each other, pydantic checks what comes out, and an error names
-the layer that holds the value. A teacher, student, assistant or corpus set to null in a later layer is
-removed; `methods` and `tables` of a later file replace those of an earlier one. What the values mean
-together is checked by `check.py`.
+(`key.path=value`). They are laid over each other and the defaults, OmegaConf resolves `${...}`, pydantic checks
+what comes out, and an error names the layer that holds the value. A teacher, student, assistant or corpus set
+to null in a later layer is removed; `methods` and `tables` of a later file replace those of an earlier one.
+What the values mean together is checked by `check.py`.
 """
 
-from __future__ import annotations
-
-import io
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from functools import cache, reduce
+from functools import reduce
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import RecipeError, nearest
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import RecipeError, UserError, nearest
 from ..inputs.problems import Prompts
 from ..system.files import NO_TEXT
 from .check import semantic_problems
 from .sections import Recipe
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
+RECIPE = TypeAdapter(Recipe)
 OVERRIDES = "command line"
 MAX_NODES = 100_000  # of a file, its aliases written out
 REMOVABLE = ("teachers", "students", "assistants", "corpora")
 Layers = list[tuple[str, dict[str, Any]]]
-Problems = list[tuple[str, str]]  # dotted key, words
 # pydantic's error types in the words of this library, with its own figures in them.
 WORDS = {
     "greater_than": "must be above {gt:g}", "greater_than_equal": "must be {ge:g} or more",
@@ -55,78 +55,66 @@ def load_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
     if problems:  # without its files, most of a recipe would look missing
         raise RecipeError(problems)
     layers.append((OVERRIDES, _from_dots(overrides, problems)))
-    recipe, found = _checked(*_merged([values for _, values in layers]))
-    if recipe is not None:
-        found += [(key, words) for key, _, words in map(_parted, semantic_problems(recipe))]
-    problems += [f"{origin(layers, key) or path}: {key}: {words}" for key, words in found]
-    if problems or recipe is None:
-        raise RecipeError(list(dict.fromkeys(problems)))
-    return recipe, layers
+    return _frozen(layers, problems, str(path), semantic_problems), layers
 
 
 def settings(overrides: Sequence[str], **given: Any) -> Recipe:
     """A recipe of settings alone, for one stage: values that need no other are checked, names are not."""
     problems: list[str] = []
-    layers: Layers = [("", given), (OVERRIDES, _from_dots(overrides, problems))]
-    recipe, found = _checked(*_merged([values for _, values in layers]))
-    problems += [f"{OVERRIDES}: {key}: {words}" for key, words in found]
-    if problems or recipe is None:
-        raise RecipeError(problems)
-    return recipe
+    layers = [("", given), (OVERRIDES, _from_dots(overrides, problems))]
+    return _frozen(layers, problems, OVERRIDES, lambda recipe: ())
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of recipe files: a file may leave out anything that another one gives."""
-    made = _adapter().json_schema()
 
-    def loosened(node: Any) -> Any:
-        if isinstance(node, list):
-            return [loosened(one) for one in node]
-        if not isinstance(node, dict):
-            return node
-        return {key: loosened(value) for key, value in node.items() if key != "required"}
+    def loosened(node: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in node.items() if key != "required"}
 
-    made = loosened(made)
+    made = json.loads(json.dumps(RECIPE.json_schema()), object_hook=loosened)
     for name in REMOVABLE:  # null removes
         entries = made["properties"][name]
         entries["additionalProperties"] = {"anyOf": [entries["additionalProperties"], {"type": "null"}]}
-    files: list[Any] = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    files = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
     made["properties"]["extends"] = {"anyOf": files, "description": "Recipe files laid below this one."}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
 def origin(layers: Layers, key: str) -> str | None:
-    """The last layer (as `load_layers` gives them) that sets a dotted key, or None."""
+    """The last layer (as `load_layers` gives them) that sets a dotted key, or what it lies in, or None."""
     for where, values in reversed(layers):
         node: Any = values
         for part in key.split("."):
-            node = node.get(part, layers) if isinstance(node, dict) else layers
+            node = node.get(part, layers) if isinstance(node, dict) else node
         if node is not layers:
             return where
     return None
 
 
-def _parted(problem: str) -> tuple[str, str, str]:
-    return problem.partition(": ")
+def _frozen(
+    layers: Layers, problems: list[str], file: str, check: Callable[[Recipe], Iterable[str]]
+) -> Recipe:
+    """The recipe that layers make. Raises RecipeError for `problems` and all that is wrong with it."""
+    found: dict[str, str] = {}  # by dotted key
+    recipe = _checked(_removed(_resolved(_merged(layers), found)), found)
+    lines = [f"{key}: {words}" for key, words in found.items()] + list(check(recipe) if recipe else ())
+    problems += [f"{origin(layers, line.partition(': ')[0]) or file}: {line}" for line in lines]
+    if problems or not recipe:
+        raise RecipeError(list(dict.fromkeys(problems)))
+    return recipe
 
 
 def _from_dots(items: Sequence[str], problems: list[str]) -> dict[str, Any]:
     """`key.path=value` words as a nested mapping."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     layer = OmegaConf.create()
     for item in items:
-        if "=" not in item:
-            problems.append(f"{OVERRIDES}: {item!r} is not of the form key.path=value")
-            continue
         try:
+            if "=" not in item:
+                raise ValueError("is not of the form key.path=value")
             layer.merge_with_dotlist([item])
-        except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             problems.append(f"{OVERRIDES}: {item!r}: {_first_line(error)}")
-    made: Any = OmegaConf.to_container(layer)
-    return {str(key): value for key, value in made.items()}
+    return dict[str, Any](OmegaConf.to_container(layer))  # type: ignore[arg-type]
 
 
 def _file_layers(path: Path, problems: list[str], children: tuple[Path, ...], read: set[Path]) -> Layers:
@@ -134,148 +122,137 @@ def _file_layers(path: Path, problems: list[str], children: tuple[Path, ...], re
 
     A file in `read` has its layer already.
     """
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     try:
-        home = path.resolve()
+        raw, home = _read(path), path.resolve()
         if home in children:
-            problems.append(f"{path}: extends: the file extends itself")
-        if home in read:
-            return []
-        read.add(home)
-        raw = _read_yaml(path)
-    except (YAMLError, OmegaConfBaseException) as error:
-        problems.append(f"{path}: not valid YAML: {' '.join(str(error).split())}")
+            raise UserError("extends: the file extends itself")
+        given = raw.pop("extends", None) or []
+        parents = given if isinstance(given, list) else [given]
+        if not all(isinstance(parent, str) for parent in parents):
+            raise UserError(f"extends: {given!r} is not a file name or a list of them")
+    except UserError as error:
+        problems.append(f"{path}: {error}")
         return []
-    except (OSError, ValueError) as error:
-        problems.append(f"{path}: cannot be read: {_first_line(error)}")
+    if home in read:
         return []
-    if not isinstance(raw, dict):
-        problems.append(f"{path}: a recipe is a mapping of sections")
-        return []
-    given = raw.pop("extends", None) or []
-    parents = given if isinstance(given, list) else [given]
-    if not all(isinstance(parent, str) for parent in parents):
-        problems.append(f"{path}: extends: {given!r} is not a file name or a list of them")
-        return []
+    read.add(home)
     below = [_file_layers(path.parent / parent, problems, (*children, home), read) for parent in parents]
     return [*(layer for layers in below for layer in layers), (str(path), raw)]
 
 
-def _read_yaml(path: Path) -> Any:
-    """A file's YAML as plain data. Raises ValueError for aliases that explode and for endless nesting."""
-    import yaml
-    from omegaconf import OmegaConf
-
-    text = path.read_text(encoding="utf-8")
+def _read(path: Path) -> dict[str, Any]:
+    """A file's YAML as plain data. Raises UserError saying what is wrong with it."""
     try:
+        text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, yaml.SafeLoader)
-        if isinstance(node, yaml.ScalarNode):
-            return node.value  # OmegaConf would make it a key
+        if node and not isinstance(node, yaml.MappingNode):
+            raise UserError("a recipe is a mapping of sections")
         if _nodes(node, {}) > MAX_NODES:
-            raise ValueError(f"aliases: written out, they make more than {MAX_NODES} values")
-        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+            raise UserError(f"aliases: written out, they make more than {MAX_NODES} values")
+        return dict[str, Any](OmegaConf.to_container(OmegaConf.create(text)))  # type: ignore[arg-type]
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise UserError("cannot be read: nested too deeply") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read: {_first_line(error)}") from error
 
 
 def _nodes(node: Any, known: dict[int, float]) -> float:
     """How many nodes a YAML tree has with its aliases written out; infinite for one that holds itself."""
     if id(node) not in known:
         known[id(node)] = math.inf
-        inner = node.value if hasattr(node, "value") and isinstance(node.value, list) else []
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
         parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
         known[id(node)] = 1 + sum(_nodes(part, known) for part in parts)
     return known[id(node)]
 
 
-def _merged(layers: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], Problems]:
-    """The layers laid over the defaults and each other, interpolations resolved, what is null removed."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+def _merged(layers: Layers) -> dict[str, Any]:
+    """The layers laid over the defaults and each other."""
+    made = asdict(Recipe("", Prompts("")))
+    del made["name"], made["prompts"]["path"]
+    for where, layer in layers:
+        if where != OVERRIDES:
+            # The rows of tables are one list: a file that gives them replaces those of the files that it
+            # extends, and with its own methods it leaves their tables behind.
+            layer = {"tables": {}, **layer} if "methods" in layer else layer
+            made |= {key: {} for key in ("methods", "tables") if key in layer}
+        made = _laid(made, layer)
+    return made
 
-    defaults = asdict(Recipe("", Prompts("")))
-    for required in (defaults, defaults["prompts"]):
-        del required["name" if "name" in required else "path"]
-    *files, overrides = layers
-    # The rows of tables are one list: a file that gives them replaces those of the files that it extends, and
-    # with its own methods a file leaves theirs behind.
-    rows: dict[str, Any] = {"methods": defaults.pop("methods"), "tables": defaults.pop("tables")}
-    for layer in files:
-        rows = {**rows, **({"tables": {}} if "methods" in layer else {})}
-        rows |= {key: layer[key] for key in rows if key in layer}
-    plain = [{key: value for key, value in layer.items() if key not in rows} for layer in files]
-    config = OmegaConf.merge(defaults, *plain, rows, overrides)
-    problems: Problems = []
-    made: Any = None
-    while made is None:
+
+def _laid(below: Any, above: Any) -> Any:
+    """A value over another: mappings are joined, anything else replaces."""
+    if not isinstance(above, dict):
+        return above
+    below = below if isinstance(below, dict) else {}
+    return {**below, **{str(key): _laid(below.get(str(key)), value) for key, value in above.items()}}
+
+
+def _resolved(values: dict[str, Any], found: dict[str, str]) -> dict[str, Any]:
+    """The values with `${...}` written out; what cannot be is left out."""
+    config = OmegaConf.create(values)
+    while True:
         try:
-            made = OmegaConf.to_container(config, resolve=True)
+            return dict[str, Any](OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         except OmegaConfBaseException as error:
-            problems.append((str(error.full_key), _first_line(error)))
-            home, _, key = str(error.full_key).rpartition(".")
-            del OmegaConf.select(config, home)[key]
-    gone = {name for name, spec in (made["students"] or {}).items() if spec is None}
+            found[str(error.full_key).replace("[", ".").replace("]", "")] = _first_line(error)
+            del error.parent_node[error.key]
+
+
+def _removed(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without what is null where that removes, and without removed students' rows of tables."""
+
+    def entries(node: Any) -> dict[str, Any]:
+        return node if isinstance(node, dict) else {}
+
     for key in REMOVABLE:
-        if isinstance(made[key] or {}, dict):
-            made[key] = {name: spec for name, spec in (made[key] or {}).items() if spec is not None}
-    for table in made["tables"].values() if isinstance(made["tables"], dict) else ():
-        for student in gone & set(table if isinstance(table, dict) else ()):
-            del table[student]
-    return {str(key): value for key, value in made.items()}, problems
+        values[key] = values[key] or {}
+        for name in [name for name, spec in entries(values[key]).items() if spec is None]:
+            del values[key][name]
+            for rows in entries(values["tables"]).values() if key == "students" else ():
+                entries(rows).pop(name, None)
+    return values
 
 
-def _checked(values: dict[str, Any], found: Problems) -> tuple[Recipe | None, Problems]:
-    """The recipe and what is wrong with single values, as (key, words).
+def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:
+    """The recipe; what is wrong with single values is added to what has been found.
 
     A value that is refused is left out, so that what the others mean together can be checked too; where one
     that has no default is missing, there is no recipe.
     """
-    from pydantic import ValidationError
-
-    while True:
+    for _ in range(2):
         try:
-            return _adapter().validate_python(values), found
+            return RECIPE.validate_python(values)
         except ValidationError as error:
-            refused = error.errors(include_url=False)
-            found += [one for one in map(_described, refused) if one[0] not in dict(found)]
-            if any(one["type"].startswith("missing") for one in refused):
-                return None, found
-            for one in refused:  # of a list, all of it goes
-                *path, last = map(str, takewhile(lambda part: isinstance(part, str), one["loc"]))
+            for one in error.errors(include_url=False):
+                place = [part for part in one["loc"] if part != "[key]"]
+                found.setdefault(".".join(map(str, place)), _words(one, place))
+                *path, last = takewhile(
+                    lambda part: isinstance(part, str), place
+                )  # of a list, all of it goes
                 reduce(lambda node, part: node.get(part, {}), path, values).pop(last, None)
+    return None
 
 
-def _described(error: Any) -> tuple[str, str]:
-    """An error of pydantic as a dotted key and words."""
-    place = [part for part in error["loc"] if part != "[key]"]
-    key = ".".join(map(str, place))
+def _words(error: Any, place: Sequence[Any]) -> str:
+    """An error of pydantic in words."""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return key, f"unknown key; {nearest(str(place[-1]), _known_keys(place[:-1]))}"
+        return f"unknown key; {nearest(str(place[-1]), _known_keys(place[:-1]))}"
     if error["type"].startswith("missing"):
-        return key, "missing, and it has no default"
+        return "missing, and it has no default"
     words = WORDS.get(error["type"], "").format(**error.get("ctx", {}))
-    return key, f"{error['input']!r} {words or error['msg'].removeprefix('Input ')}"
+    return f"{error['input']!r} {words or error['msg'].removeprefix('Input ')}"
 
 
-def _known_keys(place: list[str]) -> Iterator[str]:
+def _known_keys(place: Sequence[str]) -> Iterable[str]:
     """Keys of the section at a place, from the schema."""
-    whole = _adapter().json_schema()
-    node = whole
-    for part in (*place, None):
-        while "$ref" in node:
-            node = whole["$defs"][node["$ref"].rpartition("/")[2]]
-        if part is not None:
-            node = node.get("properties", {}).get(part) or node["additionalProperties"]
-    yield from node["properties"]
-
-
-@cache
-def _adapter() -> TypeAdapter[Recipe]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Recipe)
+    whole = node = RECIPE.json_schema()
+    for part in place:
+        node = node.get("properties", {}).get(part) or node["additionalProperties"]
+        node = whole["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+    return list(node["properties"])
 
 
 def _first_line(error: Exception) -> str:

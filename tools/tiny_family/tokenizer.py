@@ -2,10 +2,9 @@
 
 import random
 
+from problems import INSTRUCTION, LONG, sample_problems, write_cot
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-
-from micota_lf.tiny.problems import INSTRUCTION, LONG, sample_problems, write_cot
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
 SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."

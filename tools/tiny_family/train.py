@@ -5,8 +5,8 @@ tuned to one style: the teacher to long chains of thought, the others to short o
 Two models train at a time, each on one thread, because matrices this small do not gain from more threads.
 
 Example:
-    python -m micota_lf.tiny.train --out build/tiny
-    python -m micota_lf.tiny.train --out build/trial --only student-s --scale 0.1
+    python tools/tiny_family/train.py --out build/tiny
+    python tools/tiny_family/train.py --out build/trial --only student-s --scale 0.1
 """
 
 import argparse
@@ -22,6 +22,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from problems import LONG, SHORT, Style, sample_problems, write_cot, write_data
+from tokenizer import END, build_tokenizer, chat_prompt
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoTokenizer,
@@ -32,12 +34,12 @@ from transformers import (
 )
 
 from micota_lf.grading.answer import grade
-from micota_lf.recipe.sections import Generation, Prompts
+from micota_lf.grading.intervals import wilson
+from micota_lf.inputs.problems import Prompts
+from micota_lf.inputs.references import ModelRef
+from micota_lf.recipe.sections import Generation
 from micota_lf.stages.generate import generate
-from micota_lf.stats import wilson
 from micota_lf.system.files import read_jsonl
-from micota_lf.tiny.problems import LONG, SHORT, Style, sample_problems, write_cot, write_data
-from micota_lf.tiny.tokenizer import END, build_tokenizer, chat_prompt
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def evaluate(folder: Path, data: Path) -> dict[str, Any]:
     """Score a stored model on a data file, greedily: n, correct, mean tokens without the end marker, cut."""
     sampling = Generation(max_tokens=320, dtype="float32", batch_size=100)
     with TemporaryDirectory() as scratch:
-        generate(str(folder), Prompts(str(data)), Path(scratch, "responses.jsonl"), sampling)
+        generate(
+            ModelRef(str(folder.absolute())), Prompts(str(data)), Path(scratch, "responses.jsonl"), sampling
+        )
         rows = read_jsonl(Path(scratch, "responses.jsonl"))
     return {
         "n": len(rows),
