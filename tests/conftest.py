@@ -18,6 +18,16 @@ BENCHMARKS = Path(os.environ.get("MICOTA_BENCHMARKS") or ROOT.parent / "shared" 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first; those that share a fixture of their module in one worker, so that it is made once."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        made = item._fixtureinfo.name2fixturedefs.values() if hasattr(item, "_fixtureinfo") else ()
+        if any(given[-1].scope == "module" for given in made):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Recipe:
     return load_recipe(TINY)

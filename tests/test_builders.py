@@ -30,9 +30,9 @@ def test_train_config_of_a_student_matches_its_golden_file(tiny):
 
 
 def test_train_config_of_the_assistant_uses_its_own_settings():
-    words = ["assistant.train.learning_rate=5e-4", "train.per_device_train_batch_size=4", "hardware.gpus=2"]
-    config = train_config(load_recipe(TINY, words), "assistant-sft", "strong")
-    assert config["learning_rate"] == 5e-4
+    words = ["students.assistant.train.learning_rate=3e-4", "train.per_device_train_batch_size=4"]
+    config = train_config(load_recipe(TINY, [*words, "hardware.gpus=2"]), "assistant", "strong")
+    assert config["learning_rate"] == 3e-4
     assert config["gradient_accumulation_steps"] * 2 * config["per_device_train_batch_size"] == 16
 
 
@@ -41,12 +41,14 @@ def test_a_system_message_reaches_training_generation_and_evaluation():
     assert train_config(recipe, "student-s", "micota")["default_system"] == "Be brief."
     assert "Be brief." in evaluate_command(recipe, "/m", "/o")
     plan = compile_plan(recipe)
-    assert plan["steps"][plan["slots"]["generate/teacher"]]["config"]["system"] == "Be brief."
+    assert plan.steps[plan.slots["generate/teacher"]].config["prompts"]["system"] == "Be brief."
 
 
 def test_unknown_names_are_user_errors(tiny):
     with pytest.raises(UserError, match="no corpus 'nothing'"):
         train_config(tiny, "student-s", "nothing")
+    with pytest.raises(UserError, match="no assistant 'tb'; did you mean 'ta'"):
+        merge_config(tiny, "tb")
 
 
 def test_extra_arguments_reach_llamafactory_unchanged():
@@ -58,13 +60,15 @@ def test_extra_arguments_reach_llamafactory_unchanged():
 
 
 def test_merge_config_of_the_instruct_preset_matches_its_golden_file(tiny):
-    assert merge_config(tiny, before="/models/ta", after="/runs/ta-sft") == golden("merge_instruct.yaml")
+    assert merge_config(tiny, "ta", before="/models/ta", after="/runs/ta-sft") == golden(
+        "merge_instruct.yaml"
+    )
 
 
 def test_merge_config_of_the_pretrained_preset_has_two_vectors_over_it():
-    words = ["assistant.merge.preset=pretrained", "assistant.merge.pretrained_model=tiny:assistant"]
-    recipe = load_recipe(TINY, words)
-    config = merge_config(recipe, before="/models/ta", after="/runs/ta-sft", pretrained="/models/ta-pre")
+    words = ["assistants.ta.merge.preset=pretrained", "assistants.ta.merge.pretrained_model=tiny:assistant"]
+    recipe, models = load_recipe(TINY, words), {"before": "/models/ta", "after": "/runs/ta-sft"}
+    config = merge_config(recipe, "ta", **models, pretrained="/models/ta-pre")
     assert config == golden("merge_pretrained.yaml")
 
 

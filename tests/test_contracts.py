@@ -4,25 +4,21 @@ import pytest
 import yaml
 from conftest import TINY
 
-from micota_lf import compile_plan, load_recipe, merge_config, train_config
+from micota_lf import load_recipe, merge_config, train_config
 from micota_lf.grading.measures import METRICS
-from micota_lf.inputs.references import local_path
-from micota_lf.recipe.sections import ASSISTANT_SFT
-from micota_lf.stages.evaluate import TASKS_DIR
-
-
-def trainings(recipe):
-    yield ASSISTANT_SFT, recipe.assistant.corpus
-    for student in recipe.students:
-        for corpus in filter(None, recipe.methods.values()):
-            yield student, corpus
+from micota_lf.inputs.references import ModelRef
+from micota_lf.recipe.lineage import trainings
+from micota_lf.recipe.sections import MERGE_METHODS
+from micota_lf.stages.evaluate import tasks_folder
 
 
 def test_every_training_yaml_passes_llamafactorys_own_parser(tiny, tmp_path):
     from llamafactory.hparams import get_train_args
 
-    for model, corpus in trainings(tiny):
-        config = train_config(tiny, model, corpus, output_dir=str(tmp_path / "new"))
+    asked = trainings(tiny)
+    assert ("assistant", "strong") in asked and ("student-s", "micota") in asked
+    for student, corpus in asked:
+        config = train_config(tiny, student, corpus, output_dir=str(tmp_path / "new"))
         text = yaml.safe_dump(config)
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(yaml.safe_load(text))
         assert training_args.learning_rate == config["learning_rate"]
@@ -40,14 +36,14 @@ def test_a_key_that_llamafactory_does_not_know_is_refused_by_it(tiny, tmp_path):
         get_train_args({**config, "lerning_rate": 1.0})
 
 
-@pytest.mark.parametrize("method", ["dare_ties", "dare_linear", "ties", "task_arithmetic", "linear"])
+@pytest.mark.parametrize("method", MERGE_METHODS)
 @pytest.mark.parametrize("preset", ["instruct", "pretrained"])
 def test_every_merge_config_survives_mergekits_own_class_key_for_key(method, preset):
     from mergekit.config import MergeConfiguration
 
-    words = [f"assistant.merge.merge_method={method}", f"assistant.merge.preset={preset}"]
-    words.append("assistant.merge.pretrained_model=tiny:assistant")
-    config = merge_config(load_recipe(TINY, words), before="/m/ta", after="/m/sft", pretrained="/m/pre")
+    words = [f"merge_method={method}", f"preset={preset}", "pretrained_model=tiny:assistant"]
+    recipe = load_recipe(TINY, [f"assistants.ta.merge.{word}" for word in words])
+    config = merge_config(recipe, "ta", before="/m/ta", after="/m/sft", pretrained="/m/pre")
     parsed = MergeConfiguration.model_validate(config)
     back = yaml.safe_load(parsed.to_yaml())
     assert back == config
@@ -56,19 +52,21 @@ def test_every_merge_config_survives_mergekits_own_class_key_for_key(method, pre
 def test_every_merge_parameter_is_one_that_the_method_reads():
     from mergekit import merge_methods
 
-    for method in ("dare_ties", "dare_linear", "ties", "task_arithmetic", "linear"):
-        config = merge_config(load_recipe(TINY, [f"assistant.merge.merge_method={method}"]))
+    for method in MERGE_METHODS:
+        config = merge_config(load_recipe(TINY, [f"assistants.ta.merge.merge_method={method}"]), "ta")
         known = merge_methods.get(method).spec
         assert set(config["parameters"]) <= {p.name for p in known.shared_parameters}
         per_model = {key for model in config["models"] for key in model["parameters"]}
         assert per_model <= {p.name for p in known.input_parameters}
 
 
-def test_every_task_builds_with_its_problems_and_prompt(tiny):
+def test_every_task_builds_with_its_problems_and_prompt(tiny, tmp_path, monkeypatch):
     from lm_eval.tasks import TaskManager
 
-    metadata = {"pretrained": str(local_path("tiny:student-s")), "max_gen_toks": 12}
-    manager = TaskManager(include_path=str(TASKS_DIR), metadata=metadata)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    metadata = {"pretrained": ModelRef("tiny:student-s").resolved, "max_gen_toks": 12}
+    folder = str(tasks_folder(tiny.evaluation))
+    manager = TaskManager(include_path=folder, include_defaults=False, metadata=metadata)
     loaded = manager.load(list(tiny.evaluation.tasks))
     assert set(loaded["tasks"]) == set(tiny.evaluation.tasks)
     for task in loaded["tasks"].values():
@@ -83,17 +81,3 @@ def test_every_task_builds_with_its_problems_and_prompt(tiny):
         assert (right["legacy"], right["symbolic"], right["truncated"], right["reflections"]) == (1, 1, 0, 0)
         assert (wrong["legacy"], wrong["symbolic"], wrong["truncated"], wrong["reflections"]) == (0, 0, 1, 1)
         assert wrong["response_tokens"] > 12 > right["response_tokens"]
-
-
-def test_the_plans_commands_parse_in_the_stage_commands(tiny, tmp_path):
-    """What a generate, filter or mix step runs is a `micota` command line that its parser takes whole."""
-    from micota_lf.cli.main import _parser
-    from micota_lf.run.step import step_context
-    from micota_lf.stages.kinds import KINDS
-
-    plan = compile_plan(tiny)
-    for step_id, step in plan["steps"].items():
-        if step["kind"] in ("generate", "filter", "mix"):
-            job = KINDS[step["kind"]].prepare(step_context(plan, step_id, tmp_path))
-            args = _parser().parse_args(job.argv[3:])
-            assert args.output.startswith(str(tmp_path))

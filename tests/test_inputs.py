@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from jinja2 import TemplateError
 
 from micota_lf import UserError
 from micota_lf.grading.answer import grade
+from micota_lf.inputs import weights
 from micota_lf.inputs.benchmarks import (
     DATA_INFO,
     Benchmark,
@@ -20,14 +22,12 @@ from micota_lf.inputs.benchmarks import (
     benchmark_named,
     load_benchmark,
     package_benchmarks,
-    read_answer,
 )
 from micota_lf.inputs.chat import Chat, load_chat, opened_thought, overlong, overlong_problem
 from micota_lf.inputs.hub import hub_problems, model_file, positions, weights_directory
 from micota_lf.inputs.problems import Problems, Prompts, chat, load_problems
 from micota_lf.inputs.references import DataRef, ModelRef
 from micota_lf.inputs.weights import (
-    MODELS_FILE,
     ModelSize,
     directory_size,
     finite,
@@ -130,7 +130,7 @@ def test_a_torn_last_line_is_dropped_where_that_is_asked_for_and_else_refused(tm
         read_jsonl(path)
     path.write_bytes(torn + b'\n{"id": 1}\n')
     with pytest.raises(UserError, match="line 1 "):
-        read_jsonl(path, repair=True)
+        list(iter_jsonl(path, repair=True))
 
 
 def test_a_row_that_stops_the_reader_is_named_after_those_before_it(tmp_path):
@@ -242,7 +242,7 @@ def test_the_package_describes_the_five_benchmarks_and_the_tiny_ones():
     ],
 )
 def test_answers_of_each_format_are_read_as_text(value, answer_format, text):
-    assert read_answer(value, answer_format) == text
+    assert Benchmark("x", answer_format=answer_format).answer_text(value) == text
 
 
 @pytest.mark.parametrize("name", FIVE)
@@ -370,7 +370,10 @@ def qwen2_parameters(config):
     return embeddings + config["num_hidden_layers"] * layer + hidden
 
 
-@pytest.mark.parametrize(("name", "config"), yaml.safe_load(MODELS_FILE.read_text()).items())
+KNOWN = yaml.safe_load((Path(weights.__file__).parent / "models.yaml").read_text())
+
+
+@pytest.mark.parametrize(("name", "config"), KNOWN.items())
 def test_the_stated_size_of_a_known_model_follows_from_its_shape(name, config):
     size = known_models()[name]
     assert abs(qwen2_parameters(config) / size.parameters - 1) < 0.02

@@ -9,7 +9,7 @@ from conftest import TINY
 
 from micota_lf import RecipeError, UserError, compile_plan, deepspeed_config, load_recipe, train_config
 from micota_lf.inputs.references import ModelRef
-from micota_lf.run.snakemake import preflight
+from micota_lf.run.snakemake import check_engines
 from micota_lf.run.step import execute
 from micota_lf.stages import Context
 from micota_lf.stages.launch import RENDEZVOUS, launch_env
@@ -90,7 +90,7 @@ def test_several_machines_need_to_know_each_other(monkeypatch, no_rendezvous):
     plan, step = train_step(on(8, 2, 32))
     monkeypatch.setenv("MASTER_ADDR", "node0")
     with pytest.raises(UserError, match=r"hardware.nodes: 2, but NODE_RANK, MASTER_PORT is not set"):
-        preflight(plan, [step.id])
+        check_engines(plan, [step.id])
     monkeypatch.setenv("NODE_RANK", "1")
     monkeypatch.setenv("MASTER_PORT", "29500")
     env = launch_env(step.how, "/venv/bin/llamafactory-cli")
@@ -117,7 +117,7 @@ def test_an_absent_deepspeed_is_said_before_anything_runs(monkeypatch):
     monkeypatch.setattr("micota_lf.stages.launch.find_spec", lambda name: None)
     plan, step = train_step(on(1, 1, 32, "train.deepspeed=zero2", "train.use_cpu=false"))
     with pytest.raises(UserError, match=r"zero2, but the package deepspeed is not installed; pip install"):
-        preflight(plan, [step.id])
+        check_engines(plan, [step.id])
 
 
 def test_deepspeed_and_use_cpu_exclude_each_other():

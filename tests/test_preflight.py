@@ -2,17 +2,14 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
-from jinja2 import TemplateError
 
 from micota_lf import UserError, compile_plan, load_recipe
 from micota_lf.backends import Request, open_backend
 from micota_lf.cli.main import main
-from micota_lf.inputs.chat import load_chat, opened_thought, overlong
-from micota_lf.inputs.hub import hub_problems
+from micota_lf.inputs.chat import load_chat, overlong
 from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import DataRef, ModelRef
 from micota_lf.recipe.sections import Generation
@@ -67,7 +64,7 @@ def test_a_template_with_another_system_prompt_is_named(tmp_path, template):
 def test_reasoning_templates_are_caught_at_their_empty_thought():
     prompts = Prompts("tiny:train", system="Be brief.")
     for extra in ({}, {"enable_thinking": False}):
-        (line,) = template_parity(STUDENT, "qwen3", prompts, data_arguments=extra).problems
+        (line,) = template_parity(STUDENT, "qwen3", prompts, extra=extra).problems
         assert "training '<think>\\n\\n</think>" in line and "inference 'It is two" in line
     assert template_parity(STUDENT, "qwen", prompts).problems == []  # no trace of the arguments is left
 
@@ -198,18 +195,16 @@ def test_every_problem_is_a_line_with_its_key_and_the_code_is_2(capsys, tmp_path
     assert line.startswith("micota: evaluation.max_gen_toks: 500 and the longest prompt (8")
     assert any("evaluation.max_gen_toks" in line and "teachers.teacher" in line for line in lines)
     assert any("template 'chatml' replaces the model's chat template" in line for line in lines)
-    assert (
-        "warning: train.cutoff_len: 600 is less than the longest row that students.assistant may meet" in printed.out
-    )
+    words = "warning: train.cutoff_len: 600 is less than the longest row that students.assistant may meet"
+    assert words in printed.out
 
 
 def test_a_pretrained_model_that_does_not_fit_the_assistant_is_found_before_the_merge(monkeypatch):
     monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
     words = ["assistants.ta.merge.preset=pretrained", "assistants.ta.merge.pretrained_model=tiny:"]
     report = preflight_report(load_recipe(TINY, [words[0], words[1] + "student-m"]))
-    assert report.problems[0] == (
-        "assistants.ta.merge.pretrained_model: merge: pretrained and before have different hidden_size: 64 and 96"
-    )
+    at = "assistants.ta.merge.pretrained_model: merge: pretrained and before"
+    assert report.problems[0] == f"{at} have different hidden_size: 64 and 96"
     report = preflight_report(load_recipe(TINY, [words[0], words[1] + "assistant"]))
     assert report.problems == []
     assert "train.template: not compared, llamafactory cannot be imported here" in report.facts
@@ -248,6 +243,9 @@ def test_a_failed_preflight_ends_the_run_with_its_lines(tmp_path, capsys):
     words = ["--workspace", str(tmp_path), "--target", "filter/strong", "train.template=qwen3"]
     assert main(["run", str(TINY), *words]) == 1
     error = capsys.readouterr().err
-    assert "step preflight checks failed: train.template (students.assistant): template 'qwen3', a plain" in error
+    assert (
+        "step preflight checks failed: train.template (students.assistant): template 'qwen3', a plain"
+        in error
+    )
     assert "2 steps that need others could not run" in error
     assert [path.name for path in tmp_path.glob("*/*/step.json")] == ["step.json"]

@@ -1,15 +1,21 @@
 """Recipes: what loads, what is refused, and that a refusal writes nothing."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import TINY
 
 from micota_lf import RecipeError, UserError, load_recipe
 from micota_lf.cli.main import main
+from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.lineage import accumulation, filtering, strong_teachers, training
+
+
+NONE = Path("none.jsonl").absolute()
 
 
 def problems(*overrides, path=TINY):
@@ -23,10 +29,9 @@ def test_all_errors_of_a_recipe_come_together_with_key_value_and_nearest_key():
         "train.lerning_rate=1", "students.student-s.train.learning_rate=-1", "generation.max_tokens=many"
     )
     assert found == [
-        "command line: train.lerning_rate: unknown key; did you mean 'learning_rate'?",
         "command line: students.student-s.train.learning_rate: -1 must be above 0",
-        "command line: generation.max_tokens: 'many': Value 'many' of type 'str' "
-        "could not be converted to Integer",
+        "command line: generation.max_tokens: 'many' should be a valid integer",
+        "command line: train.lerning_rate: unknown key; did you mean 'learning_rate'?",
     ]
 
 
@@ -34,22 +39,41 @@ def test_errors_of_every_sort_come_together_each_with_the_layer_that_holds_it(re
     path = recipe_file(
         methods={"MiCoTA": "mikota"},
         corpora={"mix-long": {"mix": {"short": 0.7}}},
-        train={"learning_rate": -1, "lerning_rate": 1},
+        train={"learning_rate": -1, "lerning_rate": 1, "global_batch_size": 7},
         prompts={"path": "./none.jsonl"},
     )
     assert problems("students.student-s.model=./nowhere", "generation.max_tokens=many", path=path) == [
         f"{path}: train.learning_rate: -1 must be above 0",
         f"{path}: train.lerning_rate: unknown key; did you mean 'learning_rate'?",
-        "command line: generation.max_tokens: 'many': Value 'many' of type 'str' "
-        "could not be converted to Integer",
+        "command line: generation.max_tokens: 'many' should be a valid integer",
         f"{path}: corpora.mix-long.mix: ratios add up to 0.9, not 1",
         f"{path}: methods.MiCoTA: unknown name 'mikota'; did you mean 'micota'?",
-        f"{path}: prompts.path: no such file: ./none.jsonl",
+        f"{path}: prompts.path: {NONE}: cannot be read as UTF-8 JSON Lines: "
+        f"[Errno 2] No such file or directory: '{NONE}'",
         "command line: students.student-s.model: no such model directory: ./nowhere",
     ]
 
 
-def test_an_interpolated_value_keeps_its_limit():
+def test_a_batch_that_does_not_split_is_named_beside_values_of_a_wrong_type(recipe_file):
+    path = recipe_file(students={"student-s": {"train": {"global_batch_size": 7}}}, train={"seed": "x"})
+    split = "7 does not split into per_device_train_batch_size 16 x 1 device(s)"
+    assert problems("generation.max_tokens=1.5", path=path) == [
+        "command line: generation.max_tokens: 1.5 should be a valid integer",
+        f"{path}: train.seed: 'x' should be a valid integer",
+        f"{path}: students.student-s.train.global_batch_size: {split}",
+    ]
+
+
+def test_a_problem_with_an_entry_of_a_list_names_the_layer_that_has_the_list():
+    assert problems("generation.endpoints=[3,'ftp://x']") == [
+        f"command line: generation.endpoints.{n}: {value} must be http(s) addresses without user and password"
+        for n, value in enumerate(("3", "'ftp://x'"))
+    ]
+
+
+def test_an_interpolation_reaches_defaults_and_its_value_keeps_its_limit():
+    assert load_recipe(TINY, ["bpc.limit=${generation.batch_size}"]).bpc.limit == 128
+    assert load_recipe(TINY, ["train.seed=${evaluation.seed}"]).train.seed == 1234  # a default
     assert load_recipe(TINY, ["bpc.limit=${prompts.limit}"]).bpc.limit == 720
     (line,) = problems("bpc.limit=${generation.seed}")
     assert line.endswith("bpc.limit: 0 must be above 0")
@@ -67,54 +91,59 @@ def test_an_error_names_the_file_that_holds_the_bad_key(recipe_file):
         ("corpora.mix-long.mix.short=0.7", "corpora.mix-long.mix: ratios add up to 0.9, not 1"),
         ("methods.MiCoTA=mikota", "methods.MiCoTA: unknown name 'mikota'; did you mean 'micota'?"),
         ("corpora.strong.from=techer", "corpora.strong.from: unknown name 'techer'; did you mean 'teacher'?"),
-        ("assistant.corpus=micota", "comes from the assistant that it is to train"),
+        ("assistants.ta.from=assistant/micota", "corpora.micota: needs itself: micota <- micota"),
+        ("assistants.ta.from=assistant", "assistants.ta.from: unknown name 'assistant'; did you mean"),
         (
             "students.student-s.model=./nowhere",
             "students.student-s.model: no such model directory: ./nowhere",
         ),
-        ("prompts.path=./nowhere.jsonl", "prompts.path: no such file: ./nowhere.jsonl"),
+        ("prompts.path=./none.jsonl", f"prompts.path: {NONE}: cannot be read"),
         ("prompts.answer_field=anser", "row 1 has no 'anser'; did you mean 'answer'?"),
         ("train.global_batch_size=17", "17 does not split into per_device_train_batch_size 16 x 1 device(s)"),
-        ("assistant.merge.preset=pretrained", "assistant.merge.pretrained_model: the preset"),
+        ("assistants.ta.merge.preset=pretrained", "assistants.ta.merge.pretrained_model: the preset"),
         ("prompts.template=hello", "prompts.template: 'hello' does not contain {problem}"),
-        ("name=../up", "name: '../up' must be letters, digits"),
-        ("students.teacher.model=tiny:student-s", "students.teacher: a teacher has this name too"),
+        ("name=../up", "name: '../up' must be at most 100 letters, digits"),
+        ("students.teacher.model=tiny:student-s", "students.teacher: one of teachers has this name too"),
+        ("corpora.strong.file=tiny:train", "corpora.strong: needs one of `from` (a model), `mix`"),
+        ("corpora.mix-long.mix.short=1.5", "corpora.mix-long.mix.short: 1.5 must be 1 or less"),
+        ("train.deepspeed=zero2", "train.deepspeed: zero2 cannot train with use_cpu"),
+        ("train.extra.learning_rate=1", "overrides what the recipe states: set train.learning_rate"),
+        ("train.extra.output_dir=x", "output_dir follows from the recipe or the step"),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused(override, expected):
     assert any(expected in line for line in problems(override)), problems(override)
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A current directory with an empty prompt file and a model without a chat template."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("")
+    student = ModelRef("tiny:student-s").local
+    shutil.copytree(student, tmp_path / "bare", ignore=shutil.ignore_patterns("chat_template.jinja"))
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("studens.x.model=a", "unknown key; did you mean 'students'?"),
-        ("train.learning_rate=-1", "train.learning_rate: -1 must be above 0"),
-        ("corpora.mix-long.mix.strong=0.3", "ratios add up to 1.1, not 1"),
-        ("methods.MiCoTA=mikota", "unknown name 'mikota'; did you mean 'micota'?"),
-        ("students.student-m.model=./nowhere", "no such model directory: ./nowhere"),
-        ("prompts.path=./empty.jsonl", "./empty.jsonl holds no prompts"),
+        ("prompts.path=./empty.jsonl", "./empty.jsonl: holds no prompts"),
         ("students.student-s.model=./bare", "model ./bare has no chat template"),
     ],
 )
-@pytest.mark.parametrize("command", ["plan", "run"])
-def test_a_bad_recipe_ends_with_code_2_and_one_clear_line_and_writes_nothing(
-    tmp_path, capsys, monkeypatch, command, override, message
-):
-    from micota_lf.inputs.references import local_path
+def test_files_that_cannot_be_used_are_refused(folder, override, message):
+    (line,) = problems(override)
+    assert line.endswith(message), line
 
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty.jsonl").write_text("")
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    for file in local_path("tiny:student-s").iterdir():
-        if file.name != "chat_template.jinja":
-            (bare / file.name).write_bytes(file.read_bytes())
-    before = sorted(tmp_path.rglob("*"))
-    assert main([command, str(TINY), override]) == 2
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_bad_recipe_ends_with_code_2_and_one_clear_line_and_writes_nothing(folder, capsys, command):
+    before = sorted(folder.rglob("*"))
+    assert main([command, str(TINY), "methods.MiCoTA=mikota"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("micota: ") and line.endswith(message), line
-    assert sorted(tmp_path.rglob("*")) == before
+    assert line == "micota: command line: methods.MiCoTA: unknown name 'mikota'; did you mean 'micota'?"
+    assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "", "name: x\nname: y\n"])
@@ -132,10 +161,28 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path):
     assert any("extends itself" in line for line in problems(path=path))
 
 
+def test_null_removes_a_student_and_its_rows_of_tables(recipe_file):
+    path = recipe_file(
+        students={"assistant": None}, assistants={"ta": None}, corpora={"half": None, "micota": None},
+        methods={"A": "strong"}, tables={"table2": {"assistant": ["A"], "others": ["A"]}},
+        bpc={"corpora": ["strong"], "models": ["student-s"]},
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    assert recipe.tables == {"table2": {"others": ["A"]}} and not recipe.assistants
+    assert list(recipe.students) == ["student-m", "student-s"]
+
+
+def test_every_interpolation_that_leads_nowhere_is_named():
+    words = ["bpc.models=['${nope}']", "train.seed=${train.sed}", "train.warmup_steps=${train.warmup_steps}"]
+    assert [line.split(":")[1].strip() for line in problems(*words)] == [
+        "train.warmup_steps", "train.seed", "bpc.models.0",
+    ]  # fmt: skip
+
+
 def test_a_later_layer_overrides_and_null_removes_an_entry(recipe_file):
     path = recipe_file(name="other", students={"student-m": None}, bpc={"models": ["student-s"]})
     recipe = load_recipe(path)
-    assert recipe.name == "other" and list(recipe.students) == ["student-s", "assistant-size"]
+    assert recipe.name == "other" and list(recipe.students) == ["student-s", "assistant"]
 
 
 def test_methods_default_to_the_papers_rows_and_a_file_replaces_them(tiny, recipe_file):
@@ -207,12 +254,12 @@ def test_importing_the_package_loads_no_engine():
         (["generation.backend=endpoint"], "generation.endpoints: the backend 'endpoint' needs at least one"),
         (
             ["generation.endpoints=[host:8000]"],
-            "generation.endpoints: ['host:8000'] must be http(s) addresses",
+            "generation.endpoints.0: 'host:8000' must be http(s) addresses",
         ),
         (["generation.endpoints=['http://me:secret@host']"], "without user and password"),
         (
             ["generation.gpu_memory_utilization=1.5"],
-            "generation.gpu_memory_utilization: 1.5 must lie in (0, 1]",
+            "generation.gpu_memory_utilization: 1.5 must be 1 or less",
         ),
         (
             ["generation.prompt_format=raw", "prompts.system=x"],

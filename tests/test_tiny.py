@@ -5,13 +5,7 @@ import random
 import re
 
 import pytest
-from transformers import AutoTokenizer
-
-from micota_lf.recipe.sections import Generation, Prompts
-from micota_lf.stages.generate import generate
-from micota_lf.system.files import read_jsonl
-from micota_lf.tiny import TINY_ROOT
-from micota_lf.tiny.problems import (
+from problems import (
     DATA_FILES,
     INSTRUCTION,
     LONG,
@@ -23,6 +17,14 @@ from micota_lf.tiny.problems import (
     write_cot,
     write_data,
 )
+from transformers import AutoTokenizer
+
+from micota_lf.inputs.problems import Prompts
+from micota_lf.inputs.references import ModelRef
+from micota_lf.recipe.sections import Generation
+from micota_lf.stages.generate import generate
+from micota_lf.system.files import read_jsonl
+from micota_lf.tiny import TINY_ROOT
 
 MIXED = Style(0.5, 0.5, 0.5, 0.5)
 MODELS = ("teacher", "assistant", "student-m", "student-s")
@@ -137,7 +139,7 @@ def test_the_chat_template_renders_what_llamafactory_trains_on(tokenizer, system
 
 def test_a_shipped_student_answers_problems_and_stops(tmp_path):
     sampling = Generation(max_tokens=60, dtype="float32")
-    generate("tiny:student-s", Prompts("tiny:two", limit=40), tmp_path / "out.jsonl", sampling)
+    generate(ModelRef("tiny:student-s"), Prompts("tiny:two", limit=40), tmp_path / "out.jsonl", sampling)
     rows = read_jsonl(tmp_path / "out.jsonl")
     assert all(row["finish_reason"] == "stop" for row in rows)
     right = sum(row["response"].endswith(f"\\boxed{{{row['answer']}}}.") for row in rows)

@@ -5,9 +5,8 @@
         for completion in backend.complete(requests):
             ...
 
-Each server has workers, each of which takes the next request, asks, and takes another. One that hears that
-the server is full ends; each probe that the server answers allows it some more. A request that fails is
-tried again, with back-off; one that is refused (4xx) is an error at once. A server that fails time and again
+Each server has workers, each of which takes the next request, asks, and takes another. A success brings the
+server one more; a worker that hears that it is full ends. A request that fails is tried again, with back-off; one that is refused (4xx) is an error at once. A server that fails time and again
 or hangs is taken out, and back in once it lists the model again. With all of them out for GIVE_UP_SECONDS,
 what is left ends as errors.
 """
@@ -136,7 +135,8 @@ class Backend:
         try:
             body = {"model": server.model, **self.body(request)}
             self._end(await server.ask(self.http, request, body, self.opened))
-            server.strikes = 0
+            server.strikes, server.allowed = 0, min(self.most, server.allowed + 1)
+            self._hire()
         except api.Transient as error:
             full = error.overload and server.allowed > 1
             if full:
@@ -164,7 +164,6 @@ class Backend:
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             await self._look(server)
-            server.allowed = min(self.most, server.allowed + server.allowed // 8 + 1)
             self._hire()
             self.news.set()
 

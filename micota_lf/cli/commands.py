@@ -20,7 +20,7 @@ from ..plan.compile import compile_plan
 from ..plan.plan import Plan
 from ..recipe.sections import Recipe
 from ..run import slurm
-from ..run.snakemake import pending_steps, run_plan
+from ..run.snakemake import check_engines, pending_steps, run_plan
 from ..run.step import run_step
 from ..system.files import read_json, write_json
 from ..system.processes import die_with_parent, untested_versions
@@ -65,9 +65,7 @@ def _need_hardware(recipe: Recipe, plan: Plan, workspace: Path, pending: list[st
     lacks = shortages(recipe, plan, workspace, pending, here)
     if lacks:
         show_plan(recipe, plan, workspace, pending)
-        words = (
-            "nothing was started; run where there is enough, or lower these values"
-        )
+        words = "nothing was started; run where there is enough, or lower these values"
         raise UserError("\n".join([*lacks, words]))
 
 
@@ -93,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
     if on_slurm is not None:
         slurm.check(on_slurm, recipe.hardware.nodes)
     _need_hardware(recipe, plan, workspace, pending, here=on_slurm is None)
+    check_engines(plan, pending)
     for line in untested_versions():
         print(f"warning: {line}", flush=True)
     print(f"{recipe.name}: {len(pending)} of {len(plan.steps)} steps to do in {workspace}", flush=True)

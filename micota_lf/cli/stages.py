@@ -61,11 +61,8 @@ def train(args: argparse.Namespace) -> None:
         model, settings, recipe = _model(args), compiler.recipe.train, compiler.recipe
         if settings.check_template and parity.available():  # in a run, the preflight looks at it
             prompts = Prompts("", template="{problem}", system=recipe.prompts.system)
-            problems = parity.unknown_names(settings.template, settings.extra)
-            if not problems:
-                found = parity.template_parity(model.reference, settings.template, prompts, settings.extra)
-                problems = [f"train.template: {line}" for line in found.problems]
-            if problems:
+            found = parity.template_parity(model.reference, settings.template, prompts, settings.extra)
+            if problems := [*found.unknown, *(f"train.template: {line}" for line in found.problems)]:
                 raise UserError("\n".join(problems))
         return compiler.train("", model, _data(args.corpus), settings)
 

@@ -13,22 +13,19 @@ holds, after `</think>` if there is one; without any box, what follows `the answ
 never outweighs a box, nor an earlier box the last.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import UserError
 from .equal import Verdict, same_answer
 from .notation import is_list
 
-CORRECT, WRONG, NO_ANSWER = "correct", "wrong", "no answer"
-TRUNCATED, UNPARSEABLE = "truncated", "unparseable"
+UNPARSEABLE = "unparseable"
+REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE}
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -77,16 +74,9 @@ def grade(
     boxed = extract_boxed(response)
     legacy = boxed is not None and legacy_equal(boxed, answer, legacy_rule)
     final = final_answer(response, is_list(answer))
-    verdict = same(final, answer) if final is not None else False
-    if verdict:
-        reason = CORRECT
-    elif truncated:
-        reason = TRUNCATED
-    elif final is None:
-        reason = NO_ANSWER
-    else:
-        reason = WRONG if verdict is False else UNPARSEABLE
-    return Grade(final, legacy, bool(verdict), reason)
+    verdict = None if final is None else same(final, answer)
+    reason = "no answer" if final is None else REASONS[verdict]
+    return Grade(final, legacy, bool(verdict), "truncated" if truncated and not verdict else reason)
 
 
 def final_answer(response: str, several: bool = False) -> str | None:
@@ -97,61 +87,49 @@ def final_answer(response: str, several: bool = False) -> str | None:
     """
     ending = response.rpartition("</think>")[2]
     for text in (ending, response):
-        if boxes := _boxes(text):
+        if boxes := list(_boxes(text)):
             break
     else:
         return _said(ending)
-    *earlier, (start, _, content) = boxes
-    if content is None:
-        return None
-    contents = [content]
-    while several and earlier:
+    *earlier, (start, _, answer) = boxes
+    while several and answer is not None and earlier:
         before, end, content = earlier.pop()
-        if content is None or not _JOINT.fullmatch(text, end, start):
+        if not _JOINT.fullmatch(text, end, start):
             break
-        contents.insert(0, content)
-        start = before
-    return ", ".join(contents)
+        start, answer = before, f"{content}, {answer}"
+    return answer
 
 
-def _boxes(text: str) -> list[tuple[int, int, str | None]]:
+def _boxes(text: str) -> Iterator[tuple[int, int, str | None]]:
     """Start, end and content of each outermost box that is not empty; content None if it never closes."""
-    found: list[tuple[int, int, str | None]] = []
     at = 0
     while match := _BOX.search(text, at):
         at = match.end()
-        if not text.startswith("{", at):
-            if match[0][-1].isspace() and (bare := _UNBRACED.match(text, at)):
-                found.append((match.start(), bare.end(), bare[0].rstrip(".,;")))
-            continue
-        end = _closing_brace(text, at)
-        if end is None:
-            if text[at + 1 :].strip():
-                found.append((match.start(), len(text), None))
-            break
-        if content := text[at + 1 : end].strip():
-            found.append((match.start(), end + 1, content))
-        at = end + 1
-    return found
+        if text.startswith("{", at):
+            end = _closing_brace(text, at)
+            content, at = text[at + 1 : end].strip(), end + 1
+            if content:
+                yield match.start(), at, content if end < len(text) else None
+        elif match[0][-1].isspace() and (bare := _UNBRACED.match(text, at)):
+            yield match.start(), bare.end(), bare[0].rstrip(".,;")
 
 
-def _closing_brace(text: str, at: int) -> int | None:
+def _closing_brace(text: str, at: int) -> int:
+    """Where the brace at `at` is closed; the end of the text if it never is."""
     depth = 0
     for brace in _BRACE.finditer(text, at):  # no copy of the text: there may be a box every few characters
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0 and brace[0] == "}":
             return brace.start()
-    return None
+    return len(text)
 
 
 def _said(text: str) -> str | None:
     """The answer that prose gives: after the last `the answer is`, or the whole text if that is no prose."""
     # In one blank or line end each: runs of them would make the search quadratic.
     text = re.sub(r"\s+", lambda run: "\n" if "\n" in run[0] else " ", text)
-    said = _SAID.findall(text)
-    if said:
-        answer = _FILLERS.sub("", _SENTENCE_END.split(said[-1].strip("* "))[0].strip("* "))
-        return answer or None
+    if said := _SAID.findall(text):
+        return _FILLERS.sub("", _SENTENCE_END.split(said[-1].strip("* "))[0].strip("* ")) or None
     return text.strip() if _BARE_ANSWER.fullmatch(text.strip()) else None
 
 
@@ -188,8 +166,7 @@ def _bare_number(text: str) -> str:
 @cache
 def _hendrycks() -> ModuleType:
     package = importlib.util.find_spec("lm_eval")
-    if package is None or package.origin is None:
-        raise UserError("lm_eval is not installed; its Hendrycks helpers are needed for grading")
+    assert package and package.origin
     # By its path, as lm-eval itself loads task helpers: importing the package would take 3 s.
     path = Path(package.origin).with_name("tasks") / "hendrycks_math" / "utils.py"
     spec = importlib.util.spec_from_file_location("hendrycks_math_utils", path)

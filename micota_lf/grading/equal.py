@@ -10,8 +10,6 @@ unit, a currency or a left side (`x =`) may be missing from one answer, but may 
 is left goes to math-verify (github.com/huggingface/Math-Verify).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -183,17 +181,13 @@ def _algebra(got: str, gold: str, seconds: int | None) -> Verdict:
     from sympy import Expr, Symbol
 
     rules = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="all")
-    config = [LatexExtractionConfig(normalization_config=rules)]
-    a, b = (
-        parse(f"\\boxed{{{text}}}", config, fallback_mode="no_fallback", parsing_timeout=seconds)
-        for text in (got, gold)
-    )
+    config, limit = [LatexExtractionConfig(normalization_config=rules)], {"timeout_seconds": seconds}
+    how = {"fallback_mode": "no_fallback", "parsing_timeout": seconds}
+    a, b = (parse(f"\\boxed{{{text}}}", config, **how) for text in (got, gold))
     if not a or not b:
         return None
-    limit = {"timeout_seconds": seconds}
-    equal = bool(verify(b, a, float_rounding=10, allow_set_relation_comp=True, **limit))
-    sides = a[0], b[0]
-    if equal or not any(isinstance(side, Symbol) for side in sides):
-        return equal
-    # math-verify compares a bare symbol as text.
-    return all(isinstance(side, Expr) for side in sides) and bool(verify(b[0] + 1, a[0] + 1, **limit))
+    equal, sides = verify(b, a, float_rounding=10, allow_set_relation_comp=True, **limit), (a[0], b[0])
+    expressions = all(isinstance(side, Expr) for side in sides)
+    if not equal and expressions and any(isinstance(side, Symbol) for side in sides):
+        equal = verify(b[0] + 1, a[0] + 1, **limit)  # math-verify compares a bare symbol as text
+    return bool(equal)

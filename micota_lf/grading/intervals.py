@@ -6,8 +6,6 @@ mcnemar(7, 1)             -> 0.070            p that two methods are right equal
 least_difference(30)      -> 0.2              what 30 problems can show at best
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 CONFIDENCE = 0.95
@@ -51,17 +49,12 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 def average_interval(cells: Sequence[tuple[float, int]], seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap (Efron 1979) of the unweighted mean of several accuracies, given as (correct, n).
 
-    Problems are resampled within each benchmark; resampling n zeros and ones is a binomial draw.
+    Problems are resampled within each benchmark. It is the difference from a method that is never right.
     """
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    draws = np.mean([rng.binomial(n, correct / n, RESAMPLES) / n for correct, n in cells], axis=0)
-    tail = (1 - CONFIDENCE) / 2
-    return float(np.quantile(draws, tail)), float(np.quantile(draws, 1 - tail))
+    return difference_interval([(correct, 0, n) for correct, n in cells], seed)
 
 
-def difference_interval(counts: Sequence[tuple[int, int, int]], seed: int = 0) -> tuple[float, float]:
+def difference_interval(counts: Sequence[tuple[float, int, int]], seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap of the unweighted mean, over benchmarks, of paired differences in accuracy.
 
     Each benchmark is (gained, lost, n): problems that only the first method got right, only the second, all
@@ -70,12 +63,12 @@ def difference_interval(counts: Sequence[tuple[int, int, int]], seed: int = 0) -
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    draws = []
-    for gained, lost, n in counts:
-        sample = rng.multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], RESAMPLES)
-        draws.append((sample[:, 0] - sample[:, 1]) / n)
-    mean, tail = np.mean(draws, axis=0), (1 - CONFIDENCE) / 2
-    return float(np.quantile(mean, tail)), float(np.quantile(mean, 1 - tail))
+    draws = [
+        rng.multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], RESAMPLES) @ [1, -1, 0] / n
+        for gained, lost, n in counts
+    ]
+    low, high = np.quantile(np.mean(draws, axis=0), [SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2])
+    return float(low), float(high)
 
 
 def mcnemar(gained: int, lost: int) -> float:

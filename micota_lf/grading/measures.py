@@ -9,8 +9,6 @@ model's tokenizer, without special tokens: the end-of-turn token is left out, an
 max_gen_toks counts as truncated. `response_metrics` gives lm-eval's process_results the same, one at a time.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,8 +34,7 @@ REFLECTION_WORDS = (
 """Words that mark a turn back in a chain of thought. `wait` is the paper's (Figure 4); the others are common
 in responses of reasoning models. Counted as whole words, in any case, each position once."""
 
-_PHRASES = "|".join(r"\s+".join(map(re.escape, words.split())) for words in REFLECTION_WORDS)
-_REFLECTION = re.compile(rf"\b(?:{_PHRASES})\b", re.IGNORECASE)
+_REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b".replace(" ", r"\s+"), re.IGNORECASE)
 
 Counter = Callable[[Sequence[str]], list[int]]
 """From texts to the number of tokens of each, without special tokens."""
@@ -56,10 +53,10 @@ def measured_rows(
     A row with a list of responses gets the mean of each metric over them.
     """
     rows = list(rows)
-    lengths = iter(counts([question.response or "" for row in rows for question in _questions(row)]))
+    lengths = iter(counts([text for row in rows for text in _responses(row)]))
     for row, grades in grade_rows(rows, _questions, workers):
-        asked = zip(_questions(row), grades, strict=True)
-        yield mean_metrics([_metrics(one.response or "", g, next(lengths), max_gen_toks) for one, g in asked])
+        measured = zip(_responses(row), grades, lengths, strict=False)
+        yield mean_metrics([_metrics(*values, max_gen_toks) for values in measured])
 
 
 def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
@@ -68,11 +65,10 @@ def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
     A document has `answer`, `legacy_rule`, `tokenizer`, `tokenizer_revision` and `max_gen_toks`.
     """
     (question,) = _questions({**doc, "response": response})
-    if doc["tokenizer"]:
-        (tokens,) = token_counter(doc["tokenizer"], doc["tokenizer_revision"])([response])
-        return _metrics(response, grade_safely(question), tokens, doc["max_gen_toks"])
-    values = _metrics(response, grade_safely(question), 0, 0)
-    return {name: values[name] for name in (*VERDICTS, "reflections")}
+    model = doc["tokenizer"]
+    counts = token_counter(model, doc["tokenizer_revision"])([response]) if model else [0]
+    values = _metrics(response, grade_safely(question), *counts, doc.get("max_gen_toks", 0))
+    return values if model else {name: values[name] for name in (*VERDICTS, "reflections")}
 
 
 def mean_metrics(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -100,9 +96,13 @@ def usable_tokenizer(model: str | None, revision: str | None = None) -> str | No
     return model
 
 
+def _responses(row: Mapping[str, Any]) -> list[str]:
+    texts = row["response"] if isinstance(row["response"], list) else [row["response"]]
+    return [text or "" for text in texts]
+
+
 def _questions(row: Mapping[str, Any]) -> list[Question]:
-    responses = row["response"] if isinstance(row["response"], list) else [row["response"]]
-    return [Question(text, str(row["answer"]), legacy_rule=row["legacy_rule"]) for text in responses]
+    return [Question(text, str(row["answer"]), legacy_rule=row["legacy_rule"]) for text in _responses(row)]
 
 
 def _metrics(text: str, grade: Grade, tokens: int, max_gen_toks: int) -> dict[str, float]:

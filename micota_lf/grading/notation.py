@@ -6,9 +6,8 @@ unit(r"5\text{ cm}")                    -> ("5", "cm")
 rational(r"1\frac{1}{2}")               -> Fraction(3, 2)
 """
 
-from __future__ import annotations
-
 import re
+from contextlib import suppress
 from fractions import Fraction
 from itertools import accumulate
 
@@ -18,29 +17,23 @@ LONGEST = 1000
 SHORT = 200
 """Characters of an answer that are compared as text: no pattern takes long on so few."""
 
-_CHARACTERS = str.maketrans({
-    **dict.fromkeys("\u2212\u2012\u2013\u2014", "-"),
+_CHARACTERS = str.maketrans("\u2212\u2012\u2013\u2014", "----") | str.maketrans({
     "π": "\\pi ", "∞": "\\infty ", "\u00d7": "\\times ", "\u222a": "\\cup ", "\u2208": "\\in ",
     "±": "\\pm ", "≤": "\\le ", "≥": "\\ge ",
 })  # fmt: skip
 _REWRITES = {
-    re.compile(pattern): new
-    for pattern, new in {
-        r"√\s*\(?(\w+)\)?": r"\\sqrt{\1}",
-        r"\\(?:boxed|fbox|framebox)\s*\{": "{",
-        r"(?<!\\)\$|(?<!\\)\\[()\[\]]|\*\*": " ",
-        r"\\(?:left|right|middle|[bB]igg?[lr]?)(?![A-Za-z])\.?|\\(?:displaystyle|textstyle|limits)\b": "",
-        r"\\[dtc]frac(?![A-Za-z])": r"\\frac",
-        r"\\(?:geqslant|geq)(?![A-Za-z])": r"\\ge", r"\\(?:leqslant|leq)(?![A-Za-z])": r"\\le",
-        r"\\(?:mbox|hbox|textrm|textbf|textit|textnormal|mathrm|mathbf)(?![A-Za-z])\s*": r"\\text",
-        r"\\text\s*(?=\{)": r"\\text",
-        r"\\langle": "(", r"\\rangle": ")", r"\\l[cv]?brace": r"\\{", r"\\r[cv]?brace": r"\\}",
-        r"\\!": "", r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s+": " ", r"\{,\}": ",",
-        r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<=[\s}])(?:and|or)(?=[\s\\])": ",",
-        r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|°": r"\\text{degrees}",
-        r"\\?%": r"\\text{percent}", r"\\\$|\bUSD\b": r"\\text{dollars}", "¢": r"\\text{cents}",
-        "€": r"\\text{euros}", "£": r"\\text{sterling}", r"\\\\\s*$": "",
-    }.items()
+    r"√\s*\(?(\w+)\)?": r"\\sqrt{\1}", r"\\(?:boxed|fbox|framebox)\s*\{": "{",
+    r"(?<!\\)\$|(?<!\\)\\[()\[\]]|\*\*": " ",
+    r"\\(?:left|right|middle|[bB]igg?[lr]?)(?![A-Za-z])\.?|\\(?:displaystyle|textstyle|limits)\b": "",
+    r"\\[dtc]frac(?![A-Za-z])": r"\\frac", r"\\([gl])eq(?:slant)?(?![A-Za-z])": r"\\\1e",
+    r"\\(?:mbox|hbox|textrm|textbf|textit|textnormal|mathrm|mathbf)(?![A-Za-z])\s*": r"\\text",
+    r"\\text\s*(?=\{)": r"\\text", r"\\langle": "(", r"\\rangle": ")",
+    r"\\l[cv]?brace": r"\\{", r"\\r[cv]?brace": r"\\}",
+    r"\\!": "", r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s+": " ", r"\{,\}": ",",
+    r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<=[\s}])(?:and|or)(?=[\s\\])": ",",
+    r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|°": r"\\text{degrees}",
+    r"\\?%": r"\\text{percent}", r"\\\$|\bUSD\b": r"\\text{dollars}", "¢": r"\\text{cents}",
+    "€": r"\\text{euros}", "£": r"\\text{sterling}", r"\\\\\s*$": "",
 }  # fmt: skip
 
 # A unit's name, and other words for it; a plural `s` is dropped before they are looked up.
@@ -68,13 +61,7 @@ _NO_UNIT = re.compile(
 _SHAPES = {"square": "2", "sq.": "2", "sq": "2", "cubic": "3"}
 _BASE = re.compile(r"\(?(\d[\dA-F]*)\)?_\{?(\d+)\}?")
 
-# Each also finds the brackets that may enclose a separator.
-_SEPARATORS = {
-    name: re.compile(rf"[()\[\]{{}}]|{pattern}")
-    for name, pattern in {
-        ",": "[,;]", "=": r"(?<![<>!:\\])=|\\in(?![A-Za-z])", "\\cup": r"\\cup(?![A-Za-z])"
-    }.items()
-}  # fmt: skip
+_SEPARATORS = {",": "[,;]", "=": r"(?<![<>!:\\])=|\\in(?![A-Za-z])", "\\cup": r"\\cup(?![A-Za-z])"}
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:(?:, ?\d{3})+|(?: \d{3})+)(?![\d])")  # or, with commas, a list
 _ONE_NUMBER = re.compile(rf"\W*(?:\\text\{{[^{{}}]*\}})?\s*-?{_GROUPED.pattern}(?:\.\d+)?[^\d,]*")
 
@@ -88,7 +75,7 @@ def clean(text: str) -> str:
     """The answer without mathematics' dollar signs, spacing and sizing commands, in one notation."""
     text = text.translate(_CHARACTERS)
     for pattern, new in _REWRITES.items():
-        text = pattern.sub(new, text)
+        text = re.sub(pattern, new, text)
     return bare(re.sub(r"\s+", " ", text).strip().rstrip(".,;:").strip())
 
 
@@ -111,7 +98,7 @@ def split(text: str, separator: str) -> list[str]:
     A separator is `,` (and `;`), `=` (and `\\in`) or `\\cup`.
     """
     parts, depth, start = [], 0, 0
-    for found in _SEPARATORS[separator].finditer(text):
+    for found in re.finditer(rf"[()\[\]{{}}]|{_SEPARATORS[separator]}", text):
         if found[0] in "([{" or found[0] in ")]}":
             depth += 1 if found[0] in "([{" else -1
         elif depth == 0:
@@ -175,9 +162,7 @@ def unit(text: str) -> tuple[str, str | None]:
     """A value and its unit by a short name; a unit that is not in the table counts as none."""
     if found := _BASE.fullmatch(text.replace(" ", "")):
         return found[1], f"base {found[2]}"
-    for pattern in (_UNIT_BEFORE, _UNIT_AFTER):
-        if not (found := pattern.fullmatch(text)):
-            continue
+    for found in filter(None, (_UNIT_BEFORE.fullmatch(text), _UNIT_AFTER.fullmatch(text))):
         groups = found.groupdict(default="")
         value = groups.get("sign", "") + groups["value"].strip()
         unmarked = groups.get("words", "")  # words that no \text marks as a unit
@@ -201,7 +186,7 @@ def rational(text: str) -> Fraction | None:
     text = text.strip()
     if len(text) > SHORT:
         return None
-    try:
+    with suppress(ValueError, ZeroDivisionError):
         if found := _MIXED.fullmatch(text):
             sign, whole, *parts = found.groups()
             top, bottom = (int(part) for part in parts if part)
@@ -213,6 +198,4 @@ def rational(text: str) -> Fraction | None:
         if found := _RATIO.fullmatch(text):
             over, under = (Fraction(part) for part in found.groups()[1:] if part)
             return (-1 if found[1] == "-" else 1) * over / under
-    except (ValueError, ZeroDivisionError):
-        return None
     return None

@@ -8,8 +8,6 @@ written line by line; and the counts.
     -> {"n": 500, "legacy": 301, "symbolic": 344, "differ": 43, "reasons": {"correct": 344, ...}}
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections import Counter
@@ -23,7 +21,6 @@ from ..system.files import Row, atomic_writer, iter_jsonl, json_line
 from .workers import LIMITS, Question, grade_rows
 
 PROGRESS_SECONDS = 5.0
-PARTS = ("extracted", "legacy", "symbolic", "reason")
 LEGACY_RULES = ("hendrycks", "number")
 
 
@@ -56,20 +53,16 @@ def grade_file(
     with atomic_writer(output) as handle:
         asked = enumerate(asked_rows(source, columns), start=1)
         for (number, (row, several, is_list)), grades in grade_rows(asked, lambda item: item[1][1], workers):
-            added: dict[str, Any] = {part: [getattr(one, part) for one in grades] for part in PARTS}
-            if not is_list:
-                added = asdict(grades[0])
-            if any(len(question.response or "") > LIMITS.characters for question in several):
-                added["graded_characters"] = LIMITS.characters
-            handle.write(json_line({**row, **added}))
+            parts = {part: [vars(one)[part] for one in grades] for part in Grade.__annotations__}
+            handle.write(json_line({**row, **(parts if is_list else vars(grades[0])), **_cut(several)}))
             for question, one in zip(several, grades, strict=True):
                 differ = one.legacy != one.symbolic
                 counts.update(n=1, legacy=one.legacy, symbolic=one.symbolic, differ=differ)
                 reasons[one.reason] += 1
                 if tell and differ:
-                    right, wrong = ("legacy", "symbolic") if one.legacy else ("symbolic", "legacy")
+                    verdicts = "legacy right, symbolic wrong" if one.legacy else "symbolic right, legacy wrong"
                     gold = f"gold {question.answer!r}, extracted {one.extracted!r}, {one.reason}"
-                    tell(f"row {number}: {right} right, {wrong} wrong: {gold}")
+                    tell(f"row {number}: {verdicts}: {gold}")
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
                 speed = f"{counts['n'] / (said - started):.0f} a second"

@@ -34,7 +34,6 @@ from .equal import NeedsAlgebra, Pair, Verdict, same_answer, same_text
 
 TIMEOUT = "timeout"
 AHEAD_ROWS, AHEAD_CHARACTERS = 2**11, 2**25  # how far text may get ahead of algebra
-OUT_OF_MEMORY = 12  # a worker's exit code
 
 T = TypeVar("T")
 
@@ -42,14 +41,13 @@ T = TypeVar("T")
 class Limits(NamedTuple):
     """What one answer may take: processor time, memory above the worker's start, characters looked at.
 
-    `wall_factor` times `seconds` on the clock end what waits instead of computing. Of a longer response only
-    the last part is graded: that is where its answer is. A worker is replaced after `answers`.
+    Eight times `seconds` on the clock end what waits instead of computing. Of a longer response only the last
+    part is graded: that is where its answer is. A worker is replaced after `answers`.
     """
 
     seconds: float = 10.0
     memory: int = 2 * 2**30
     characters: int = 1_000_000
-    wall_factor: float = 8.0
     answers: int = 5000
 
 
@@ -84,7 +82,7 @@ def grade_rows(
             held.append((row, [_Pending(question, algebra) for question in asked], size))
             ahead += size
             while held and (
-                len(held) > AHEAD_ROWS or ahead > AHEAD_CHARACTERS or all(one.done for one in held[0][1])
+                len(held) > AHEAD_ROWS or ahead > AHEAD_CHARACTERS or all(one.done() for one in held[0][1])
             ):
                 row, pending, size = held.popleft()
                 ahead -= size
@@ -108,48 +106,44 @@ class Algebra:
 
     def __init__(self, workers: int, limits: Limits) -> None:
         self.limits, self._workers = limits, workers
-        self._pool = self._new_pool()
+        self._pool: Any = None
         self.compare = lru_cache(AHEAD_ROWS)(self._schedule)  # the same pairs come again, hostile ones too
 
     def close(self) -> None:
         """End the workers."""
-        self._pool.stop()
-        self._pool.join()
+        if self._pool:
+            self._pool.stop()
+            self._pool.join()
 
     def verdict(self, pair: Pair, waiting: Future[Verdict]) -> tuple[Verdict, str]:
-        """What a worker says of a pair, and why it could not."""
+        """What a worker says of a pair, and the reason where that is None."""
         from pebble import ProcessExpired
 
-        try:
-            return waiting.result(), ""
-        except TimeoutError:
-            return None, TIMEOUT
-        except ProcessExpired as end:
-            return None, TIMEOUT if end.exitcode == -signal.SIGPROF else UNPARSEABLE
-        except BrokenProcessPool:  # the death of an idle worker breaks all of a pool (find_expired_task)
-            self.compare.cache_clear()
-        except Exception:
-            return None, UNPARSEABLE
-        try:
-            return self.compare(pair).result(), ""
-        except Exception as error:
-            raise MicotaError(f"grading processes do not start; is there memory for one? {error}") from error
+        for _ in range(2):
+            try:
+                return waiting.result(), UNPARSEABLE
+            except TimeoutError:
+                return None, TIMEOUT
+            except ProcessExpired as end:
+                return None, TIMEOUT if end.exitcode == -signal.SIGPROF else UNPARSEABLE
+            except BrokenProcessPool as error:  # by the death of an idle worker (pebble's find_expired_task)
+                broken = error
+                self.compare.cache_clear()
+                waiting = self.compare(pair)
+            except Exception:
+                return None, UNPARSEABLE
+        raise MicotaError(f"grading processes do not start; is there memory for one? {broken}") from broken
 
     def _schedule(self, pair: Pair) -> Future[Verdict]:
-        if not self._pool.active:
-            self._pool = self._new_pool()
-        limit = self.limits.seconds
-        timeout = self.limits.wall_factor * limit
-        task: Future[Verdict] = self._pool.schedule(_compare, (*pair, limit), timeout=timeout)
-        return task
-
-    def _new_pool(self) -> Any:
         # Not at the top: most of our processes grade nothing, and these take as long as all the rest.
         from joblib.externals.loky.backend.context import get_context
         from pebble import ProcessPool
 
-        limits = (self.limits.memory,)
-        return ProcessPool(self._workers, self.limits.answers, _limit, limits, get_context("loky"))
+        seconds, memory, _, answers = self.limits
+        if not (self._pool and self._pool.active):
+            self._pool = ProcessPool(self._workers, answers, _limit, (memory,), get_context("loky"))
+        task: Future[Verdict] = self._pool.schedule(_compare, (*pair, seconds), timeout=8 * seconds)
+        return task
 
 
 class _Pending:
@@ -167,19 +161,17 @@ class _Pending:
         except Exception:  # an odd text must not end the others
             self._known = Grade(None, False, False, UNPARSEABLE)
 
-    @property
     def done(self) -> bool:
         """Whether `grade` returns at once."""
         return self._known is not None or self._waiting.done()
 
     def grade(self) -> Grade:
         """The grade, once a worker has ended with the pair or by it."""
-        if self._known is None:
-            verdict, lost = self._algebra.verdict(self._pair, self._waiting)
-            found = grade(*self._question, same=lambda got, gold: verdict)
-            timed_out = lost == TIMEOUT and found.reason == UNPARSEABLE  # and not truncated
-            self._known = replace(found, reason=TIMEOUT) if timed_out else found
-        return self._known
+        if self._known:
+            return self._known
+        verdict, unread = self._algebra.verdict(self._pair, self._waiting)
+        found = grade(*self._question, same=lambda got, gold: verdict)
+        return replace(found, reason=unread) if found.reason == UNPARSEABLE else found  # and not truncated
 
 
 def _limit(memory: int) -> None:
@@ -200,6 +192,6 @@ def _compare(got: str, gold: str, seconds: float) -> Verdict:
     try:
         return same_answer(got, gold, seconds=None)
     except MemoryError:
-        os._exit(OUT_OF_MEMORY)
+        os._exit(1)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -41,7 +41,7 @@ class Benchmark(Problems):
         """The gold answer as text, from the answer column's value. Raises ValueError saying what is wrong.
 
         `plain`: text or a number, where a float without a fraction is an integer (AMC's 27.0 is 27).
-        `gsm8k`: what follows the last `####`, without thousands separators, as GSM8K's own evaluation reads it.
+        `gsm8k`: what follows the last `####`, without thousands separators, as GSM8K's evaluation reads it.
         `list`: several answers joined by commas; one is kept as it stands.
         """
         if self.answer_format == "list" and isinstance(value, list) and value:

@@ -138,7 +138,8 @@ def _compiled(template: str) -> Any:
 
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # jinja2's own escapes for HTML
-    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: f"{datetime.now():{form}}"}
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment.from_string(template)
 
 
@@ -163,7 +164,8 @@ def overlong(rows: Iterable[Row], chat: Chat, cutoff_len: int, system: str | Non
 def overlong_problem(found: Overlong, cutoff_len: int) -> str | None:
     """The refusal of a corpus of which rows would be cut, or None."""
     number, longest, rows = found
-    many = f"{number} of {rows} rows ({number / max(rows, 1):.1%})"
-    line = f"{many} are longer than cutoff_len {cutoff_len} (longest {longest} tokens): "
+    if not number:
+        return None
+    many = f"{number} of {rows} rows ({number / rows:.1%}) are longer than cutoff_len {cutoff_len}"
     advice = f"raise train.cutoff_len to at least {longest}, or lower filter.max_tokens"
-    return f"train.cutoff_len: {line}{advice}" if number else None
+    return f"train.cutoff_len: {many} (longest {longest} tokens): {advice}"

@@ -3,8 +3,6 @@
 In: a typed recipe. Out: one line a problem, each starting with the key path. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -23,31 +21,21 @@ from .tasks import evaluated_benchmarks
 
 def semantic_problems(recipe: Recipe) -> list[str]:
     """Every problem of a recipe that no single value shows, without the file's name."""
-    names = list(_name_problems(recipe))
-    if not names:
-        names = list(_cycle_problems(recipe))
+    names = list(_name_problems(recipe)) or list(_cycle_problems(recipe))
     # Settings of a training can only be worked out once every name in its lineage exists.
-    unfit = [] if names else _training_problems(recipe)
-    return [
-        *names,
-        *_prompt_problems(recipe),
-        *_generation_problems(recipe),
-        *_model_problems(recipe),
-        *_benchmark_problems(recipe),
-        *unfit,
-    ]
+    trainable = [] if names else [_training_problems]
+    rest = [_prompting_problems, _model_problems, _benchmark_problems, *trainable]
+    return names + [line for problems in rest for line in problems(recipe)]
 
 
 def _name_problems(recipe: Recipe) -> Iterator[str]:
-    models: dict[str, Collection[str]] = {
-        "teachers": recipe.teachers, "students": recipe.students, "assistants": recipe.assistants,
-    }  # fmt: skip
-    named: dict[str, Collection[str]] = {**models, "corpora": recipe.corpora, "tables": recipe.tables}
+    models = ("teachers", "students", "assistants")
+    named = {key: getattr(recipe, key) for key in (*models, "corpora", "tables")}
     for key, names in named.items():
         for name in (name for name in names if not re.fullmatch(r"\w[\w-]{,99}", name)):
             yield f"{key}.{name}: must be letters, digits, hyphens and underscores, at most 100"
-    for (first, names), (second, others) in combinations(models.items(), 2):
-        for name in set(names) & set(others):
+    for first, second in combinations(models, 2):
+        for name in set(named[first]) & set(named[second]):
             yield f"{second}.{name}: one of {first} has this name too"
     trained = [f"{student}/{corpus}" for student in recipe.students for corpus in recipe.corpora]
     for name, assistant in recipe.assistants.items():
@@ -80,9 +68,7 @@ def _corpus_problems(recipe: Recipe, trained: list[str]) -> Iterator[str]:
         if corpus.file and not ((path := DataRef(corpus.file).local) and path.is_file()):
             yield f"{at}.file: no such file: {corpus.file} (a JSON Lines file, or ./ and its name)"
         yield from _unknown(f"{at}.mix", corpus.mix, recipe.corpora)
-        for part, ratio in corpus.mix.items():
-            if not 0 < ratio <= 1:
-                yield f"{at}.mix.{part}: {ratio} must lie in (0, 1]"
+        for part in corpus.mix:
             if part in recipe.corpora and recipe.corpora[part].mix:
                 yield f"{at}.mix.{part}: a mix of a mix; name the corpora themselves"
         total = sum(corpus.mix.values())
@@ -105,20 +91,18 @@ def _cycle_problems(recipe: Recipe) -> Iterator[str]:
         yield f"corpora.{circle[0]}: needs itself: {' <- '.join(circle)}"
 
 
-def _prompt_problems(recipe: Recipe) -> Iterator[str]:
-    prompts = recipe.prompts
+def _prompting_problems(recipe: Recipe) -> Iterator[str]:
+    prompts, spec = recipe.prompts, recipe.generation
     if "{problem}" not in prompts.template:
         yield f"prompts.template: {prompts.template!r} does not contain {{problem}}"
-    path = prompts.source.local
-    if path is None:
-        return
-    if not path.is_file():
-        yield f"prompts.path: no such file: {prompts.path}"
+    if spec.backend == "endpoint" and not spec.endpoints:
+        yield "generation.endpoints: the backend 'endpoint' needs at least one address"
+    if spec.prompt_format == "raw" and prompts.system:
+        yield "generation.prompt_format: raw prompts have no place for prompts.system"
+    if not (path := prompts.source.local):
         return
     try:
         rows = read_jsonl(path)
-        if not rows:
-            raise UserError(f"{prompts.path} holds no prompts")
         for column in (prompts.problem_field, prompts.answer_field):
             bare = next((n for n, row in enumerate(rows, start=1) if row.get(column) in (None, "")), None)
             if bare:
@@ -127,14 +111,6 @@ def _prompt_problems(recipe: Recipe) -> Iterator[str]:
         load_problems(prompts)
     except UserError as error:
         yield f"prompts.path: {error}"
-
-
-def _generation_problems(recipe: Recipe) -> Iterator[str]:
-    spec = recipe.generation
-    if spec.backend == "endpoint" and not spec.endpoints:
-        yield "generation.endpoints: the backend 'endpoint' needs at least one address"
-    if spec.prompt_format == "raw" and recipe.prompts.system:
-        yield "generation.prompt_format: raw prompts have no place for prompts.system"
 
 
 def _model_problems(recipe: Recipe) -> Iterator[str]:
@@ -147,8 +123,7 @@ def _model_problems(recipe: Recipe) -> Iterator[str]:
         elif assistant.merge.preset == "pretrained":
             yield f"{at}: the preset 'pretrained' needs one"
     for at, ref in refs.items():
-        problem = model_problem(ref, chat=not at.endswith("pretrained_model"))
-        if problem:
+        if problem := model_problem(ref, chat=at.endswith(".model")):
             yield f"{at}: {problem}"
 
 
@@ -162,14 +137,12 @@ def _benchmark_problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _training_problems(recipe: Recipe) -> Iterator[str]:
-    found: dict[str, None] = {}
     for student, corpus in trainings(recipe):
         at = f"students.{student}.train"
         try:
             settings = training(recipe, student, corpus)
             accumulation(recipe, settings)
             if settings.deepspeed != "none" and settings.use_cpu:  # transformers then never starts DeepSpeed
-                found[f"{at}.deepspeed: {settings.deepspeed} cannot train with use_cpu"] = None
+                yield f"{at}.deepspeed: {settings.deepspeed} cannot train with use_cpu"
         except UserError as error:
-            found[f"{at}.{error}"] = None
-    yield from found
+            yield f"{at}.{error}"

@@ -8,8 +8,6 @@ A model's name is that of a teacher, a student (untrained), `STUDENT/CORPUS` (th
 corpus) or an assistant (such a training, merged with its start).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,7 +16,7 @@ from .sections import Filter, Model, Recipe, Train
 
 OTHERS = "others"  # in a table: every student that it does not name
 
-# Methods of the paper's tables that hold fewer than all; names as in `sections.paper_methods`.
+# Methods of the paper's tables that hold fewer than all; names as in `sections.METHODS`.
 PAPER_METHODS = {
     "table1": ("Strong Teacher CoT", "Half-size CoT"),
     "table3": ("Strong Teacher CoT", "Half-size CoT", "MiCoTA"),
@@ -95,18 +93,15 @@ def training(recipe: Recipe, student: str, corpus: str) -> Train:
         if name not in known:
             raise UserError(f"recipe {recipe.name}: no {kind} {name!r}; known: {', '.join(known)}")
     spec, settings = recipe.students[student], recipe.train
-    layers = [
-        spec.train,
-        *(spec.train_for.get(key, {}) for key in (*strong_teachers(recipe, corpus), corpus)),
-    ]
-    for layer in layers:
+    keys = (*strong_teachers(recipe, corpus), corpus)
+    for layer in (spec.train, *(spec.train_for.get(key, {}) for key in keys)):
         extra = {**settings.extra, **layer.get("extra", {})}
         settings = replace(settings, **{**layer, "extra": extra})
     return settings
 
 
 def filtering(recipe: Recipe, corpus: str) -> Filter:
-    """The filter of a corpus; L_max defaults to generation's max_tokens, where the responses are generated."""
+    """The filter of a corpus; L_max of responses that are generated defaults to generation's max_tokens."""
     spec = replace(recipe.filter, **recipe.corpora[corpus].filter)
     given = spec.max_tokens or recipe.corpora[corpus].file
     return spec if given else replace(spec, max_tokens=recipe.generation.max_tokens)
@@ -142,9 +137,8 @@ def baseline(recipe: Recipe) -> str | None:
 
 def table_names(recipe: Recipe) -> list[str]:
     """Tables that the recipe fills, in the paper's order, then its own; `figures` are Figures 2 to 4."""
-    given = list(recipe.tables) or ["table1", "table2", "table3"]
     bpc = ["table4"] if recipe.bpc.models and recipe.bpc.corpora else []
-    named = dict.fromkeys([*given, *bpc, "figures"])
+    named = {*(recipe.tables or ("table1", "table2", "table3")), *bpc, "figures"}
     return sorted(named, key=lambda name: (not name.startswith("table"), name))
 
 
@@ -159,8 +153,5 @@ def table_rows(recipe: Recipe, table: str) -> list[tuple[str, str]]:
     if given is None:
         main = dict(table_rows(recipe, "table2")) if "table2" in recipe.tables else recipe.students
         return [(student, method) for student in main for method in methods]
-    return [
-        (student, method)
-        for student in recipe.students
-        for method in given.get(student, given.get(OTHERS, []))
-    ]
+    others = given.get(OTHERS, [])
+    return [(student, method) for student in recipe.students for method in given.get(student, others)]

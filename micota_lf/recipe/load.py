@@ -3,10 +3,10 @@
     recipe = load_recipe("recipes/tiny.yaml", ["generation.max_tokens=128"])
 
 A layer is a file, each file that it `extends:` (once, even if several extend it), and last the overrides
-(`key.path=value`). They are laid over each other and the defaults, OmegaConf resolves `${...}`, pydantic checks
-what comes out, and an error names the layer that holds the value. A teacher, student, assistant or corpus set
-to null in a later layer is removed; `methods` and `tables` of a later file replace those of an earlier one.
-What the values mean together is checked by `check.py`.
+(`key.path=value`). They are laid over the defaults and each other, OmegaConf resolves `${...}`, pydantic
+checks what comes out, and an error names the layer that holds the value. A teacher, student, assistant or
+corpus set to null in a later layer is removed; `methods` and `tables` of a later file replace those of an
+earlier one. What the values mean together is checked by `check.py`.
 """
 
 import json
@@ -104,17 +104,17 @@ def _frozen(
     return recipe
 
 
-def _from_dots(items: Sequence[str], problems: list[str]) -> dict[str, Any]:
+def _from_dots(items: Sequence[str], problems: list[str]) -> Any:
     """`key.path=value` words as a nested mapping."""
     layer = OmegaConf.create()
     for item in items:
         try:
             if "=" not in item:
-                raise ValueError("is not of the form key.path=value")
+                raise ValueError("not of the form key.path=value")
             layer.merge_with_dotlist([item])
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             problems.append(f"{OVERRIDES}: {item!r}: {_first_line(error)}")
-    return dict[str, Any](OmegaConf.to_container(layer))  # type: ignore[arg-type]
+    return OmegaConf.to_container(layer)
 
 
 def _file_layers(path: Path, problems: list[str], children: tuple[Path, ...], read: set[Path]) -> Layers:
@@ -140,7 +140,7 @@ def _file_layers(path: Path, problems: list[str], children: tuple[Path, ...], re
     return [*(layer for layers in below for layer in layers), (str(path), raw)]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Any:
     """A file's YAML as plain data. Raises UserError saying what is wrong with it."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -149,7 +149,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise UserError("a recipe is a mapping of sections")
         if _nodes(node, {}) > MAX_NODES:
             raise UserError(f"aliases: written out, they make more than {MAX_NODES} values")
-        return dict[str, Any](OmegaConf.to_container(OmegaConf.create(text)))  # type: ignore[arg-type]
+        return OmegaConf.to_container(OmegaConf.create(text))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
@@ -190,12 +190,12 @@ def _laid(below: Any, above: Any) -> Any:
     return {**below, **{str(key): _laid(below.get(str(key)), value) for key, value in above.items()}}
 
 
-def _resolved(values: dict[str, Any], found: dict[str, str]) -> dict[str, Any]:
+def _resolved(values: dict[str, Any], found: dict[str, str]) -> Any:
     """The values with `${...}` written out; what cannot be is left out."""
     config = OmegaConf.create(values)
     while True:
         try:
-            return dict[str, Any](OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+            return OmegaConf.to_container(config, resolve=True)
         except OmegaConfBaseException as error:
             found[str(error.full_key).replace("[", ".").replace("]", "")] = _first_line(error)
             del error.parent_node[error.key]
@@ -219,20 +219,21 @@ def _removed(values: dict[str, Any]) -> dict[str, Any]:
 def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:
     """The recipe; what is wrong with single values is added to what has been found.
 
-    A value that is refused is left out, so that what the others mean together can be checked too; where one
-    that has no default is missing, there is no recipe.
+    A value that is refused is left out, so that what the others mean together can be checked too; there is no
+    recipe where a mapping is none, or one that has no default is missing.
     """
     for _ in range(2):
         try:
             return RECIPE.validate_python(values)
         except ValidationError as error:
-            for one in error.errors(include_url=False):
-                place = [part for part in one["loc"] if part != "[key]"]
-                found.setdefault(".".join(map(str, place)), _words(one, place))
-                *path, last = takewhile(
-                    lambda part: isinstance(part, str), place
-                )  # of a list, all of it goes
-                reduce(lambda node, part: node.get(part, {}), path, values).pop(last, None)
+            refused = error.errors(include_url=False)
+        for one in refused:
+            place: list[Any] = [part for part in one["loc"] if part != "[key]"]
+            found.setdefault(".".join(map(str, place)), _words(one, place))
+            *path, last = takewhile(lambda part: isinstance(part, str), place)  # of a list, all of it goes
+            reduce(lambda node, part: node.get(part, {}), path, values).pop(last, None)
+        if any(one["type"] in ("dataclass_type", "dict_type") for one in refused):
+            break
     return None
 
 

@@ -8,8 +8,6 @@ Limits and the mark `How` (a way of running, which enters no step's identity) st
     recipe.students["student-s"].model
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, get_type_hints
@@ -44,26 +42,24 @@ def _steps(number: int) -> int:
 # LLaMA-Factory's arguments that the library decides: they follow from the recipe or from the step.
 DECIDED = (
     "model_name_or_path", "model_revision", "trust_remote_code", "stage", "do_train", "dataset",
-    "dataset_dir", "media_dir", "tokenized_path", "output_dir", "overwrite_output_dir",
-    "resume_from_checkpoint",
-    "gradient_accumulation_steps", "default_system", "include_num_input_tokens_seen",
+    "dataset_dir", "media_dir", "tokenized_path", "output_dir", "overwrite_output_dir", "default_system",
+    "resume_from_checkpoint", "gradient_accumulation_steps", "include_num_input_tokens_seen",
 )  # fmt: skip
 
 
 def _extra(values: dict[str, Any]) -> dict[str, Any]:
-    stated = [f"train.{key}" for key in values if key in get_type_hints(Train)]
-    if stated:
-        raise ValueError(f"overrides what the recipe states: set {', '.join(stated)}")
-    decided = [key for key in values if key in DECIDED]
-    if decided:
-        raise ValueError(f"overrides what follows from the recipe or the step: {', '.join(decided)}")
+    problems = [f"set train.{key} instead" for key in values if key in get_type_hints(Train)]
+    problems += [f"{key} follows from the recipe or the step" for key in values if key in DECIDED]
+    if problems:
+        raise ValueError(f"overrides what the recipe states: {'; '.join(problems)}")
     return values
 
 
-def _names_directories(name: str) -> str:
+def _name(name: str) -> str:
     if not re.fullmatch(r"\w[\w.-]{,99}", name):
-        words = "must be letters, digits, dots, hyphens and underscores, at most 100: it names directories"
-        raise ValueError(words)
+        raise ValueError(
+            "must be at most 100 letters, digits, dots, hyphens, underscores: it names directories"
+        )
     return name
 
 
@@ -167,27 +163,21 @@ if not TYPE_CHECKING:
 
 
 class MergeMethod(NamedTuple):
-    """A method of mergekit: the keys that it takes beside weight, and where it was published."""
+    """A method of mergekit: the keys that it takes beside weight and normalize."""
 
-    paper: str
     parameters: tuple[str, ...] = ()  # of each model
     options: tuple[str, ...] = ("lambda", "int8_mask")  # of the merge
     base: bool = True  # whether there is a base model whose task vectors are merged
 
 
-MERGE_METHODS = {
-    "dare_ties": MergeMethod("arXiv 2311.03099", ("density",), ("lambda", "int8_mask", "rescale")),
-    "dare_linear": MergeMethod("arXiv 2311.03099", ("density",), ("lambda", "int8_mask", "rescale")),
-    "ties": MergeMethod("arXiv 2306.01708", ("density",)),
-    "task_arithmetic": MergeMethod("arXiv 2212.04089"),
-    "linear": MergeMethod("arXiv 2203.05482", (), (), base=False),
+MergeMethodName = Literal["dare_ties", "dare_linear", "ties", "task_arithmetic", "linear"]
+MERGE_METHODS: dict[MergeMethodName, MergeMethod] = {
+    "dare_ties": MergeMethod(("density",), ("lambda", "int8_mask", "rescale")),  # arXiv 2311.03099
+    "dare_linear": MergeMethod(("density",), ("lambda", "int8_mask", "rescale")),
+    "ties": MergeMethod(("density",)),  # arXiv 2306.01708
+    "task_arithmetic": MergeMethod(),  # arXiv 2212.04089
+    "linear": MergeMethod(options=(), base=False),  # arXiv 2203.05482
 }
-
-
-def _merge_method(name: str) -> str:
-    if name not in MERGE_METHODS:
-        raise ValueError(f"is not one of {', '.join(MERGE_METHODS)}")
-    return name
 
 
 @section
@@ -203,7 +193,7 @@ class Merge:
     preset: Literal["instruct", "pretrained"] = "instruct"
     pretrained_model: str | None = None
     pretrained_revision: str | None = None
-    merge_method: Annotated[str, AfterValidator(_merge_method)] = "dare_ties"
+    merge_method: MergeMethodName = "dare_ties"
     weight: float = 0.5
     density: Part = 0.5
     normalize: bool = False
@@ -216,8 +206,8 @@ class Merge:
     @property
     def pretrained(self) -> ModelRef | None:
         """The model that both task vectors start from, with the preset of that name."""
-        used = self.preset == "pretrained" and self.pretrained_model
-        return ModelRef(self.pretrained_model or "", self.pretrained_revision) if used else None
+        given = self.pretrained_model if self.preset == "pretrained" else None
+        return ModelRef(given, self.pretrained_revision) if given else None
 
 
 @section
@@ -240,7 +230,7 @@ class Corpus:
     from_: str | None = None
     file: str | None = None
     filter: FilterKeys = field(default_factory=dict)
-    mix: dict[str, float] = field(default_factory=dict)
+    mix: dict[str, Part] = field(default_factory=dict)
     size: Count | None = None
     seed: Natural = 0
 
@@ -351,15 +341,11 @@ class Engines:
     vllm: How[str] = "vllm serve"
 
 
-def paper_methods() -> dict[str, str | None]:
-    """Rows of the paper's Tables 2 and 3: method name to corpus (null: the student untrained)."""
-    return {
-        "Instruct": None,
-        "Strong Teacher CoT": "strong",
-        "Half-size CoT": "half",
-        "Mix-Long": "mix-long",
-        "MiCoTA": "micota",
-    }
+# Rows of the paper's Tables 2 and 3: method name to corpus (null: the student untrained).
+METHODS: dict[str, str | None] = {
+    "Instruct": None, "Strong Teacher CoT": "strong", "Half-size CoT": "half", "Mix-Long": "mix-long",
+    "MiCoTA": "micota",
+}  # fmt: skip
 
 
 @section
@@ -372,13 +358,13 @@ class Recipe:
     values come from (`micota plan --sources`).
     """
 
-    name: Annotated[str, AfterValidator(_names_directories)]
+    name: Annotated[str, AfterValidator(_name)]
     prompts: Prompts
     teachers: dict[str, Model] = field(default_factory=dict)
     students: dict[str, Student] = field(default_factory=dict)
     assistants: dict[str, Assistant] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict)
-    methods: dict[str, str | None] = field(default_factory=paper_methods)
+    methods: dict[str, str | None] = field(default_factory=METHODS.copy)
     tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
     filter: Filter = field(default_factory=Filter)

@@ -1,6 +1,6 @@
 """The lm-eval tasks that an evaluation may name, as their configs, and the benchmarks that they read.
 
-    expanded_tasks(Evaluation(tasks={"micota_tiny": "Tiny"}))     -> ["micota_tiny_two", "micota_tiny_three"]
+    chosen_tasks(Evaluation(tasks={"micota_tiny": "Tiny"}))       -> {"micota_tiny_two": {...}, ...}
     evaluated_benchmarks(Evaluation(tasks={"micota_gsm8k": ""}))  -> {"gsm8k": Benchmark("openai/gsm8k", ...)}
 
 One entry `evaluation.benchmarks.NAME`, of a recipe or of the package's data_info, makes the task
@@ -8,8 +8,6 @@ One entry `evaluation.benchmarks.NAME`, of a recipe or of the package's data_inf
 `evaluation.tasks` makes a group of these: `micota` of benchmarks.yaml, `micota_tiny` of tiny.yaml. Task files
 of the user's own stand beside them, or in their place.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
@@ -51,9 +49,8 @@ def known_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
 def own_contents(spec: Evaluation) -> list[str]:
     """What the user's own tasks are known by: digests of the directories that hold their files."""
     files = (Path(config["include"]) for config in chosen_tasks(spec).values())
-    return [
-        directory_digest(folder) for folder in sorted({file.parent for file in files if file.is_absolute()})
-    ]
+    folders = sorted({file.parent for file in files if file.is_absolute()})
+    return [directory_digest(folder) for folder in folders]
 
 
 def chosen_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
@@ -66,17 +63,10 @@ def chosen_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
             if name not in known:  # lm-eval's own have no gold answer that could be graded
                 hint = nearest(str(name), known)
                 raise UserError(f"tasks: {name!r} is neither this package's nor your own; {hint}")
-            if "group" in known[name]:
-                yield from expanded(known[name].get("task") or [])
-            else:
-                yield name, known[name]
+            config = known[name]
+            yield from expanded(config.get("task") or []) if "group" in config else [(name, config)]
 
     return dict(expanded(spec.tasks))
-
-
-def expanded_tasks(spec: Evaluation) -> list[str]:
-    """Names of the evaluation's tasks, each group replaced by its members."""
-    return list(chosen_tasks(spec))
 
 
 def evaluated_benchmarks(spec: Evaluation) -> dict[str, Benchmark]:
@@ -93,8 +83,7 @@ def evaluated_benchmarks(spec: Evaluation) -> dict[str, Benchmark]:
 def _package_groups() -> dict[str, TaskConfig]:
     groups = {}
     for file in sorted(DATA_INFO.glob("*.yaml")):
-        tasks = yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluation", {}).get("tasks")
-        if tasks:
+        if tasks := yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluation", {}).get("tasks"):
             name = "micota" if file.stem == "benchmarks" else f"micota_{file.stem}"
             groups[name] = {"group": name, "include": "_group.yaml", "task": list(tasks)}
     return groups
@@ -111,8 +100,7 @@ def _own_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
             raw = yaml.load(file.read_text(encoding="utf-8"), _TaskYaml)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
-        raw = raw if isinstance(raw, dict) else {}
-        kept = {key: raw[key] for key in ("group", "task", "metadata") if key in raw}
-        if isinstance(name := raw.get("group") or raw.get("task"), str):
+        if isinstance(raw, dict) and isinstance(name := raw.get("group") or raw.get("task"), str):
+            kept = {key: raw[key] for key in ("group", "task", "metadata") if key in raw}
             found[name] = {**kept, "include": str(file)}
     return found

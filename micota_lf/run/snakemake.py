@@ -52,7 +52,7 @@ def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> l
     return [step_id for step_id in plan.steps if step_id in needed & undone]
 
 
-def preflight(plan: Plan, pending: list[str]) -> None:
+def check_engines(plan: Plan, pending: list[str]) -> None:
     """Raise UserError if an engine or what it needs is missing, or a step asks for too many GPUs."""
     for step in (plan.steps[step_id] for step_id in pending):
         program = engine_argv(step.how["engine"])[0] if "engine" in step.how else ""
@@ -75,9 +75,9 @@ def run_plan(
 
     With `on_slurm`, each step but the quick ones is a Slurm job with these options (`hardware.slurm`), and
     `jobs` limits how many are in Slurm's hands. Raises StepFailed naming every failed step with its log and
-    command, StepLocked if another run is at work in the workspace, UserError as `preflight` does.
+    command, StepLocked if another run is at work in the workspace, UserError as `check_engines` does.
     """
-    preflight(plan, pending)
+    check_engines(plan, pending)
     with lease(workspace / RUN_LEASE, f"another run is at work in {workspace}"):
         frozen = freeze(plan, workspace, pending, on_slurm)
         if on_slurm is None:

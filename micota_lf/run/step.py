@@ -7,8 +7,8 @@
 Files of a step's directory besides its outputs: `step.json` (what it is), `log.txt` (the engine's words),
 `.lease` and `.lease.json` (who is at work), `failed.json` (why it failed), `done.json` (what was made:
 results, versions, times, sizes and hashes). `done.json` appears by rename after all outputs are checked; a
-step is done if and only if it exists. One that cannot be read is an error, not a step to do again: what damaged it
-may have damaged the outputs too, and a training with weights there would be taken for complete.
+step is done if and only if it exists. One that cannot be read is an error, not a step to do again: what
+damaged it may have damaged the outputs too, and a training with weights there would be taken for complete.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import platform
 import shutil
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 
 from ..errors import FREE_SOME, UserError
 from ..plan.plan import Plan, Step
-from ..stages import LOG, Context, Results, stage
+from ..stages import LOG, Context, Results, Stage, stage
 from ..system.files import PARTIAL, read_json, sha256_file, write_json
 from ..system.gpus import assigned_gpus
 from ..system.locks import holder, lease
@@ -73,11 +74,10 @@ def execute(context: Context, step: Step, facts: Record, quiet: bool = False) ->
             left.unlink(missing_ok=True)
         resumed = (directory / LOG).is_file()
         write_json(directory / "step.json", {**asdict(step), **facts})
-        if quiet:
-            _print_to(directory / LOG)
         started, began = time.time(), time.monotonic()
         try:
-            results = _work(context, kind.run, kind.check, kind.hub, facts.get("gpus_of", step.gpus))
+            with _printing_to(directory / LOG) if quiet else nullcontext():
+                results = _work(context, kind, facts.get("gpus_of", step.gpus))
         except Exception as error:
             with suppress(OSError):  # a full disk, mostly: the first error says more
                 failed = {"error": str(error) or repr(error), "command": "".join(context.commands[-1:])}
@@ -100,24 +100,34 @@ def execute(context: Context, step: Step, facts: Record, quiet: bool = False) ->
         return results
 
 
-def _work(context: Context, run: Any, check: Any, hub: bool, machine_gpus: int) -> Results:
+def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
     """The stage's work, with GPUs for this step alone out of those that the recipe counts."""
     env = cpu_env(context.threads, context.gpus)
-    if not hub and all(Path(given.ref).is_absolute() or given.local for given in context.inputs.values()):
+    if not kind.hub and all(
+        Path(given.ref).is_absolute() or given.local for given in context.inputs.values()
+    ):
         env["HF_HUB_OFFLINE"] = "1"  # nothing to look up: do not wait for a hub
     locks = context.directory.parent.parent / ".micota" / "gpus"
     with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):
-        check(context)
-        results: Results = run(context)
-    return results
+        kind.check(context)
+        return kind.run(context)
 
 
-def _print_to(log: Path) -> None:
-    """Send what this process and its children print from now on to a log."""
+@contextmanager
+def _printing_to(log: Path) -> Iterator[None]:
+    """Send what this process and its children print to a log."""
     sys.stdout.flush()
+    before = [os.dup(number) for number in (1, 2)]
     with log.open("ab") as handle:
-        os.dup2(handle.fileno(), 1)
-        os.dup2(handle.fileno(), 2)
+        for number in (1, 2):
+            os.dup2(handle.fileno(), number)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for number, saved in zip((1, 2), before, strict=True):
+            os.dup2(saved, number)
+            os.close(saved)
 
 
 def finished(directory: Path, *keys: str) -> Record | None:

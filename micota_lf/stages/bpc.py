@@ -11,8 +11,6 @@ model's context are split into windows, never cut (lm_eval utils.get_rolling_tok
 In: a model, corpora. Out: `bpc.json` (per corpus: mean, 95% interval, n, unit) and `texts.jsonl`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

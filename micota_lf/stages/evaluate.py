@@ -10,15 +10,12 @@ tokens and reflection words) and `numerics.json` (what last digits, and so greed
     tasks_folder()                                       -> a folder of all tasks, for --include_path
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +38,16 @@ from . import LOG, Context, Results, Stage
 
 SHARED = sorted((Path(__file__).parent / "tasks").glob("*.*"))  # what rendered tasks include and call
 # What does not change a model's responses, or enters by its content.
+BENCHMARKS = TypeAdapter(dict[str, Benchmark])
 NOT_RESPONSES = ("tasks", "benchmarks", "data_dir", "include_path", "verdict", "overlap_words")
 
 
 def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[str]:
     """The lm_eval command line that evaluates a model on the recipe's benchmarks, and grades."""
-    spec = replace(recipe.evaluation, benchmarks=evaluated_benchmarks(recipe.evaluation))
-    engine, tasks = shlex.split(recipe.engines.lm_eval), list(chosen_tasks(spec))
-    model, folder = ModelRef(model_path), tasks_folder(spec)
-    arguments = render(spec, model, recipe.hardware.gpus, folder, tasks, output_dir)
-    return [*engine, *arguments, *generation_arguments(spec, recipe.prompts)]
+    spec, engine, gpus = recipe.evaluation, shlex.split(recipe.engines.lm_eval), recipe.hardware.gpus
+    tasks = list(chosen_tasks(spec))
+    arguments = render(spec, ModelRef(model_path), gpus, tasks_folder(spec), tasks, output_dir)
+    return [*engine, *arguments, *generation_arguments(spec, recipe.prompts, how(recipe)["benchmarks"])]
 
 
 def config(recipe: Recipe) -> dict[str, Any]:
@@ -74,7 +71,7 @@ def how(recipe: Recipe) -> dict[str, Any]:
     return {
         "evaluation": running(spec),
         "include_path": str(Path(given).expanduser().absolute()) if given else None,
-        "benchmarks": _stated(evaluated_benchmarks(spec)),
+        "benchmarks": BENCHMARKS.dump_python(evaluated_benchmarks(spec), exclude_defaults=True),
         "engine": recipe.engines.lm_eval,
     }
 
@@ -97,16 +94,12 @@ def write_tasks(folder: Path, configs: Mapping[str, TaskConfig]) -> Path:
     return folder
 
 
-def generation_arguments(spec: Evaluation, prompts: Prompts) -> list[str]:
-    """Arguments of `lm_eval` for generation tasks: chat template, greedy unless a task samples.
-
-    The benchmarks of `spec` are the evaluated ones, where they are.
-    """
+def generation_arguments(spec: Evaluation, prompts: Prompts, benchmarks: Mapping[str, Any]) -> list[str]:
+    """Arguments of `lm_eval` for generation tasks: chat template, greedy unless a task samples."""
     # Said outright: the hf backend would take the repetition penalty that the model ships.
     generation = {"max_gen_toks": spec.max_gen_toks, "repetition_penalty": 1.0}
-    known = {"benchmarks": _stated(spec.benchmarks), "template": prompts.template}
-    metadata = json.dumps({**known, "max_gen_toks": spec.max_gen_toks})
-    said = ["--gen_kwargs", json.dumps(generation), "--metadata", metadata]
+    known = {"benchmarks": benchmarks, "template": prompts.template, "max_gen_toks": spec.max_gen_toks}
+    said = ["--gen_kwargs", json.dumps(generation), "--metadata", json.dumps(known)]
     system = ["--system_instruction", prompts.system] if prompts.system else []
     return [*said, "--apply_chat_template", *system]
 
@@ -156,15 +149,16 @@ def check(step: Context) -> None:
 
 def run(step: Context) -> Results:
     """Let lm-eval ask the model without grading, then grade its samples."""
-    given = {name: Benchmark(**values) for name, values in step.how["benchmarks"].items()}
-    tasks = dict.fromkeys(step.config["tasks"], "")
-    where = {"tasks": tasks, "benchmarks": given, "include_path": step.how["include_path"]}
-    spec = joined(Evaluation, step.config["evaluation"], step.how["evaluation"], where)
-    prompts = joined(Prompts, {"path": ""}, step.config["prompts"])
-    ask(step, spec, chosen_tasks(spec), *generation_arguments(spec, prompts), "--predict_only")
+    config, how = step.config, step.how
+    # Of the benchmarks, tasks need the names alone.
+    given = {**how, "tasks": dict.fromkeys(config["tasks"], "")}
+    spec = joined(Evaluation, config["evaluation"], how["evaluation"], given)
+    prompts = joined(Prompts, {"path": ""}, config["prompts"])
+    said = generation_arguments(spec, prompts, how["benchmarks"])
+    ask(step, spec, chosen_tasks(spec), *said, "--predict_only")
     write_numerics(step, spec)
     try:
-        return finish(step.directory, list(tasks), step.inputs["model"], spec.max_gen_toks)
+        return finish(step.directory, config["tasks"], step.inputs["model"], spec.max_gen_toks)
     except UserError as error:  # hours after the start: what lm-eval left must not be taken for bad input
         raise StepFailed(f"lm_eval's samples cannot be graded: {error}") from error
 
@@ -249,14 +243,6 @@ def progress(directory: Path) -> str:
     """How far lm-eval's own progress bar in the log is, as `200/400 requests`."""
     bars = re.findall(r"Running \w+ requests:.*?(\d+/\d+) \[", log_tail(directory / LOG, 3))
     return f"{bars[-1]} requests" if bars else ""
-
-
-def _stated(benchmarks: Mapping[str, Benchmark]) -> dict[str, Any]:
-    """The benchmarks as plain mappings, without values that are the default."""
-    plain: dict[str, Any] = TypeAdapter(dict[str, Benchmark]).dump_python(
-        dict(benchmarks), exclude_defaults=True
-    )
-    return plain
 
 
 STAGE = Stage(run, check, progress, hub=True)  # a task's data set

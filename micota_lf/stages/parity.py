@@ -17,9 +17,10 @@ import copy
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import UserError, nearest
@@ -58,31 +59,39 @@ def available() -> bool:
 
 
 def template_parity(
-    model: ModelRef, template: str, prompts: Prompts, data_arguments: Mapping[str, Any] | None = None
+    model: ModelRef, template: str, prompts: Prompts, extra: Mapping[str, Any] = MappingProxyType({})
 ) -> Parity:
     """Compare a LLaMA-Factory template with a model's chat template on sample conversations.
 
     The conversations have the system message of `prompts`, or none: only what a recipe uses must agree. The
-    first one that differs is told. Raises UserError if the tokenizer or the template cannot be had.
+    first one that differs is told, and what cannot be compared. `extra` are the training's.
     """
+    unknown = _unknown_names(template, extra)
+    try:
+        return Parity(unknown=unknown) if unknown else _compared(model, template, prompts, extra)
+    except (UserError, OSError, ValueError) as error:
+        return Parity([str(error).splitlines()[0]])
+
+
+def _compared(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[str, Any]) -> Parity:
     from transformers import AutoTokenizer
 
-    counter, arguments = load_chat(model), dict(data_arguments or {})
+    counter, after_end = load_chat(model), ""
     original, tokenizer = (
         AutoTokenizer.from_pretrained(model.resolved, revision=model.revision, trust_remote_code=False)
         for _ in range(2)
     )
     if original.chat_template is None:
         raise UserError(f"{model.ref}: has no chat template")
-    if prompts.system:
-        arguments.setdefault("default_system", prompts.system)
-    stops = _stop_tokens(model, original)
-    after_end = ""
-    encode = _supervised(tokenizer, template, arguments)
+    system = {"default_system": prompts.system} if prompts.system else {}
+    arguments = {**system, **{key: value for key, value in extra.items() if key in DATA_ARGUMENTS}}
+    encode, stops = _supervised(tokenizer, template, arguments), _stop_tokens(model, original)
     for name, (problem, response) in SAMPLES.items():
         messages = chat(problem, prompts)
-        prompt = original.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        saved = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        prompt, saved = (
+            one.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            for one in (original, tokenizer)
+        )
         if saved != prompt:  # LLaMA-Factory saves its own with the trained model
             return Parity([f"template {template!r} replaces the model's chat template by another"])
         training = encode(messages[-1]["content"], response)
@@ -90,30 +99,13 @@ def template_parity(
         row = {"prompt": messages[-1]["content"], "response": response}
         counted = overlong([row], counter, NO_CUTOFF, prompts.system).longest
         if not found and counted != len(training):
-            found = [f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"]
+            found = f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"
         if found:
-            return Parity([f"template {template!r}, {name}: {line}" for line in found])
+            return Parity([f"template {template!r}, {name}: {found}"])
     return Parity([], after_end)
 
 
-def compare(asked: dict[str, Any]) -> list[Parity]:
-    """The answers to preflight's questions; what cannot be compared is a problem, not an error."""
-    made: dict[str, Parity] = {}
-    prompts = Prompts(**asked["prompts"])
-    for one in asked["trainings"]:
-        if repr(one) not in made:
-            extra, given = one["extra"], (ModelRef(**one["model"]), one["template"], prompts)
-            arguments = {key: value for key, value in extra.items() if key in DATA_ARGUMENTS}
-            unknown = unknown_names(one["template"], extra)
-            try:
-                result = Parity() if unknown else template_parity(*given, arguments)
-            except (UserError, OSError, ValueError) as error:
-                result = Parity([str(error).splitlines()[0]])
-            made[repr(one)] = replace(result, unknown=unknown)
-    return [made[repr(one)] for one in asked["trainings"]]
-
-
-def unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
+def _unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
     """A line for a template and for each argument that LLaMA-Factory does not know (hparams/parser.py)."""
     from llamafactory.data.template import TEMPLATES
     from llamafactory.hparams.parser import _TRAIN_ARGS
@@ -123,35 +115,34 @@ def unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
     asked = {f"extra.{key}: LLaMA-Factory has no such argument": (key, known) for key in extra}
     asked[f"template: LLaMA-Factory has no template {template!r}"] = (template, list(TEMPLATES))
     return [
-        f"train.{words}; {nearest(key, names)}" for words, (key, names) in asked.items() if key not in names
+        f"train.{said}; {nearest(key, names)}" for said, (key, names) in asked.items() if key not in names
     ]
 
 
 def _differences(
     training: list[int], tokenizer: Any, prompt: str, response: str, stops: set[int]
-) -> tuple[list[str], str]:
-    """How training's tokens differ from inference's, and what training adds after the end of turn."""
+) -> tuple[str, str]:
+    """How training's tokens differ from inference's (or nothing), and what training adds at the end."""
     asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    if len(tokenizer(prompt)["input_ids"]) > len(asked) and not prompt.startswith(
-        tokenizer.bos_token or "\0"
-    ):
-        return ["the tokenizer adds a start token that the chat template has not: lm-eval would add it"], ""
+    more = len(tokenizer(prompt)["input_ids"]) > len(asked)
+    if more and not prompt.startswith(tokenizer.bos_token or "\0"):
+        return "the tokenizer adds a start token that the chat template has not: lm-eval would add it", ""
     # A thought that the prompt opens is not the response's.
     answer = response.removeprefix(opened_thought(prompt))
     inference = asked + tokenizer(answer, add_special_tokens=False)["input_ids"]
     ending = training[len(inference) :]
     if training[: len(inference)] != inference:
-        pairs = zip(training, inference, strict=False)
-        at = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(training), len(inference)))
+        both = zip(training, inference, strict=False)
+        at = next((n for n, (a, b) in enumerate(both) if a != b), min(len(training), len(inference)))
         shown = [repr(tokenizer.decode(ids[at : at + SHOWN])) for ids in (training, inference)]
-        return [f"tokens differ from position {at}: training {shown[0]}, inference {shown[1]}"], ""
+        return f"tokens differ from position {at}: training {shown[0]}, inference {shown[1]}", ""
     if not ending:
-        return ["no end-of-turn token is trained: responses would not end"], ""
+        return "no end-of-turn token is trained: responses would not end", ""
     if ending[0] not in stops:
-        at_what = ", ".join(repr(tokenizer.decode([stop])) for stop in sorted(stops))
+        wanted = ", ".join(repr(tokenizer.decode([stop])) for stop in sorted(stops))
         last = tokenizer.decode(ending[:1])
-        return [f"training ends a response with {last!r}, but inference stops at {at_what}"], ""
-    return [], tokenizer.decode(ending[1:])
+        return f"training ends a response with {last!r}, but inference stops at {wanted}", ""
+    return "", tokenizer.decode(ending[1:])
 
 
 def _supervised(
@@ -195,4 +186,9 @@ def _stop_tokens(model: ModelRef, tokenizer: Any) -> set[int]:
 
 
 if __name__ == "__main__":
-    write_json(Path(sys.argv[2]), [asdict(one) for one in compare(read_json(Path(sys.argv[1])))])
+    questions = read_json(Path(sys.argv[1]))
+    made = {
+        key: template_parity(ModelRef(**one.pop("model")), prompts=Prompts(**one.pop("prompts")), **one)
+        for key, one in questions.items()
+    }
+    write_json(Path(sys.argv[2]), {key: asdict(found) for key, found in made.items()})

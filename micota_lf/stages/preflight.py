@@ -30,7 +30,7 @@ from ..recipe.lineage import filtering, model_of, shown_teachers, training, trai
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
 from ..system.fields import identity, joined
-from ..system.files import read_json, write_json
+from ..system.files import digest, read_json, write_json
 from . import Context, Results, Settings, Stage, merge_check, parity
 
 ASKED, FOUND = "templates.json", "parity.json"
@@ -196,31 +196,34 @@ def _cutoff(one: Mapping[str, Any], tokens: Chat, prompt: int, system: str | Non
 
 def _templates(step: Context, prompts: Prompts, chats: Mapping[str, Chat], report: Report) -> None:
     """Compare each training's template with the model's chat template, and its `extra` with LLaMA-Factory."""
-    trainings = [one for one in step.config["trainings"] if one["model"] in chats]
-    if not trainings:
-        return
     if not parity.available():
         report.facts.append("train.template: not compared, llamafactory cannot be imported here")
         return
-    asked = [
-        {"model": asdict(step.inputs[one["model"]]), "template": one["template"], "extra": one["extra"]}
-        for one in trainings
-    ]
-    write_json(step.directory / ASKED, {"prompts": asdict(prompts), "trainings": asked})
+    asked: dict[str, Any] = {}
+    places = {}
+    for one, strict in zip(step.config["trainings"], step.how["check_template"], strict=True):
+        if one["model"] in chats:
+            question = {"model": asdict(step.inputs[one["model"]]), "prompts": asdict(prompts)}
+            question |= {key: one[key] for key in ("template", "extra")}
+            places[digest([one["model"], question])] = f"train.template ({one['model']})", strict
+            asked[digest([one["model"], question])] = question
+    if not asked:
+        return
+    write_json(step.directory / ASKED, asked)
     step.engine([sys.executable, "-m", parity.__name__, ASKED, FOUND])
-    checked = dict(zip(map(repr, step.config["trainings"]), step.how["check_template"], strict=True))
-    for one, answer in zip(trainings, read_json(step.directory / FOUND), strict=True):
-        template, at = one["template"], f"train.template ({one['model']})"
-        after = (
-            f"; training adds {answer['after_end']!r} after the end of turn" if answer["after_end"] else ""
+    unknown: list[str] = []
+    for key, answer in read_json(step.directory / FOUND).items():
+        (at, strict), added = places[key], answer["after_end"]
+        unknown += answer["unknown"]
+        (report.problems if strict else report.warnings).extend(
+            f"{at}: {line}" for line in answer["problems"]
         )
-        same = f"{at}: {template!r} gives the tokens of the chat template{after}"
-        lines = report.problems if checked[repr(one)] else report.warnings
-        new = [f"{at}: {line}" for line in answer["problems"]]
-        if not new:
-            lines, new = report.facts, [] if answer["unknown"] else [same]
-        lines += [line for line in new if line not in lines]
-        report.problems += [line for line in answer["unknown"] if line not in report.problems]
+        if not answer["problems"] and not answer["unknown"]:
+            after = f"; training adds {added!r} after the end of turn" if added else ""
+            report.facts.append(
+                f"{at}: {asked[key]['template']!r} gives the tokens of the chat template{after}"
+            )
+    report.problems += dict.fromkeys(unknown)
 
 
 def _merge(at: str, pretrained: ModelRef, before: ModelRef, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""Marks on the fields of a recipe's sections: limits, and which values say how something is run, not what comes out.
+"""Marks on the fields of a recipe's sections: limits, and which values say how to run, not what comes out.
 
     @section
     class Sampling:
@@ -12,15 +12,13 @@
 Sections are frozen dataclasses; pydantic reads the limits when a recipe is loaded (recipe/load.py).
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
 from annotated_types import Ge, Gt, Interval
-from pydantic import Strict
+from pydantic import ConfigDict, Strict, with_config
 
 T = TypeVar("T")
 
@@ -36,17 +34,16 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Part = Annotated[float, Interval(gt=0, le=1)]
 
 # `from_` and `lambda_` are written `from` and `lambda`, which Python reserves.
-CONFIG = {
-    "extra": "forbid", "coerce_numbers_to_str": True, "allow_inf_nan": False,
-    "alias_generator": lambda name: name.removesuffix("_"),
-}  # fmt: skip
+CONFIG = ConfigDict(
+    extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False,
+    alias_generator=lambda name: name.removesuffix("_"),
+)  # fmt: skip
 
 
 @dataclass_transform(frozen_default=True)
 def section(cls: type[T]) -> type[T]:
     """A section of the recipe: a frozen dataclass that pydantic checks strictly."""
-    cls.__pydantic_config__ = CONFIG  # type: ignore[attr-defined]
-    return dataclass(frozen=True)(cls)
+    return dataclass(frozen=True)(with_config(CONFIG)(cls))
 
 
 def keys_of(cls: type) -> type:
@@ -55,8 +52,7 @@ def keys_of(cls: type) -> type:
 
     make: Any = TypedDict  # mypy wants the names spelt out
     keys: type = make(f"{cls.__name__}Keys", get_type_hints(cls, include_extras=True), total=False)
-    keys.__pydantic_config__ = CONFIG  # type: ignore[attr-defined]
-    return keys
+    return with_config(CONFIG)(keys)
 
 
 @cache
@@ -68,20 +64,17 @@ def running_names(cls: Any) -> frozenset[str]:
 
 def identity(values: Any, *omit: str) -> dict[str, Any]:
     """The values of a section that decide results, without those named."""
+    left_out = running_names(values.__class__) | {*omit}
+    return {name: value for name, value in asdict(values).items() if name not in left_out}
+
+
+def running(values: Any) -> dict[str, Any]:
+    """The values of a section that say how."""
     how = running_names(values.__class__)
-    return _chosen(values, lambda name: name not in how, omit)
-
-
-def running(values: Any, *omit: str) -> dict[str, Any]:
-    """The values of a section that say how, without those named."""
-    return _chosen(values, running_names(values.__class__).__contains__, omit)
+    return {name: value for name, value in asdict(values).items() if name in how}
 
 
 def joined(cls: type[T], *parts: Mapping[str, Any]) -> T:
     """A section from its parts; keys that it does not have are left out."""
     known = get_type_hints(cls)
     return cls(**{key: value for part in parts for key, value in part.items() if key in known})
-
-
-def _chosen(values: Any, wanted: Callable[[str], bool], omit: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name, value in asdict(values).items() if wanted(name) and name not in omit}

@@ -6,8 +6,6 @@ In: paths and plain data. Out: JSON and JSON Lines files that appear by rename.
     rows = read_jsonl("corpus.jsonl")
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -117,9 +115,9 @@ def _row(line: str | bytes) -> Row:
     return row
 
 
-def read_jsonl(path: str | Path, repair: bool = False) -> list[Row]:
+def read_jsonl(path: str | Path) -> list[Row]:
     """All rows of a JSON Lines file, as `iter_jsonl` reads them."""
-    return list(iter_jsonl(path, repair))
+    return list(iter_jsonl(path))
 
 
 def write_yaml(path: str | Path, data: Any) -> None:
@@ -133,7 +131,7 @@ def digest(data: Any, length: int = 12) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def file_digest(path: str | Path, length: int = 16) -> str:
+def file_digest(path: str | Path) -> str:
     """Hex digest that identifies a file's content (size and both ends above 64 MiB)."""
     with Path(path).open("rb") as handle:
         size = os.stat(handle.fileno()).st_size
@@ -142,7 +140,7 @@ def file_digest(path: str | Path, length: int = 16) -> str:
             sha.update(handle.read(END_BYTES))
             handle.seek(-END_BYTES, os.SEEK_END)
         sha.update(handle.read())
-    return sha.hexdigest()[:length]
+    return sha.hexdigest()[:16]
 
 
 def sha256_file(path: str | Path) -> str:

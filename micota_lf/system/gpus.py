@@ -9,8 +9,6 @@ and host, freed by the kernel if the step is killed. GPUs that Slurm gave to thi
 of a larger allocation, in which a whole run may live, it takes its share like anywhere else.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil
@@ -18,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 
 from .locks import try_lock
@@ -63,12 +62,8 @@ def assigned_gpus(count: int, of: int, locks: Path) -> Iterator[dict[str, str]]:
     locks.mkdir(parents=True, exist_ok=True)
     while True:
         with ExitStack() as held:
-            taken: list[str] = []
-            for name in names:
-                lock = try_lock(locks / f"{platform.node()}-{name}.lock") if len(taken) < count else None
-                if lock:
-                    held.callback(lock.release)
-                    taken.append(name)
+            free = (name for name in names if try_lock(locks / f"{platform.node()}-{name}.lock", held))
+            taken = list(islice(free, count))
             if len(taken) == count:
                 yield {"CUDA_VISIBLE_DEVICES": ",".join(taken)}
                 return

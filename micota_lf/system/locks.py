@@ -1,6 +1,6 @@
 """Locks and leases: one process at a time, also where several machines share a directory.
 
-    lock = try_lock("gpus/node1-0.lock")              # None: somebody else on this machine has it
+    try_lock("gpus/node1-0.lock", held)               # False: somebody else on this machine has it
     with lease(Path("train/x/.lease"), "train/x is being worked on"):
         ...                                           # StepLocked names the holder: host, process, Slurm job
 
@@ -11,14 +11,12 @@ PATIENCE_SECONDS of the waiter's own clock: machines' clocks differ and jump. NA
 the holder is, for people.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,12 +30,13 @@ PATIENCE_SECONDS = 120.0  # above the beat plus the minute for which NFS may sho
 POLL_SECONDS = 0.5
 
 
-def try_lock(path: str | Path) -> FileLock | None:
-    """The held lock of a file, to be released, or None if it is held elsewhere; a killed holder's is free."""
-    lock = FileLock(path)
-    with suppress(Timeout):
-        lock.acquire(timeout=0)
-    return lock if lock.is_locked else None
+def try_lock(path: str | Path, held: ExitStack) -> bool:
+    """Lock a file until `held` closes; False if it is locked elsewhere. A killed holder's is free."""
+    try:
+        held.enter_context(FileLock(path, timeout=0))
+    except Timeout:
+        return False
+    return True
 
 
 @contextmanager
@@ -51,7 +50,6 @@ def lease(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
     note = _note(path)
     me = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"),
           "since": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "started": _started(os.getpid())}  # fmt: skip
-    text = json.dumps(me) + "\n"
     touched: set[int] = set()
 
     def lives() -> bool:
@@ -73,11 +71,11 @@ def lease(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
         name = "{pid} on {host} since {since}".format(**who) if who else "unknown"
         raise StepLocked(f"{busy} ({job}process {name})") from None
     try:
-        note.write_text(text, encoding="utf-8")
+        note.write_text(json.dumps(me) + "\n", encoding="utf-8")
         yield
     finally:
         with suppress(OSError):
-            if note.read_text(encoding="utf-8") == text:
+            if _read(note) == me:
                 note.unlink()
         held.release()
 

@@ -4,8 +4,6 @@ argv = [*engine_argv("llamafactory-cli"), "train", "/abs/train.yaml"]
 code = run_logged(argv, Path("/abs/step"), Path("/abs/step/log.txt"), OMP_NUM_THREADS="1")
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import re
@@ -23,9 +21,7 @@ from typing import Any
 
 from ..errors import UserError
 
-ENGINE_PACKAGES = ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch", "math-verify")
 STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # At a line's start, or after a logger's `[core.py:708] ` or torchrun's `[rank0]: `.
 NAMED_ERROR = re.compile(r"(?:^|\]:? )([\w.]+Error: .+)", re.MULTILINE)
 # Looks again, as one may have started another meanwhile, but not for ever: some cannot die.
@@ -72,7 +68,7 @@ def cpu_env(threads: int, gpus: int) -> dict[str, str]:
 def versions() -> dict[str, str]:
     """Installed versions of the engines, by package name; absent ones are left out."""
     found = {}
-    for package in ENGINE_PACKAGES:
+    for package in ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch", "math-verify"):
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
@@ -139,7 +135,7 @@ def _end_group(leader: subprocess.Popen[bytes]) -> None:
     leader.wait()
 
 
-def log_tail(log: Path, lines: int = 15) -> str:
+def log_tail(log: Path, lines: int) -> str:
     """The last lines of a log, without progress bars' carriage returns."""
     if not log.is_file():
         return ""
@@ -171,4 +167,4 @@ def vllm_numerics(log: Path) -> dict[str, Any]:
 def die_with_parent(number: int = signal.SIGKILL) -> None:
     """Have the kernel send this process a signal when the one that started it ends (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG of linux/prctl.h

@@ -96,12 +96,12 @@ def batches(
             )
 
 
-def evaluate(folder: Path, data: Path) -> dict[str, Any]:
+def evaluate(folder: Path, data: Path, limit: int | None) -> dict[str, Any]:
     """Score a stored model on a data file, greedily: n, correct, mean tokens without the end marker, cut."""
     sampling = Generation(max_tokens=320, dtype="float32", batch_size=100)
     with TemporaryDirectory() as scratch:
         generate(
-            ModelRef(str(folder.absolute())), Prompts(str(data)), Path(scratch, "responses.jsonl"), sampling
+            ModelRef(str(folder)), Prompts(str(data), limit=limit), Path(scratch, "responses.jsonl"), sampling
         )
         rows = read_jsonl(Path(scratch, "responses.jsonl"))
     return {
@@ -112,7 +112,7 @@ def evaluate(folder: Path, data: Path) -> dict[str, Any]:
     }
 
 
-def train_member(name: str, out: Path, scale: float) -> dict[str, Any]:
+def train_member(name: str, out: Path, scale: float, limit: int | None) -> dict[str, Any]:
     """Train one model into `out/name`, append to `out/training_log.jsonl`, and return its table row."""
     torch.set_num_threads(1)
     member, tokenizer = FAMILY[name], AutoTokenizer.from_pretrained(out / "tokenizer")
@@ -176,7 +176,9 @@ def train_member(name: str, out: Path, scale: float) -> dict[str, Any]:
     tokenizer.save_pretrained(out / name)
     row = {"model": name, "parameters": model.num_parameters(), "minutes": (time.process_time() - start) / 60}
     row |= {"bytes": sum(file.stat().st_size for file in (out / name).iterdir())}
-    return row | {bench: evaluate(out / name, out / f"data/{bench}.jsonl") for bench in ("two", "three")}
+    return row | {
+        bench: evaluate(out / name, out / f"data/{bench}.jsonl", limit) for bench in ("two", "three")
+    }
 
 
 def main() -> None:
@@ -186,14 +188,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="new folder for models, data, log and table")
     parser.add_argument("--only", choices=FAMILY, action="append", help="train this model only (repeatable)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training tokens (default 1)")
+    parser.add_argument("--limit", type=int, help="problems of each benchmark (default all)")
     args = parser.parse_args()
+    args.out = args.out.absolute()  # a relative path would be taken for an id on the hub
     args.out.mkdir(parents=True, exist_ok=True)
     write_data(args.out / "data")
     build_tokenizer().save_pretrained(args.out / "tokenizer")
     heads = "model | parameters | kB | CPU minutes | benchmark | n | accuracy, 95% interval | tokens | cut"
     lines = [f"| {heads} |", "|---" * heads.count("|") + "|---|"]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(train_member, name, args.out, args.scale) for name in args.only or FAMILY]
+        jobs = [
+            pool.submit(train_member, name, args.out, args.scale, args.limit) for name in args.only or FAMILY
+        ]
         for job in jobs:
             row = job.result()
             about = f"{row['model']} | {row['parameters']:,} | {row['bytes'] // 1000} | {row['minutes']:.1f}"

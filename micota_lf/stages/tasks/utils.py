@@ -3,8 +3,6 @@
 A copy of this file lies beside them; lm-eval imports it by its path, so it imports the package absolutely.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from datasets import Dataset

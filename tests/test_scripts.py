@@ -1,0 +1,159 @@
+"""Every script of tools/ and benchmarks/ and every target of the Makefile is started at a small size."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import BENCHMARKS, ROOT
+
+from micota_lf.cli.main import main
+from micota_lf.inputs.references import ModelRef
+
+VLLM = os.environ.get("MICOTA_VLLM_PYTHON", "")
+NEEDS_VLLM = pytest.mark.skipif(
+    not VLLM, reason="MICOTA_VLLM_PYTHON names no Python with vLLM (make test-vllm)"
+)
+NEEDS_BENCHMARKS = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=f"no benchmarks at {BENCHMARKS}")
+SLOW = pytest.mark.slow
+
+SCRIPTS = {
+    path.relative_to(ROOT).as_posix(): path
+    for folder in ("tools", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "__main__" in path.read_text()  # the others are imported by these
+}
+"""What a person can start, by its path from the root."""
+
+ASKED = {
+    "model": str(ModelRef("tiny:student-s").local), "prompts": ["What is 1+2?"] * 2, "lengths": [2, 3],
+    "engine": {"dtype": "float32", "enforce_eager": True, "max_model_len": 64},
+}  # fmt: skip
+
+# A script, its arguments (`{out}` is an empty folder) and marks; a script may have several cases.
+CASES = [
+    pytest.param("tools/count_lines.py", "--all"),
+    pytest.param(
+        "tools/tiny_family/train.py", "--out {out} --only student-s --scale 0.005 --limit 4", marks=SLOW
+    ),
+    pytest.param("benchmarks/generation.py", "", marks=SLOW),
+    pytest.param(
+        "benchmarks/generation.py", f"--vllm {VLLM} --prompts 8 --rounds 1", marks=[SLOW, NEEDS_VLLM]
+    ),
+    pytest.param("benchmarks/grading.py", "--rows 40", marks=SLOW),
+    pytest.param(
+        "benchmarks/grading_accuracy.py", f"{BENCHMARKS} --only legacy", marks=[SLOW, NEEDS_BENCHMARKS]
+    ),
+    pytest.param("benchmarks/offline.py", "loop {out}/asked.json {out}/rows.json", marks=[SLOW, NEEDS_VLLM]),
+    pytest.param("benchmarks/orchestration.py", "--no-run", marks=SLOW),
+    pytest.param("benchmarks/widened.py", "tiny:student-s {out}/wide", marks=SLOW),
+]
+
+
+def name_of(value):
+    """A case's name: `vllm` is in the names of those that `make test-vllm` runs."""
+    return value if value in SCRIPTS else "vllm" if VLLM and VLLM in value else "small"
+
+
+def started(*words, **more):
+    """Standard output of a command that must succeed; the message shows what it said."""
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, **more)
+    assert done.returncode == 0, (words, done.stdout[-1500:], done.stderr[-1500:])
+    return done.stdout
+
+
+def test_every_script_has_a_case():
+    assert {case.values[0] for case in CASES} == set(SCRIPTS)
+
+
+@pytest.mark.parametrize(("script", "arguments"), CASES, ids=name_of)
+def test_a_script_runs_at_a_small_size(script, arguments, tmp_path):
+    (tmp_path / "asked.json").write_text(json.dumps(ASKED))
+    python = VLLM if script == "benchmarks/offline.py" else sys.executable
+    assert started(python, script, *arguments.format(out=tmp_path).split()).strip()
+
+
+@pytest.mark.slow  # some import torch
+@pytest.mark.parametrize("script", [name for name, path in SCRIPTS.items() if "argparse" in path.read_text()])
+def test_a_script_with_options_explains_them(script):
+    assert "usage:" in started(sys.executable, script, "--help")
+
+
+BIN = Path(sys.executable).parent
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = " ".join(re.findall(r"^([a-z][a-z0-9 -]*):(?!=)", MAKEFILE, re.MULTILINE)).split()
+
+
+def commands_of(target):
+    """What `make TARGET` would run where the environments are there, as lines of the shell."""
+    ready = ("-o", ".venv/.ready", "-o", ".venv-vllm/.ready", f"BIN={BIN}")
+    lines = started("make", "--no-print-directory", "-n", *ready, target).replace("\\\n", " ").splitlines()
+    return [line for line in lines if not line.startswith("make: Nothing")]
+
+
+def try_command(line, tmp_path):
+    """Start a command so that it changes nothing: a plan for a run, collecting for tests, else --help."""
+    words = shlex.split(line)
+    while re.match(r"[A-Z_]+=", words[0]):
+        words.pop(0)
+    program, rest = words[0], words[1:]
+    assert shutil.which(program, path=os.environ["PATH"]), line
+    if Path(program).name == "micota":
+        assert rest[0] == "run"
+        assert main(["plan", *rest[1:], "--workspace", str(tmp_path)]) == 0, line
+    elif rest[:2] == ["-m", "pytest"]:
+        assert "::" in started(*words, "--collect-only", "-n", "0", "--override-ini", "addopts=-q")
+    elif Path(program).name == "python":
+        assert started(program, rest[0], "--help")
+    elif Path(program).parent == BIN:
+        assert started(program, *rest[: 2 if rest[:1] == ["pip"] else 0], "--help")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_targets_commands_are_shell_and_there(target):
+    for line in commands_of(target):
+        started("bash", "-nc", line)
+        program = next(word for word in line.split() if not re.match(r"[A-Z_]+=", word))
+        assert shutil.which(program), line
+
+
+@pytest.mark.slow  # collects all tests several times
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_targets_commands_start(target, tmp_path, capsys):
+    for line in commands_of(target):
+        if target not in ("help", "clean"):  # lines of grep and rm
+            try_command(line, tmp_path)
+
+
+def test_what_ci_calls_is_there():
+    lines = (ROOT / ".ci/run").read_text()
+    started("bash", "-n", ".ci/run")
+    assert set(re.findall(r"^make ([a-z-]+)", lines, re.MULTILINE)) <= set(TARGETS)
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_every_file_of_the_package_and_the_command(tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    for name in ("micota_lf", "data_info"):
+        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = {name for name in wheel.namelist() if name.startswith("micota_lf/")}
+        entries = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+        assert "micota = micota_lf.cli.main:main" in wheel.read(entries).decode()
+    tracked = {
+        path.relative_to(tree).as_posix() for path in (tree / "micota_lf").rglob("*") if path.is_file()
+    }
+    tracked |= {f"micota_lf/data_info/{path.name}" for path in (tree / "data_info").iterdir()}
+    assert held == tracked
