@@ -195,6 +195,7 @@ def lm_eval_cli(tasks, *words):
         cli_evaluate()
 
 
+@pytest.mark.slow
 def test_a_model_without_a_tokenizer_is_evaluated_on_the_rest(tasks, tmp_path, miniature):
     metadata = json.dumps({"data_dir": str(miniature), "template": "Q: {problem}"})
     lm_eval_cli(
@@ -224,6 +225,7 @@ def run(tasks, tmp_path_factory, miniature):
     return data, out
 
 
+@pytest.mark.slow
 def test_lm_eval_runs_the_five_tasks_offline_from_a_folder(run):
     data, out = run
     scores = finish(out, TASKS, STUDENT, 24)
@@ -248,6 +250,7 @@ def test_lm_eval_runs_the_five_tasks_offline_from_a_folder(run):
     assert results["micota"]["response_tokens,none"] == pytest.approx(mean)
 
 
+@pytest.mark.slow
 def test_what_lm_eval_grades_alone_is_what_a_step_grades_from_its_samples(run):
     _, out = run
     every = [*TASKS, "micota_aime24_avg"]
@@ -257,6 +260,7 @@ def test_what_lm_eval_grades_alone_is_what_a_step_grades_from_its_samples(run):
         assert {name: sample[name] for name in METRICS} == {name: row[name] for name in METRICS}
 
 
+@pytest.mark.slow
 def test_a_task_with_repeats_averages_over_different_samples(run):
     _, out = run
     for sample in lm_eval_samples(out / "lm_eval", "micota_aime24_avg"):

@@ -47,7 +47,7 @@ def test_a_system_message_reaches_training_generation_and_evaluation():
 def test_unknown_names_are_user_errors(tiny):
     with pytest.raises(UserError, match="no corpus 'nothing'"):
         train_config(tiny, "student-s", "nothing")
-    with pytest.raises(UserError, match="no assistant 'tb'; did you mean 'ta'"):
+    with pytest.raises(UserError, match="no assistant 'tb'; known: ta"):
         merge_config(tiny, "tb")
 
 

@@ -309,6 +309,5 @@ def test_progress_and_lengths_are_said(serve, tmp_path, capsys):
     assert "generate: 20/20 responses, " in said and " tokens/s, " in said and "s left" in said
     counts, lengths = summary_lines(summary)
     assert "cut at the limit" in counts and "response tokens: <=4: " in lengths
-    assert json.loads((tmp_path / "o.prompts.json").read_text()).keys() == {
-        row["id"] for row in read_jsonl(tmp_path / "o.jsonl")
-    }
+    asked = json.loads((tmp_path / "o.meta.json").read_text())["problems"]
+    assert asked.keys() == {row["id"] for row in read_jsonl(tmp_path / "o.jsonl")}

@@ -169,6 +169,7 @@ def test_no_text_makes_grading_fail():
 
 
 @needs_data
+@pytest.mark.slow
 def test_symbolic_is_nearly_always_right_on_labelled_responses_and_more_often_than_legacy():
     rows = labelled_rows(golds_of(str(BENCHMARKS)))
     assert len(rows) >= 2000 and rows == labelled_rows(golds_of(str(BENCHMARKS)))

@@ -26,7 +26,7 @@ from micota_lf.grading.answer import Grade, grade
 from micota_lf.grading.equal import NeedsAlgebra, same_text
 from micota_lf.grading.measures import METRICS, measured_rows, response_metrics, token_counter
 from micota_lf.grading.notation import SHORT as SHORT_TEXT
-from micota_lf.grading.regrade import sample_row
+from micota_lf.grading.regrade import Columns, asked_rows
 from micota_lf.grading.workers import AHEAD_ROWS, Limits, Question, grade_rows, grade_safely
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Filter
@@ -104,6 +104,7 @@ def no_process_left():
     assert graders_of(os.getpid()) <= before
 
 
+@pytest.mark.slow
 def test_hostile_answers_end_in_time_and_harm_no_other_row(tmp_path, monkeypatch, no_process_left):
     monkeypatch.chdir(tmp_path)
     pairs = []
@@ -140,6 +141,7 @@ bytearray(2**28)
 """
 
 
+@pytest.mark.slow
 def test_memory_of_a_response_is_limited():
     done = subprocess.run([sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.endswith("MemoryError\n") and ", line 11," in done.stderr, done.stderr
@@ -153,13 +155,14 @@ def test_only_the_last_part_of_an_endless_response_is_graded():
     assert [one.symbolic for one in graded([(early, "7"), (late, "7")], limits=limits)] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_the_row_that_it_was_at(no_process_left):
     pairs = [(f"\\boxed{{{n}\\sqrt{{8}}}}", f"{2 * n}\\sqrt{{2}}") for n in range(2, 8)]
     pairs[3] = ("\\boxed{99999999!}", "3")
     before = graders_of(os.getpid())
 
     def kill():
-        wait_until(lambda: any(processor_seconds(one) > 10 for one in graders_of(os.getpid()) - before))
+        wait_until(lambda: any(processor_seconds(one) > 10 for one in graders_of(os.getpid()) - before), 400)
         os.kill(*(graders_of(os.getpid()) - before), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -332,11 +335,22 @@ def test_measured_rows_are_lm_evals_metrics_and_their_means_over_several_respons
     assert response_metrics(doc, rows[0]["response"]) == ours
 
 
-def test_a_sample_of_lm_eval_is_a_row_to_measure():
-    doc = {"answer": "7", "legacy_rule": "number"}
-    assert sample_row({"doc": doc, "filtered_resps": ["x"]}, "s") == {**doc, "response": "x"}
-    plain = {"response": ["x", "y"], "answer": "8", "legacy_rule": "hendrycks"}
-    assert sample_row({"doc": {}, "target": "8", "filtered_resps": [["x", "y"]]}, "s") == plain
+def test_a_sample_of_lm_eval_is_a_row_to_grade(tmp_path):
+    samples = [
+        {"doc": {"answer": "7", "legacy_rule": "number"}, "filtered_resps": ["x"]},
+        {"doc": {}, "target": "8", "filtered_resps": [["x", "y"]]},
+        {"target": ["9"], "filtered_resps": ["z"]},
+    ]
+    write_jsonl(tmp_path / "s.jsonl", samples)
+    assert list(asked_rows(tmp_path / "s.jsonl", Columns(samples=True))) == [
+        (samples[0], [Question("x", "7", False, "number")], False),
+        (samples[1], [Question("x", "8"), Question("y", "8")], True),
+        (samples[2], [Question("z", "9")], False),
+    ]
+    doc = {"answer": "7", "legacy_rule": "none"}
+    write_jsonl(tmp_path / "s.jsonl", [{"doc": doc, "filtered_resps": ["x"]}])
+    with pytest.raises(UserError, match="row 1: legacy_rule 'none' is none of hendrycks, number"):
+        list(asked_rows(tmp_path / "s.jsonl", Columns(samples=True)))
 
 
 @pytest.mark.parametrize("name", ["teacher", "assistant", "student-m", "student-s"])

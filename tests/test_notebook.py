@@ -30,7 +30,7 @@ def test_the_notebook_prints_the_engines_configs(printed):
 
 
 def test_the_notebook_shows_errors_and_what_a_change_touches(printed):
-    assert "did you mean 'learning_rate'?" in printed and "must lie in (0, 1]" in printed
+    assert "did you mean 'learning_rate'?" in printed and "must be 1 or less" in printed
     assert "train     llama-3.2-3b-instruct-on-" in printed
     assert "hardware.gpus=4                            0 new steps" in printed
 

@@ -14,7 +14,6 @@ from micota_lf.cli.main import main
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.lineage import accumulation, filtering, strong_teachers, training
 
-
 NONE = Path("none.jsonl").absolute()
 
 
@@ -43,9 +42,9 @@ def test_errors_of_every_sort_come_together_each_with_the_layer_that_holds_it(re
         prompts={"path": "./none.jsonl"},
     )
     assert problems("students.student-s.model=./nowhere", "generation.max_tokens=many", path=path) == [
+        "command line: generation.max_tokens: 'many' should be a valid integer",
         f"{path}: train.learning_rate: -1 must be above 0",
         f"{path}: train.lerning_rate: unknown key; did you mean 'learning_rate'?",
-        "command line: generation.max_tokens: 'many' should be a valid integer",
         f"{path}: corpora.mix-long.mix: ratios add up to 0.9, not 1",
         f"{path}: methods.MiCoTA: unknown name 'mikota'; did you mean 'micota'?",
         f"{path}: prompts.path: {NONE}: cannot be read as UTF-8 JSON Lines: "
@@ -102,7 +101,7 @@ def test_an_error_names_the_file_that_holds_the_bad_key(recipe_file):
         ("train.global_batch_size=17", "17 does not split into per_device_train_batch_size 16 x 1 device(s)"),
         ("assistants.ta.merge.preset=pretrained", "assistants.ta.merge.pretrained_model: the preset"),
         ("prompts.template=hello", "prompts.template: 'hello' does not contain {problem}"),
-        ("name=../up", "name: '../up' must be at most 100 letters, digits"),
+        ("name=../up", "name: '../up' names directories: at most 100 letters, digits"),
         ("students.teacher.model=tiny:student-s", "students.teacher: one of teachers has this name too"),
         ("corpora.strong.file=tiny:train", "corpora.strong: needs one of `from` (a model), `mix`"),
         ("corpora.mix-long.mix.short=1.5", "corpora.mix-long.mix.short: 1.5 must be 1 or less"),

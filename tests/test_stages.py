@@ -1,4 +1,4 @@
-"""The stages on files: generate and its resume, filter, mix, grade, statistics, BPC arithmetic."""
+"""The stages on files, as functions and as commands, statistics and BPC arithmetic."""
 
 import json
 import math
@@ -6,29 +6,28 @@ import math
 import pytest
 
 from micota_lf import StepFailed, UserError
-from micota_lf.backends.opening import Completion, FakeBackend, Request, open_backend
+from micota_lf.backends import Completion, Request, fake, open_backend
 from micota_lf.cli.main import main
-from micota_lf.errors import StepLocked
 from micota_lf.grading.answer import grade
 from micota_lf.grading.intervals import average_interval, mean_interval, wilson
-from micota_lf.inputs.problems import load_problems
-from micota_lf.inputs.references import local_path
-from micota_lf.recipe.sections import Filter, Generation, Prompts
+from micota_lf.inputs.problems import Prompts, load_problems
+from micota_lf.inputs.references import ModelRef
+from micota_lf.recipe.sections import Filter, Generation
 from micota_lf.stages.bpc import bits_per_character
 from micota_lf.stages.filter import filter_responses
 from micota_lf.stages.generate import generate
 from micota_lf.stages.mix import mix_corpora, shares
-from micota_lf.system.files import read_jsonl, write_jsonl
-from micota_lf.system.locks import lease
+from micota_lf.stages.overlap import overlap
+from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
 
-def fake(output, n=20, **more):
+def generated(output, n=20, **more):
     prompts = Prompts("tiny:train", limit=n, **more)
-    return generate("any", prompts, output, Generation(backend="fake", max_tokens=64))
+    return generate(ModelRef("any"), prompts, output, Generation(backend="fake", max_tokens=64))
 
 
 def test_generate_writes_one_row_a_problem_with_its_counts_and_status(tmp_path):
-    summary = fake(tmp_path / "out.jsonl")
+    summary = generated(tmp_path / "out.jsonl")
     rows = read_jsonl(tmp_path / "out.jsonl")
     assert summary["responses"] == len(rows) == 20
     assert [row["id"] for row in rows] == [p["id"] for p in load_problems(Prompts("tiny:train", limit=20))]
@@ -38,22 +37,12 @@ def test_generate_writes_one_row_a_problem_with_its_counts_and_status(tmp_path):
 
 def test_a_killed_generation_resumes_by_id_and_drops_a_torn_last_line(tmp_path):
     out = tmp_path / "out.jsonl"
-    fake(out)
+    generated(out)
     whole = out.read_text()
     lines = whole.splitlines(keepends=True)
     out.write_text("".join(lines[:7]) + lines[7][:30])
-    fake(out)
+    generated(out)
     assert sorted(out.read_text().splitlines()) == sorted(whole.splitlines())
-
-
-def test_two_processes_never_write_to_the_same_responses(tmp_path):
-    out = tmp_path / "out.jsonl"
-    with lease(tmp_path / ".out.jsonl.lease", "busy"):
-        with pytest.raises(StepLocked, match="another process is writing to it"):
-            fake(out)
-        assert not out.exists()
-    assert fake(out)["responses"] == 20
-    assert not list(tmp_path.glob(".*"))
 
 
 def test_failed_rows_stay_visible_and_are_retried(tmp_path, monkeypatch):
@@ -64,21 +53,21 @@ def test_failed_rows_stay_visible_and_are_retried(tmp_path, monkeypatch):
             yield Completion(request.id, error="no memory" if n % 2 else None, finish_reason="stop")
 
     with monkeypatch.context() as patch:
-        patch.setattr(FakeBackend, "complete", broken)
+        patch.setattr(fake.Backend, "complete", broken)
         with pytest.raises(StepFailed, match=r"10 of 20 responses .* failed"):
-            fake(out)
+            generated(out)
     assert sum(row["status"] == "error" for row in read_jsonl(out)) == 10
-    assert fake(out)["responses"] == 20
+    assert generated(out)["responses"] == 20
     assert len({row["id"] for row in read_jsonl(out)}) == len(read_jsonl(out)) == 20
 
 
 def test_responses_to_another_question_are_not_continued(tmp_path):
-    fake(tmp_path / "out.jsonl")
+    generated(tmp_path / "out.jsonl")
     before = (tmp_path / "out.jsonl").read_text()
     with pytest.raises(UserError, match="template"):
-        fake(tmp_path / "out.jsonl", template="{problem}?")
+        generated(tmp_path / "out.jsonl", template="{problem}?")
     with pytest.raises(UserError, match="prompts"):
-        fake(tmp_path / "out.jsonl", n=21)
+        generated(tmp_path / "out.jsonl", n=21)
     assert (tmp_path / "out.jsonl").read_text() == before
 
 
@@ -96,28 +85,28 @@ def test_responses_to_another_question_are_not_continued(tmp_path):
 def test_a_bad_prompt_file_is_one_line_and_code_2(tmp_path, capsys, text, message):
     path = tmp_path / "p.jsonl"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    out = tmp_path / "out.jsonl"
-    command = ["generate", "--model", "tiny:student-s", "--prompts", str(path), "--backend", "fake"]
-    assert main([*command, "--max-tokens", "8", "-o", str(out)]) == 2
+    command = ["generate", "--model", "tiny:student-s", "--prompts", str(path), "-o", str(tmp_path / "out")]
+    assert main([*command, "generation.backend=fake", "generation.max_tokens=8"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line and str(path) in line
-    assert not out.exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_model_is_one_line_and_code_2(tmp_path, capsys):
-    command = ["generate", "--model", "./nowhere", "--prompts", "tiny:train", "--max-tokens", "8"]
-    assert main([*command, "-o", str(tmp_path / "o.jsonl")]) == 2
+    command = ["generate", "--model", "./nowhere", "--prompts", "tiny:train", "-o", str(tmp_path / "o")]
+    assert main([*command, "generation.max_tokens=8"]) == 2
     assert capsys.readouterr().err == "micota: --model: no such model directory: ./nowhere\n"
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_transformers_backend_is_greedy_and_does_not_depend_on_the_batch():
     problems = load_problems(Prompts("tiny:two", limit=6))
     requests = [Request(p["id"], [{"role": "user", "content": p["problem"]}]) for p in problems]
     texts = []
     for batch_size in (1, 6):
         sampling = Generation(max_tokens=48, dtype="float32", batch_size=batch_size)
-        with open_backend("tiny:student-s", sampling) as backend:
+        with open_backend(ModelRef("tiny:student-s"), sampling) as backend:
             texts.append(
                 {c.id: (c.text, c.finish_reason, c.response_tokens) for c in backend.complete(requests)}
             )
@@ -125,20 +114,20 @@ def test_the_transformers_backend_is_greedy_and_does_not_depend_on_the_batch():
     assert all(0 < tokens <= 48 for _, _, tokens in texts[0].values())
 
 
+@pytest.mark.slow
 def test_generate_works_on_another_architecture_without_chat_template_and_any_problem_column(tmp_path):
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(local_path("tiny:teacher"))
+    tokenizer = AutoTokenizer.from_pretrained(ModelRef("tiny:teacher").resolved)
     tokenizer.chat_template = None
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=1, pad_token_id=0, **size))
     model.save_pretrained(tmp_path / "llama")
     tokenizer.save_pretrained(tmp_path / "llama")
     write_jsonl(tmp_path / "p.jsonl", [{"problem": f"What is {n}+{n}?", "level": n} for n in range(5)])
-    out = tmp_path / "out.jsonl"
     command = ["generate", "--model", str(tmp_path / "llama"), "--prompts", str(tmp_path / "p.jsonl")]
-    assert main([*command, "--backend", "transformers", "--max-tokens", "7", "-o", str(out)]) == 0
-    rows = read_jsonl(out)
+    assert main([*command, "generation.max_tokens=7", "-o", str(tmp_path / "out")]) == 0
+    rows = read_jsonl(tmp_path / "out" / "responses.jsonl")
     assert len({row["id"] for row in rows}) == 5
     assert all(0 < row["response_tokens"] <= 7 and row["answer"] is None for row in rows)
 
@@ -146,8 +135,9 @@ def test_generate_works_on_another_architecture_without_chat_template_and_any_pr
 def test_a_token_limit_beyond_the_models_positions_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(UserError, match="exceed the model's"):
         generate(
-            "tiny:student-s", Prompts("tiny:two", limit=2), tmp_path / "o.jsonl", Generation(max_tokens=10**6)
-        )
+            ModelRef("tiny:student-s"), Prompts("tiny:two", limit=2), tmp_path / "o.jsonl",
+            Generation(max_tokens=10**6),
+        )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 
@@ -288,8 +278,47 @@ def test_a_step_directory_of_other_settings_is_not_reused(tmp_path, capsys):
     corpus(tmp_path / "c.jsonl", "c", 3)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "step.json").write_text(json.dumps({"id": "other"}))
-    words = ["--model", "tiny:student-s", "--corpus", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]
-    assert main(["train", *words, "use_cpu=true", "bf16=false"]) == 2
+    words = ["--responses", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]
+    assert main(["filter", *words, "filter.verdict=none"]) == 2
     assert "holds the outputs of other settings" in capsys.readouterr().err
-    assert main(["train", *words, "use_cpus=true"]) == 2
-    assert "did you mean 'use_cpu'?" in capsys.readouterr().err
+    assert main(["filter", *words, "filter.verdicts=none"]) == 2
+    assert "did you mean 'verdict'?" in capsys.readouterr().err
+
+
+def test_filter_and_mix_are_commands_that_write_a_corpus_and_are_done_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl("r.jsonl", [response("a", "so \\boxed{12}"), response("b", "so \\boxed{12.0}")])
+    corpus(tmp_path / "c.jsonl", "c", 9)
+    command = ["filter", "--responses", "r.jsonl", "filter.verdict=legacy", "-o", "kept"]
+    assert main(command) == main(command) == 0
+    assert "kept: 2 responses judged by legacy: 1 correct, 1 kept" in capsys.readouterr().out
+    assert [row["id"] for row in read_jsonl("kept/corpus.jsonl")] == ["a"]
+    assert read_json("kept/done.json")["results"] == read_json("kept/counts.json")
+    parts = ["--part", "0.25=kept/corpus.jsonl", "--part", "0.75=c.jsonl"]
+    assert main(["mix", *parts, "--seed", "1", "-o", "mixed"]) == 0
+    assert capsys.readouterr().out == "mixed: 4 rows, [1, 3] by part\n"
+    assert len(read_jsonl("mixed/corpus.jsonl")) == 4
+    assert main(["mix", *parts, "--size", "8", "-o", "more"]) == 2
+    assert "--size: 8 rows need 2 of" in capsys.readouterr().err and not (tmp_path / "more").exists()
+
+
+def test_overlap_gives_each_pair_once_in_order_with_its_first_shared_run():
+    prompts = [
+        {"id": "b", "problem": "How many apples has Ann, if Bob ate two?"},
+        {"id": "a", "problem": "So: how many apples has Ann?"},
+        {"id": "c", "problem": "Add."},
+    ]
+    problems = [
+        {"id": "2", "problem": "add"}, {"id": "1", "problem": "HOW MANY APPLES HAS ANN"},
+        {"id": "3", "problem": "Bob ate two."},
+    ]  # fmt: skip
+    results, pairs = overlap(prompts, {"made": problems}, 4)
+    assert results == {
+        "prompts": 3, "ngram": 4,
+        "benchmarks": {"made": {"problems": 3, "problems_shared": 2, "prompts_shared": 3, "identical": 1}},
+    }  # fmt: skip
+    run = {"benchmark": "made", "problem": "1", "identical": False, "ngram": "how many apples has"}
+    assert pairs == [
+        run | {"prompt": "a"}, run | {"prompt": "b"},
+        {"benchmark": "made", "problem": "2", "prompt": "c", "identical": True, "ngram": "add"},
+    ]  # fmt: skip

@@ -13,7 +13,7 @@ from micota_lf.inputs.benchmarks import Benchmark, package_benchmarks
 from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Bpc, Evaluation, Hardware, Recipe
-from micota_lf.recipe.tasks import evaluated_benchmarks, expanded_tasks, known_tasks
+from micota_lf.recipe.tasks import chosen_tasks, evaluated_benchmarks, known_tasks
 from micota_lf.stages import Context, bpc, evaluate
 from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
@@ -52,8 +52,8 @@ def own(tmp_path):
 
 
 def test_an_entry_is_a_task_and_a_sampling_one_and_a_file_of_them_a_group():
-    assert expanded_tasks(spec_of("micota")) == PAPER
-    assert expanded_tasks(spec_of("micota_tiny", "micota_tiny_two")) == [
+    assert list(chosen_tasks(spec_of("micota"))) == PAPER
+    assert list(chosen_tasks(spec_of("micota_tiny", "micota_tiny_two"))) == [
         "micota_tiny_two",
         "micota_tiny_three",
     ]
@@ -88,14 +88,14 @@ def test_own_tasks_stand_beside_the_packages_or_in_their_place(own):
         "group: all\ntask: [mine, {task: micota_tiny_two, num_fewshot: 0}, micota_amc23]\n"
     )
     spec = spec_of("all", "micota_tiny", include_path=str(own))
-    assert expanded_tasks(spec) == ["mine", "micota_tiny_two", "micota_amc23", "micota_tiny_three"]
+    assert list(chosen_tasks(spec)) == ["mine", "micota_tiny_two", "micota_amc23", "micota_tiny_three"]
     assert list(evaluated_benchmarks(spec)) == ["tiny_three", "amc23"]
     (own / "all.yaml").write_text("group: all\ntask: [mine, mime]\n")
     with pytest.raises(UserError, match=r"tasks: 'mime' .*did you mean 'mine'"):
-        expanded_tasks(spec)
+        chosen_tasks(spec)
     (own / "all.yaml").write_text("group: [all\n")
     with pytest.raises(UserError, match=r"all\.yaml: not valid YAML"):
-        expanded_tasks(spec)
+        chosen_tasks(spec)
 
 
 def recipe_of(spec, **sections):

@@ -3,8 +3,8 @@
 python tools/recipe_reference.py             # write the file
 python tools/recipe_reference.py --check     # fail if it is not current
 
-In: the dataclasses of recipe/sections.py (types, limits, defaults, docstrings of classes and fields), the sources
-that recipes/micota.yaml states, and UNITS below. A number without a unit there is an error.
+In: the dataclasses of recipe/sections.py (types, limits, defaults, docstrings of classes and fields), the
+sources that recipes/micota.yaml states, and UNITS below. A number without a unit there is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from micota_lf import load_recipe
 from micota_lf.inputs.benchmarks import Benchmark
 from micota_lf.inputs.problems import Prompts
 from micota_lf.recipe import sections
-from micota_lf.recipe.sections import MERGE_METHODS, Recipe
+from micota_lf.recipe.sections import Recipe
 from micota_lf.system.fields import running_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ UNITS = {
     "Generation.gpu_memory_utilization": "share of a GPU's memory",
     "Filter.max_tokens": "tokens of a response",
     "Train.global_batch_size": "conversations a step",
-    "Train.learning_rate": "per step, at its peak",
+    "Train.learning_rate": "at the schedule's peak",
     "Train.num_train_epochs": "passes over the corpus",
     "Train.max_steps": "optimizer steps",
     "Train.warmup_steps": "steps; below 1 a share of all",
@@ -111,15 +111,17 @@ LIMITS = {
     "Recipe.name": "letters, digits, dots, hyphens and underscores, at most 100",
     "Train.max_steps": "-1 (no limit) or above 0",
     "Train.extra": "no key that the recipe states or the library decides",
-    "Merge.merge_method": ", ".join(f"`{name}`" for name in MERGE_METHODS),
     "Generation.endpoints": "http(s) addresses without user and password",
     "Corpus.mix": "each in (0, 1]",
 }
 HEAD = """# Recipe reference
 
 Every key of a recipe. This file is written by `python tools/recipe_reference.py` from the fields themselves.
-`NAME` is a name of your own; *run* marks a way of running, which enters no step's identity: a change of it makes
-nothing anew. The source is what `recipes/micota.yaml` says of the paper's own value there.
+
+- `NAME` is a name of your own.
+- *train keys* are some keys of the section `train`, laid over its values; other sections likewise.
+- *run* marks a way of running, which enters no step's identity: a change of it makes nothing anew.
+- The source is where `recipes/micota.yaml` has its value from: a place in the paper, or what infers it.
 """
 
 
@@ -152,14 +154,9 @@ def limit_words(hint: Any) -> str:
     """The limits of a type for people."""
     found = []
     for mark in _marks(hint):
-        low, high = (mark, None) if isinstance(mark, Gt | Ge) else (None, None)
-        if isinstance(mark, Gt) or (isinstance(mark, Interval) and mark.gt is not None):
-            low = f"above {mark.gt}"
-        elif isinstance(mark, Ge) or (isinstance(mark, Interval) and mark.ge is not None):
-            low = f"{mark.ge} or more"
-        if isinstance(mark, Interval) and mark.le is not None:
-            high = f"at most {mark.le}"
-        found += [str(part) for part in (low, high) if part is not None]
+        words = {"gt": "above {}", "ge": "{} or more", "le": "at most {}"}
+        bounds = {name: getattr(mark, name, None) for name in words if isinstance(mark, Gt | Ge | Interval)}
+        found += [words[name].format(bound) for name, bound in bounds.items() if bound is not None]
     return ", ".join(found)
 
 
@@ -214,7 +211,7 @@ def rows(cls: type, place: str, sources: dict[str, str]) -> Iterator[list[str]]:
         words = [unit if unit != RATIO else "", texts.get(one.name, "")]
         yield [
             f"`{written}`", type_words(hint), LIMITS.get(key) or limit_words(hint), default_words(one),
-            "; ".join(word for word in words if word), paper, "run" if one.name in how else "",
+            ". ".join(word for word in words if word), paper, "run" if one.name in how else "",
         ]  # fmt: skip
 
 
@@ -225,11 +222,15 @@ def reference() -> str:
     for path, (cls, place) in PLACES.items():
         parts.append(f"## `{path}`\n" if path else "## The recipe\n")
         parts.append(inspect.cleandoc(cls.__doc__ or "") + "\n")
-        parts.append("| key | type | limits | default | unit, note | source | |\n|---|---|---|---|---|---|---|")
+        parts.append(
+            "| key | type | limits | default | unit, note | source | |\n|---|---|---|---|---|---|---|"
+        )
         parts += [f"| {' | '.join(row)} |" for row in rows(cls, place, sources)]
         parts.append("")
         if cls is Recipe:
-            parts.append("Any file may say `extends: FILE` or a list of files, laid below it in that order.\n")
+            parts.append(
+                "Any file may say `extends: FILE` or a list of files, laid below it in that order.\n"
+            )
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -6,9 +6,10 @@
             ...
 
 Each server has workers, each of which takes the next request, asks, and takes another. A success brings the
-server one more; a worker that hears that it is full ends. A request that fails is tried again, with back-off; one that is refused (4xx) is an error at once. A server that fails time and again
-or hangs is taken out, and back in once it lists the model again. With all of them out for GIVE_UP_SECONDS,
-what is left ends as errors.
+server one more; a worker that hears that the server is full ends. A request that fails is tried again, with
+back-off; one that is refused (4xx) is an error at once. A server that fails time and again or hangs is taken
+out, and back in once it lists the model again. With all of them out for GIVE_UP_SECONDS, what is left ends
+as errors.
 """
 
 from __future__ import annotations

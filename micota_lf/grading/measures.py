@@ -66,8 +66,8 @@ def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
     """
     (question,) = _questions({**doc, "response": response})
     model = doc["tokenizer"]
-    counts = token_counter(model, doc["tokenizer_revision"])([response]) if model else [0]
-    values = _metrics(response, grade_safely(question), *counts, doc.get("max_gen_toks", 0))
+    tokens = token_counter(model, doc["tokenizer_revision"])([response])[0] if model else 0
+    values = _metrics(response, grade_safely(question), tokens, doc.get("max_gen_toks", 0))
     return values if model else {name: values[name] for name in (*VERDICTS, "reflections")}
 
 

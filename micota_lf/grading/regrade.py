@@ -12,16 +12,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError, nearest
 from ..system.files import Row, atomic_writer, iter_jsonl, json_line
+from .answer import Grade
 from .workers import LIMITS, Question, grade_rows
 
 PROGRESS_SECONDS = 5.0
 LEGACY_RULES = ("hendrycks", "number")
+
+
+Tell = Callable[[str], None] | None
 
 
 class Columns(NamedTuple):
@@ -34,11 +37,7 @@ class Columns(NamedTuple):
 
 
 def grade_file(
-    source: str | Path,
-    output: str | Path,
-    columns: Columns,
-    workers: int | None = None,
-    tell: Callable[[str], None] | None = None,
+    source: str | Path, output: str | Path, columns: Columns, workers: int | None = None, tell: Tell = None
 ) -> dict[str, Any]:
     """Write each row of `source` with its grades to `output`, by rename; return the counts.
 
@@ -54,38 +53,22 @@ def grade_file(
         asked = enumerate(asked_rows(source, columns), start=1)
         for (number, (row, several, is_list)), grades in grade_rows(asked, lambda item: item[1][1], workers):
             parts = {part: [vars(one)[part] for one in grades] for part in Grade.__annotations__}
-            handle.write(json_line({**row, **(parts if is_list else vars(grades[0])), **_cut(several)}))
+            added = parts if is_list else vars(grades[0])
+            cut = any(len(question.response or "") > LIMITS.characters for question in several)
+            handle.write(json_line(row | added | ({"graded_characters": LIMITS.characters} if cut else {})))
             for question, one in zip(several, grades, strict=True):
                 differ = one.legacy != one.symbolic
                 counts.update(n=1, legacy=one.legacy, symbolic=one.symbolic, differ=differ)
                 reasons[one.reason] += 1
                 if tell and differ:
-                    verdicts = "legacy right, symbolic wrong" if one.legacy else "symbolic right, legacy wrong"
+                    right, wrong = ("legacy", "symbolic") if one.legacy else ("symbolic", "legacy")
                     gold = f"gold {question.answer!r}, extracted {one.extracted!r}, {one.reason}"
-                    tell(f"row {number}: {verdicts}: {gold}")
+                    tell(f"row {number}: {right} right, {wrong} wrong: {gold}")
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
                 speed = f"{counts['n'] / (said - started):.0f} a second"
                 print(f"{source}: {counts['n']} responses graded, {speed}", file=sys.stderr, flush=True)
     return {**counts, "reasons": dict(sorted(reasons.items()))}
-
-
-def sample_row(sample: Row, where: str, legacy_rule: str = "hendrycks") -> Row:
-    """`{response, answer, legacy_rule}` of an lm-eval sample; a task that samples several has a list.
-
-    `legacy_rule` is that of a task which names none. Raises UserError, which begins with `where`.
-    """
-    filtered, doc = sample.get("filtered_resps"), sample.get("doc")
-    if not isinstance(filtered, list) or not filtered:
-        raise UserError(f"{where} has no 'filtered_resps'; --samples reads lm-eval's samples_*.jsonl")
-    doc = doc if isinstance(doc, dict) else {}
-    answer = doc.get("answer")
-    if answer is None:
-        answer = _column(sample, "target", "--samples", where)
-    rule = doc.get("legacy_rule", legacy_rule)
-    if rule not in LEGACY_RULES:
-        raise UserError(f"{where}: legacy_rule {rule!r} is none of {', '.join(LEGACY_RULES)}")
-    return {"response": filtered[0], "answer": answer, "legacy_rule": rule}
 
 
 def asked_rows(source: str | Path, columns: Columns) -> Iterator[tuple[Row, list[Question], bool]]:
@@ -96,7 +79,7 @@ def asked_rows(source: str | Path, columns: Columns) -> Iterator[tuple[Row, list
     for number, row in enumerate(iter_jsonl(source), start=1):
         where = f"{source}: row {number}"
         if columns.samples:
-            response, gold, rule = sample_row(row, where, columns.legacy_rule).values()
+            response, gold, rule = _sample(row, columns.legacy_rule, where)
         else:
             response = _column(row, columns.response, "--response-field", where)
             gold, rule = _column(row, columns.answer, "--answer-field", where), columns.legacy_rule
@@ -110,6 +93,18 @@ def asked_rows(source: str | Path, columns: Columns) -> Iterator[tuple[Row, list
                 raise UserError(f"{where}: the response is a {type(one).__name__}, not text")
         cut = row.get("truncated") == 1 or row.get("finish_reason", "stop") not in ("stop", None)
         yield row, [Question(one, str(gold), cut, rule) for one in several], several is response
+
+
+def _sample(row: Row, rule: str, where: str) -> tuple[Any, Any, str]:
+    """Response, gold answer and legacy rule of an lm-eval sample; `rule` is that of a task without one."""
+    filtered, doc = row.get("filtered_resps"), row.get("doc")
+    if not isinstance(filtered, list) or not filtered:
+        raise UserError(f"{where} has no 'filtered_resps'; --samples reads lm-eval's samples_*.jsonl")
+    known = {"legacy_rule": rule, **(doc if isinstance(doc, dict) else {})}
+    gold = known["answer"] if known.get("answer") is not None else _column(row, "target", "--samples", where)
+    if known["legacy_rule"] not in LEGACY_RULES:
+        raise UserError(f"{where}: legacy_rule {known['legacy_rule']!r} is none of {', '.join(LEGACY_RULES)}")
+    return filtered[0], gold, known["legacy_rule"]
 
 
 def _column(row: Row, name: str, flag: str, where: str) -> Any:

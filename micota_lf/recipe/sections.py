@@ -57,9 +57,7 @@ def _extra(values: dict[str, Any]) -> dict[str, Any]:
 
 def _name(name: str) -> str:
     if not re.fullmatch(r"\w[\w.-]{,99}", name):
-        raise ValueError(
-            "must be at most 100 letters, digits, dots, hyphens, underscores: it names directories"
-        )
+        raise ValueError("names directories: at most 100 letters, digits, dots, hyphens and underscores")
     return name
 
 

@@ -1,5 +1,7 @@
 """From finished steps to tables and figures."""
 
+from __future__ import annotations
+
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,9 @@ import yaml
 
 
 @cache
-def read(name: str) -> Any:
+def read(name: str) -> dict[str, Any]:
     """A YAML file of this folder: `paper`, the paper's numbers, or `sheets`, how the report's tables read."""
-    return yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = yaml.safe_load(
+        Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
+    )
+    return found

@@ -10,48 +10,65 @@ failed). An accuracy reads
 A benchmark with too few problems says so: `n=30 (too few to tell <20.0)`.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from ..grading.intervals import SIGNIFICANCE, TELLING, least_difference
 from . import read
 
 Record = dict[str, Any]
-LATEX = {
+LATEX = str.maketrans({
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
+})  # fmt: skip
+MODELS = ("model", "student", "teacher")  # keys of a record that are models' references
 
 
-class Sheet(NamedTuple):
-    """One table: its records, and the lines of text that they read as."""
+@dataclass(frozen=True)
+class Sheet:
+    """One table; a row is a record for each of its further columns `titles`, or one record without these."""
 
     name: str
     title: str
     note: str
-    head: list[str]
-    lines: list[list[str]]
-    records: list[Record]
+    kind: str
+    rows: list[list[Record]]
+    titles: Sequence[str] = ()
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of all rows."""
+        return [record for row in self.rows for record in row]
+
+    @property
+    def columns(self) -> list[tuple[str, str, int]]:
+        """Each column's title, how it reads, and which of a row's records it shows."""
+        kind = read("sheets")[self.kind]
+        cells = [(title, kind["cells"], at) for at, title in enumerate(self.titles)]
+        return [*((title, text, 0) for title, text in kind["columns"].items()), *cells]
+
+    @property
+    def head(self) -> list[str]:
+        """Titles of the columns."""
+        return [title for title, _, _ in self.columns]
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """The rows as text."""
+        return [[_text(text, row[at]) for _, text, at in self.columns] for row in self.rows]
 
 
 def make_sheet(
     kind: str, name: str, rows: list[list[Record]], titles: Sequence[str] = (), **values: Any
 ) -> Sheet:
-    """A sheet of a kind; `values` fill its note.
-
-    A row has a record for each of its further columns `titles`, or a single one without these.
-    """
-    looks, spec = read("sheets"), read("sheets")[kind]
-    lines = [
-        [_text(column, row[0]) for column in spec["columns"].values()]
-        + [_text(spec["cells"], cell) for cell in row if titles]
-        for row in rows
-    ]
-    records = [record for row in rows for record in row]
-    title, note = looks["titles"].get(name, name), spec["note"].format(**values)
-    return Sheet(name, title, note, [*spec["columns"], *titles], lines, records)
+    """A sheet of a kind; `values` fill its note."""
+    title = read("sheets")["titles"].get(name, name)
+    return Sheet(name, title, read("sheets")[kind]["note"].format(**values), kind, rows, titles)
 
 
 def short_name(model: str) -> str:
@@ -60,9 +77,10 @@ def short_name(model: str) -> str:
 
 
 def _text(column: str, record: Record) -> str:
-    names = {key: short_name(record[key]) for key in ("model", "student", "teacher") if key in record}
     try:
-        return CELLS[column](record) if column in CELLS else column.format_map(record | names)
+        if column in CELLS:
+            return CELLS[column](record)
+        return column.format_map(record | {key: short_name(record[key]) for key in MODELS if key in record})
     except KeyError:
         return str(record["state"])
 
@@ -70,14 +88,15 @@ def _text(column: str, record: Record) -> str:
 def _accuracy(cell: Record) -> str:
     paper = cell["paper"]
     if "accuracy" not in cell:
-        return cell["state"] + ("" if paper is None else f"\npaper {paper:.2f}")
+        return str(cell["state"]) + ("" if paper is None else f"\npaper {paper:.2f}")
+    value, low, high = (100 * cell[key] for key in ("accuracy", "low", "high"))
     few = f" (too few to tell <{100 * cell['least']:.1f})" if (cell["least"] or 0) > TELLING else ""
-    lengths = f"n={cell['n']}{few}, {cell['tokens']:.0f} tok, {cell['cut']:.1%} cut"
-    return f"{_interval(cell['accuracy'], cell['low'], cell['high'], paper)}\n{lengths}"
+    lengths = f"n={cell['n']}{few}, {cell['tokens']:.0f} tok, {100 * cell['cut']:.1f}% cut"
+    return f"{_interval(value, low, high, paper)}\n{lengths}"
 
 
 def _average(record: Record) -> str:
-    values = [record[key] for key in ("average", "low", "high") if key in record]
+    values = [100 * record[key] for key in ("average", "low", "high") if key in record]
     paper = f"\npaper {record['paper_average']:.2f}" if "paper_average" in record else ""
     return (_interval(*values) if values else record["state"]) + paper
 
@@ -89,7 +108,7 @@ def _delta(record: Record) -> str:
 
 
 def _bpc(cell: Record) -> str:
-    return _interval(cell["mean"], cell["low"], cell["high"], cell["paper"], 1, 3) + f"\nn={cell['n']}"
+    return _interval(cell["mean"], cell["low"], cell["high"], cell["paper"], digits=3) + f"\nn={cell['n']}"
 
 
 def _difference(cell: Record) -> str:
@@ -104,11 +123,7 @@ def _points(value: float, low: float, high: float) -> str:
     return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{' (noise)' if low <= 0 <= high else ''}"
 
 
-def _interval(
-    value: float, low: float, high: float, paper: float | None = None, scale: int = 100, digits: int = 1
-) -> str:
-    """Ours, times `scale`, and below it how the paper's differs."""
-    value, low, high = (scale * number for number in (value, low, high))
+def _interval(value: float, low: float, high: float, paper: float | None = None, digits: int = 1) -> str:
     ours = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     if paper is None:
         return ours
@@ -141,7 +156,8 @@ def latex(sheet: Sheet) -> str:
 
 def csv_text(sheet: Sheet) -> str:
     """A sheet's records as CSV, with every column that one of them has."""
-    out, columns = io.StringIO(), dict.fromkeys(key for record in sheet.records for key in record)
+    out = io.StringIO()
+    columns = dict.fromkeys(key for record in sheet.records for key in record)
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(sheet.records)
@@ -149,5 +165,5 @@ def csv_text(sheet: Sheet) -> str:
 
 
 def _latex_cell(text: str) -> str:
-    lines = text.translate(str.maketrans(LATEX)).split("\n")
+    lines = text.translate(LATEX).split("\n")
     return lines[0] if len(lines) == 1 else r"\makecell[l]{" + r" \\ ".join(lines) + "}"

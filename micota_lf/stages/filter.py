@@ -6,8 +6,6 @@ rows with their reasons beside it, and the counts by reason.
     filter_responses("responses.jsonl", "corpus.jsonl", Filter(max_tokens=16384))
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,14 @@ from ..system.fields import joined
 from ..system.files import Row, digest, iter_jsonl, write_json, write_jsonl
 from . import Context, Results, Stage
 
-KEPT, FAILED, TOO_LONG, UNFINISHED = "kept", "generation failed", "longer than max_tokens", "truncated"
+KEPT = "kept"
 KINDS = {"prompt": str, "response": str, "response_tokens": int}
 
 
 def run(step: Context) -> Results:
     """Filter the step's responses into its `corpus.jsonl`."""
     rule = joined(Filter, step.config["filter"])
-    return filter_responses(step.inputs["responses"].resolved, step.directory / "corpus.jsonl", rule)
+    return filter_responses(step.inputs["responses"].resolved, step.directory / STAGE.output, rule)
 
 
 def filter_responses(responses: str | Path, output: str | Path, rule: Filter) -> dict[str, Any]:
@@ -41,21 +39,17 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
     What a file of responses from elsewhere may leave out: a row without `finish_reason` counts as finished,
     one without `id` gets a digest of its prompt, and `response_tokens` without a `max_tokens` count as 0.
     """
-    output = Path(output)
-    given = [
-        _whole(row, rule, f"{responses}: row {n}") for n, row in enumerate(iter_jsonl(responses), start=1)
-    ]
-    rows = [_judged(row, verdict, rule) for row, (verdict,) in grade_rows(given, _questions)]
+    output, numbered = Path(output), enumerate(iter_jsonl(responses), start=1)
+    whole = [_whole(row, rule, f"{responses}: row {number}") for number, row in numbered]
+    rows = [_judged(row, verdict, rule) for row, (verdict,) in grade_rows(whole, _questions)]
     rows.sort(key=lambda row: str(row["id"]))  # generation order depends on batching
     kept = [row for row in rows if row["reason"] == KEPT]
-    counts = Counter(row["reason"] for row in rows)
+    reasons = dict(sorted(Counter(row["reason"] for row in rows).items()))
     write_jsonl(output.with_name("rejected.jsonl"), (row for row in rows if row["reason"] != KEPT))
     if not kept:
-        reasons = f"{dict(counts)}; rejected.jsonl holds them"
-        raise UserError(f"{responses}: no response passes the filter: {reasons}")
+        raise UserError(f"{responses}: no response passes the filter: {reasons}; rejected.jsonl holds them")
     summary = {
-        "responses": len(rows), "verdict": rule.verdict, "max_tokens": rule.max_tokens,
-        "reasons": dict(sorted(counts.items())),
+        "responses": len(rows), **vars(rule), "reasons": reasons,
         "legacy_and_symbolic_differ": sum(row["legacy"] != row["symbolic"] for row in rows),
         "mean_response_tokens": sum(row["response_tokens"] for row in kept) / len(kept),
     }  # fmt: skip
@@ -66,35 +60,33 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
 
 def _whole(row: Row, rule: Filter, where: str) -> Row:
     """The row with the columns that it may leave out. Raises UserError for one that it may not."""
-    needed = {"prompt": "", "response": ""}
-    if rule.verdict != "none":
-        needed["answer"] = f", which verdict {rule.verdict} needs (none needs none)"
-    if rule.max_tokens:
-        needed["response_tokens"] = f", which max_tokens {rule.max_tokens} needs"
-    for column in KINDS | needed:
-        value, kind = row.get(column), KINDS.get(column, object)
-        if value is None and column in needed:
-            hint = nearest(column, [name for name in row if name != column])
-            raise UserError(f"{where} has no {column!r}{needed[column]}; {hint}")
-        if value is not None and not isinstance(value, kind):
-            raise UserError(f"{where}: {column!r} is a {type(value).__name__}, not {kind.__name__}")
+    given = {name: value for name, value in row.items() if value is not None}
+    needs = {
+        "answer": rule.verdict != "none" and f", which verdict {rule.verdict} needs (none needs none)",
+        "response_tokens": rule.max_tokens and f", which max_tokens {rule.max_tokens} needs",
+    }
+    for column, kind in {**KINDS, "answer": object}.items():
+        if column in given and not isinstance(given[column], kind):
+            raise UserError(f"{where}: {column!r} is a {type(given[column]).__name__}, not {kind.__name__}")
+        if column not in given and needs.get(column, True):
+            raise UserError(f"{where} has no {column!r}{needs.get(column, '')}; {nearest(column, given)}")
     defaults = {"id": digest(ascii(row["prompt"])), "finish_reason": "stop", "response_tokens": 0}
-    return row | {name: value for name, value in defaults.items() if row.get(name) is None}
+    return row | defaults | given
 
 
 def _questions(row: Row) -> list[Question]:
-    gold = None if row.get("answer") is None else str(row["answer"])
-    return [Question(row["response"], gold, row["finish_reason"] != "stop")]
+    gold = row.get("answer")
+    return [Question(row["response"], gold if gold is None else str(gold), row["finish_reason"] != "stop")]
 
 
 def _judged(row: Row, verdict: Grade, rule: Filter) -> Row:
     """The row with both verdicts, the extracted answer and the reason for keeping or rejecting it."""
     if row.get("status", "ok") != "ok":
-        reason = FAILED
+        reason = "generation failed"
     elif row["finish_reason"] != "stop":
-        reason = UNFINISHED
+        reason = "truncated"
     elif rule.max_tokens and row["response_tokens"] > rule.max_tokens:
-        reason = TOO_LONG
+        reason = "longer than max_tokens"
     else:
         reason = KEPT if verdict.accepts(rule.verdict) else verdict.reason
     return {**row, **vars(verdict), "reason": reason}

@@ -27,6 +27,8 @@ from ..system.fields import identity, joined, running
 from ..system.files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
 from . import Context, Results, Settings, Stage
 
+NAMED_IDS = 5  # of problems that differ, in an error
+
 
 def settings(recipe: Recipe) -> Settings:
     """Of a step that generates; its GPUs are those of one copy of the model, with vLLM of all copies."""
@@ -73,7 +75,7 @@ def generate(
     problems, output = load_problems(prompts), Path(output)
     asked = {
         **identity(sampling), **identity(prompts, "path"), "model": model.ref,
-        "model_revision": model.revision, "prompts": len(problems), "problems": digest(problems),
+        "model_revision": model.revision, "problems": {row["id"]: digest(row) for row in problems},
     }  # fmt: skip
     with ExitStack() as stack:
         done = _finished_ids(output, asked)
@@ -117,11 +119,16 @@ def _finished_ids(output: Path, asked: Row) -> set[str]:
     changed = [
         f"{key}: {before.get(key)!r} then, {value!r} now"
         for key, value in asked.items()
-        if before.get(key) != value
+        if key != "problems" and before.get(key) != value
     ]
+    then, now = before["problems"], asked["problems"]
+    for word, ids in (("added", now.keys() - then), ("removed", then.keys() - now),
+                      ("changed", {key for key in now.keys() & then if now[key] != then[key]})):  # fmt: skip
+        names = ", ".join([*sorted(ids)[:NAMED_IDS], *(["..."] if len(ids) > NAMED_IDS else [])])
+        changed += [f"{len(ids)} {word}: {names}"] if ids else []
     if changed:
         raise UserError(
-            f"{output}: holds responses to another request ({'; '.join(changed)}); choose another file"
+            f"{output}: holds responses to another request ({'; '.join(changed)}); choose another"
         )
     return {row["id"] for row in iter_jsonl(output, repair=True) if row["status"] == "ok"}
 

@@ -6,8 +6,6 @@ Each part is sampled without replacement and independently of the others, so a p
 every part. Without a size, the mix is the largest that the ratios allow.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +21,7 @@ def run(step: Context) -> Results:
     """Mix the step's parts, in their order, into its `corpus.jsonl`."""
     paths, config = [part.resolved for part in step.inputs.values()], step.config
     parts = dict(zip(paths, config["ratios"], strict=True))
-    return mix_corpora(parts, step.directory / "corpus.jsonl", seed=config["seed"], size=config["size"])
+    return mix_corpora(parts, step.directory / STAGE.output, seed=config["seed"], size=config["size"])
 
 
 def mix_corpora(
@@ -33,13 +31,14 @@ def mix_corpora(
 
     Raises UserError if the ratios do not add up to 1 or a part has too few rows for `size`.
     """
-    if abs(sum(parts.values()) - 1) > RATIO_TOLERANCE or not all(ratio > 0 for ratio in parts.values()):
-        raise UserError(f"--part: ratios {list(parts.values())} must be above 0 and add up to 1")
-    corpora = {path: _corpus(path) for path in parts}
-    total = size or min(int(len(rows) / parts[path] + 1e-9) for path, rows in corpora.items())
-    counts = shares(list(parts.values()), total)
+    ratios = list(parts.values())
+    if abs(sum(ratios) - 1) > RATIO_TOLERANCE or not all(ratio > 0 for ratio in ratios):
+        raise UserError(f"--part: ratios {ratios} must be above 0 and add up to 1")
+    corpora = [_corpus(path) for path in parts]
+    total = size or min(int(len(rows) / ratio + 1e-9) for rows, ratio in zip(corpora, ratios, strict=True))
+    counts = shares(ratios, total)
     mixed: list[Row] = []
-    for number, ((path, rows), count) in enumerate(zip(corpora.items(), counts, strict=True)):
+    for number, (path, rows, count) in enumerate(zip(parts, corpora, counts, strict=True)):
         if count > len(rows):
             raise UserError(f"--size: {total} rows need {count} of {path}, which has {len(rows)}")
         chosen = random.Random(f"{seed}/{number}").sample(rows, count)
@@ -56,9 +55,8 @@ def mix_corpora(
 
 def shares(ratios: list[float], total: int) -> list[int]:
     """Whole numbers that add up to `total`, as near to the ratios as can be (largest remainder)."""
-    exact = [ratio * total for ratio in ratios]
-    counts = [int(value + 1e-9) for value in exact]
-    by_rest = sorted(range(len(ratios)), key=lambda i: counts[i] - exact[i])
+    counts = [int(ratio * total + 1e-9) for ratio in ratios]
+    by_rest = sorted(range(len(ratios)), key=lambda i: counts[i] - ratios[i] * total)
     for i in by_rest[: total - sum(counts)]:
         counts[i] += 1
     return counts
@@ -68,8 +66,7 @@ def _corpus(path: str) -> list[Row]:
     """The rows of a part, in the order of their ids."""
     rows = read_jsonl(path)
     for number, row in enumerate(rows, start=1):
-        missing = [key for key in ("id", "response_tokens") if key not in row]
-        if missing:
+        if missing := [key for key in ("id", "response_tokens") if key not in row]:
             raise UserError(f"{path}: row {number} has no {' and no '.join(missing)}")
     return sorted(rows, key=lambda row: str(row["id"]))
 

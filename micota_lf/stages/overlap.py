@@ -6,9 +6,8 @@ Words are what blanks part, in lower case and without punctuation at their ends 
 C, where n is 13). A problem shorter than n words overlaps only with one that has the very same words.
 """
 
-from __future__ import annotations
-
 import string
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,10 +41,10 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word for word in (raw.strip(string.punctuation) for raw in text.lower().split()) if word)
 
 
-def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
-    """All runs of n words; of a text with fewer, the text itself."""
+def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """All runs of n words, in their order; of a text with fewer, the text itself."""
     found = words(text)
-    return {found[i : i + n] for i in range(max(1, len(found) - n + 1))}
+    return [found[i : i + n] for i in range(max(1, len(found) - n + 1))]
 
 
 def overlap(
@@ -53,13 +52,14 @@ def overlap(
 ) -> tuple[dict[str, Any], list[Row]]:
     """Counts by benchmark, and one row a pair of a prompt and a benchmark problem that share an n-gram.
 
+    Rows stand in the order of the benchmarks and of their ids, each with the problem's first shared n-gram.
     Counts are `problems` (of the benchmark), `problems_shared`, `prompts_shared`, `identical` (pairs with the
     same words throughout).
     """
-    index: dict[tuple[str, ...], list[Row]] = {}
+    index: defaultdict[tuple[str, ...], list[Row]] = defaultdict(list)
     for prompt in prompts:
         for gram in ngrams(prompt["problem"], n):
-            index.setdefault(gram, []).append(prompt)
+            index[gram].append(prompt)
     counts: dict[str, Any] = {}
     pairs: list[Row] = []
     for name, problems in benchmarks.items():
@@ -68,17 +68,15 @@ def overlap(
             for gram in ngrams(problem["problem"], n):
                 for prompt in index.get(gram, ()):
                     same = words(prompt["problem"]) == words(problem["problem"])
-                    found[prompt["id"], problem["id"]] = {
-                        "benchmark": name, "problem": problem["id"], "prompt": prompt["id"],
-                        "identical": same, "ngram": " ".join(gram),
-                    }  # fmt: skip
+                    pair = {"benchmark": name, "problem": problem["id"], "prompt": prompt["id"]}
+                    pair |= {"identical": same, "ngram": " ".join(gram)}
+                    found.setdefault((problem["id"], prompt["id"]), pair)
         counts[name] = {
-            "problems": len(problems),
-            "problems_shared": len({problem for _, problem in found}),
-            "prompts_shared": len({prompt for prompt, _ in found}),
+            "problems": len(problems), "problems_shared": len({problem for problem, _ in found}),
+            "prompts_shared": len({prompt for _, prompt in found}),
             "identical": sum(pair["identical"] for pair in found.values()),
-        }
-        pairs += found.values()
+        }  # fmt: skip
+        pairs += [found[key] for key in sorted(found)]
     return {"prompts": len(prompts), "ngram": n, "benchmarks": counts}, pairs
 
 
