@@ -55,7 +55,8 @@ def minerva(response: str, gold: str) -> bool:
     """lm-eval's minerva_math, exact_match."""
     from lm_eval.tasks.minerva_math.utils import get_unnormalized_answer, is_equiv, normalize_final_answer
 
-    return is_equiv(normalize_final_answer(get_unnormalized_answer(response)), normalize_final_answer(gold))
+    said = normalize_final_answer(get_unnormalized_answer(response))
+    return bool(is_equiv(said, normalize_final_answer(gold)))
 
 
 def aime(response: str, gold: str) -> bool:

@@ -1,6 +1,7 @@
 """The paper's recipe: its values, their sources, and that the engines accept all it renders."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -12,8 +13,7 @@ from micota_lf.plan.compile import compile_plan
 from micota_lf.recipe.lineage import training
 from micota_lf.recipe.load import load_layers
 from micota_lf.recipe.sources import KINDS_OF_SOURCE, source_rows
-from micota_lf.run.step import step_context
-from micota_lf.stages.kinds import KINDS, Context
+from micota_lf.stages import Context, stage
 from micota_lf.stages.merge import render as render_merge
 from micota_lf.stages.train import render as render_training
 
@@ -31,11 +31,20 @@ def plan(recipe):
     return compile_plan(recipe)
 
 
+class Asked(Exception):
+    """An engine's command, in place of its start."""
+
+
+class Asking(Context):
+    def engine(self, argv, **env):
+        raise Asked(argv)
+
+
 def contexts(plan, kind, workspace):
     return [
-        step_context(plan, step_id, workspace)
-        for step_id, step in plan["steps"].items()
-        if step["kind"] == kind
+        Asking(workspace / step.directory, step.config, plan.inputs_of(step, workspace), step.how, step.gpus)
+        for step in plan.steps.values()
+        if step.kind == kind
     ]
 
 
@@ -51,8 +60,8 @@ def test_a_hardware_profile_gives_each_kind_its_gpus_and_changes_no_batch(tmp_pa
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"extends": [str(PAPER), str(RECIPES / "hardware" / f"{profile}.yaml")]}))
     found = load_recipe(path)
-    steps = compile_plan(found)["steps"].values()
-    assert {step["kind"]: step["how"]["gpus"] for step in steps if step["kind"] in gpus} == gpus
+    steps = compile_plan(found).steps.values()
+    assert {step.kind: step.gpus for step in steps if step.kind in gpus} == gpus
     assert found.hardware.slurm == ({"time": "2d", "mem": "200G"} if profile == "slurm" else {})
     assert found.train.global_batch_size == recipe.train.global_batch_size
 
@@ -60,7 +69,6 @@ def test_a_hardware_profile_gives_each_kind_its_gpus_and_changes_no_batch(tmp_pa
 @pytest.mark.parametrize(
     ("student", "corpora", "batch", "rate", "epochs"),
     [
-        ("assistant-sft", ["strong"], 32, 1e-5, 2),
         ("7b", ["strong", "half", "micota", "mix-long"], 32, 1e-5, 2),
         ("3b", ["strong-qwq", "half-qwq", "mix-long"], 32, 1e-5, 2),
         ("3b", ["strong", "half", "micota"], 128, 2e-5, 3),
@@ -83,7 +91,7 @@ def test_every_value_has_a_source_and_a_changed_one_says_so():
         assert row.source.split(":")[0] in KINDS_OF_SOURCE, row
     found = {row.key: row for row in rows}
     assert found["students.3b.train_for.r1.global_batch_size"].source == "paper: appendix 6.2"
-    assert found["assistant.merge.weight"].source.startswith("inferred")
+    assert found["assistants.ta.merge.weight"].source.startswith("inferred")
     assert found["train.optim"].set_in == "default" and found["train.optim"].source.startswith("ours")
     changed = {r.key: r for r in source_rows(*load_layers(PAPER, ["train.learning_rate=3e-5"]))}
     assert changed["train.learning_rate"].source == f"changed (was {found['train.learning_rate'].source})"
@@ -94,9 +102,10 @@ def test_every_value_has_a_source_and_a_changed_one_says_so():
 def test_the_sources_are_printed_as_a_table(capsys):
     assert main(["plan", str(PAPER), "--sources"]) == 0
     printed = capsys.readouterr().out
-    assert "paper: section 4.2 (16K)" in printed and "assistant.merge.preset" in printed
+    assert "paper: section 4.2 (16K)" in printed and "assistants.ta.merge.preset" in printed
 
 
+@pytest.mark.slow
 def test_llamafactory_accepts_every_training_of_the_paper(plan, tmp_path):
     """Without a GPU bf16 needs use_cpu, and DeepSpeed's file is another test's (test_launch)."""
     from llamafactory.hparams import get_train_args
@@ -104,9 +113,9 @@ def test_llamafactory_accepts_every_training_of_the_paper(plan, tmp_path):
     steps = contexts(plan, "train", tmp_path)
     assert len(steps) == 24
     for number, step in enumerate(steps):
-        how = {key: value for key, value in step.how["train"].items() if key != "deepspeed"}
-        output = str(tmp_path / str(number))
-        config = render_training(step.config["train"], {**how, "use_cpu": True}, "m", str(tmp_path), output)
+        how = {**step.how, "train": {**step.how["train"], "deepspeed": "none", "use_cpu": True}}
+        model = replace(step.inputs["model"], ref="m")
+        config = render_training(step.config, how, model, str(tmp_path), str(tmp_path / str(number)))
         model, data, arguments, _, _ = get_train_args(yaml.safe_load(yaml.safe_dump(config)))
         assert data.cutoff_len == 18432 and data.template == "qwen" and arguments.bf16
         batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * 8
@@ -121,7 +130,7 @@ def test_mergekit_accepts_the_merges_of_both_presets(plan, tmp_path):
     sizes = {}
     for made in (plan, other):
         (step,) = contexts(made, "merge", tmp_path)
-        given = step.inputs
+        given = {role: ref.ref for role, ref in step.inputs.items()}
         rendered = render_merge(
             step.config["merge"], given["before"], given["after"], given.get("pretrained")
         )
@@ -131,22 +140,18 @@ def test_mergekit_accepts_the_merges_of_both_presets(plan, tmp_path):
     assert sizes == {"Qwen/Qwen2.5-14B-Instruct": 1, "Qwen/Qwen2.5-14B": 2}
 
 
-def test_lm_eval_and_our_own_commands_accept_every_other_step(plan, tmp_path):
+def test_lm_eval_accepts_every_evaluation_and_bpc(plan, tmp_path):
     from lm_eval._cli.harness import HarnessCLI
 
-    from micota_lf.cli.main import _parser
-
     parsed = Counter()
-    for kind in ("evaluate", "bpc", "generate", "filter", "mix"):
+    for kind in ("evaluate", "bpc"):
         for step in contexts(plan, kind, tmp_path):
-            job = KINDS[kind].prepare(step)
-            if kind in ("evaluate", "bpc"):
-                arguments = HarnessCLI()._parser.parse_args(job.argv[1:])
-                assert arguments.model == "vllm" and arguments.model_args["tensor_parallel_size"] == 2
-            else:
-                arguments = _parser().parse_args(job.argv[3:])
-            parsed[kind] += arguments is not None
-    assert parsed == Counter(step["kind"] for step in plan["steps"].values() if step["kind"] in parsed)
+            with pytest.raises(Asked) as asked:
+                stage(kind).run(step)
+            arguments = HarnessCLI()._parser.parse_args(asked.value.args[0][1:])
+            assert arguments.model == "vllm" and arguments.model_args["tensor_parallel_size"] == 2
+            parsed[kind] += 1
+    assert parsed == Counter(step.kind for step in plan.steps.values() if step.kind in parsed)
 
 
 def test_without_the_gpus_a_run_shows_the_plan_and_stops_before_any_work(tmp_path, capsys, monkeypatch):
@@ -166,9 +171,9 @@ def test_a_step_that_does_not_fit_into_a_gpu_is_found_in_the_plan(capsys):
 
 
 def test_tables_share_their_steps(plan):
-    needed = {name: {plan["slots"][slot] for slot in slots} for name, slots in plan["tables"].items()}
+    needed = {name: {plan.slots[slot] for slot in slots} for name, slots in plan.tables.items()}
     assert set(needed) == {"table1", "table2", "table3", "table4", "baselines", "figures"}
     assert needed["table3"] & needed["table2"] and needed["figures"] & needed["table1"]
-    same = plan["slots"]["train/14b/strong"]
-    assert plan["slots"]["train/assistant-sft/strong"] == same  # Table 1's 14B student is the assistant
-    assert isinstance(step_context(plan, same, TINY.parent), Context)
+    # Table 1's 14B student is the assistant before its merge.
+    assert plan.slots["evaluate/14b/Strong Teacher CoT"] == plan.slots["evaluate/ta/tuned"]
+    assert len(plan.steps) == 80

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def commands_of(target):
 
 def try_command(line, tmp_path):
     """Start a command so that it changes nothing: a plan for a run, collecting for tests, else --help."""
-    words = shlex.split(line)
+    words = [name for word in shlex.split(line) for name in sorted(glob(word, root_dir=ROOT)) or [word]]
     while re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)
     program, rest = words[0], words[1:]

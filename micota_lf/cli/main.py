@@ -94,7 +94,7 @@ FLAGS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "recipe?": (["recipe"], {"nargs": "?", "metavar": "RECIPE", "help": "its steps (default: all)"}),
     "recipe=": (["--recipe"], {"metavar": "RECIPE", "help": "(default: the one that ran last)"}),
     "recipes": (["recipes"], {"nargs": "+", "metavar": "RECIPE", "help": "recipes whose steps stay"}),
-    "workspace": (["--workspace"], {"default": "runs", "help": "where steps and reports are (default: runs)"}),
+    "workspace": (["--workspace"], {"default": "runs", "help": "where the steps are (default: runs)"}),
     "kept": (["--workspace"], {"help": "keep the result there, as the run's own first step"}),
     "overrides": (["overrides"], {"nargs": "*", "metavar": "key=value", "help": "values over the recipe's"}),
     "target": (["--target"], {
