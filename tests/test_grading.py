@@ -233,6 +233,7 @@ list(grade_rows(pairs, lambda pair: [Question(*pair)], 2, Limits(seconds=99)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_its_parent(end):
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -277,12 +278,14 @@ def odd_pair(seed):
     return f"\\boxed{{{inside}}}", answer
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(no_process_left):
     pairs = [odd_pair(seed) for seed in range(300)]
     alone, together = graded(pairs, workers=1), graded(pairs, workers=3)
     assert alone == together and len(alone) == len(pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "others"), [(SHORT_TEXT, PIECES), (200_000, ["", "\\boxed", "answer "])])
 def test_repeated_text_is_read_in_time_that_grows_with_its_length_alone(size, others):
     """In this process: no worker's timer guards what is decided from text."""

@@ -46,7 +46,7 @@ def test_killed_while_it_trains_generates_and_evaluates_it_ends_as_undisturbed(u
     assert 0 < len(responses.read_bytes().splitlines()) < 64
     log = workspace / evaluate / "log.txt"
     kill("engine", SLOTS[2], lambda: log.exists() and "Running generate_until" in log.read_text())
-    storm.start("--target", SLOTS[2])
+    storm.start("--target", SLOTS[1], "--target", SLOTS[2])
     assert storm.stop() == 0, storm.log.read_text()[-5000:]
     assert "Resuming training from" in (workspace / train / "log.txt").read_text()
     assert differences(undisturbed, workspace) == []
