@@ -7,8 +7,6 @@ MicotaError            1   anything below
 `- StepLocked          3   another process is at work in the step's directory
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 KNOWN = 20  # names that an error lists

@@ -7,8 +7,6 @@
 A new backend is a module here, and its name's place in `Generation.backend`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ body(Request("a", messages), sampling)    -> {"messages": [...], "max_tokens": 1
 completion(request, answer, opened="")    -> Completion("a", "<think>...", "stop", 41, 812)
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -12,8 +12,6 @@ out, and back in once it lists the model again. With all of them out for GIVE_UP
 as errors.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random

@@ -1,7 +1,5 @@
 """Instant responses that depend on the prompt and the seed alone: for tests and notebooks."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -5,8 +5,6 @@ progress.add(completion)         # says "128/500 responses, 2,345 tokens/s, 1.6%
 response_summary("out.jsonl")    # {"responses": 500, "mean_response_tokens": 812.4, "truncated": 7, ...}
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import time

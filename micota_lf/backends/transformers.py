@@ -1,7 +1,5 @@
 """Responses of a model that this process loads with Hugging Face transformers: the default without GPUs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import Any

@@ -8,8 +8,6 @@
 otherwise hold the GPUs' memory for a while.
 """
 
-from __future__ import annotations
-
 import math
 import socket
 import subprocess

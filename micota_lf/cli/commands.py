@@ -3,8 +3,6 @@
 In: the words of the command line, parsed by `main.py`. Out: text on the terminal and what the command is for.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

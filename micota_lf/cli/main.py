@@ -15,8 +15,6 @@ Exit codes: 0 done, 1 an engine failed or a step is damaged, 2 the user's input 
 written), 3 another process is at work there, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import argparse
 import errno
 import signal

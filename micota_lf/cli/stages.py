@@ -5,8 +5,6 @@ sections (`train.learning_rate=1e-3`, `hardware.gpus=1`, `engines.vllm=...`), an
 does exactly what it does in a run: render, run the engine, check, write `done.json`. Run again, it goes on.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from collections.abc import Callable

@@ -4,8 +4,6 @@ plan = compile_plan(load_recipe("recipes/tiny.yaml"))
 plan.slots["train/student-s/micota"]          -> a step's id
 """
 
-from __future__ import annotations
-
 from functools import cache, cached_property
 
 from ..inputs.references import DataRef, ModelRef

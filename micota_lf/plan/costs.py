@@ -11,8 +11,6 @@ bounds. None is unknown (no size, no shape). Without GPUs no time is estimated, 
 counts as the host's memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any

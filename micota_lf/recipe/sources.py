@@ -4,8 +4,6 @@ A recipe's `sources` maps keys to words such as `paper: appendix 6.2`; a key sta
 longest that fits counts. What a later file or the command line sets is no longer what that source says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """From finished steps to tables and figures."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ The front matter is the hub's. Only models and data that are on the hub are name
 be somebody else's id; licences are those that the parents' own cards state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any

@@ -5,8 +5,6 @@ difference has the exact McNemar p value, adjusted by Holm over all benchmark ce
 average has a 95% paired bootstrap interval.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

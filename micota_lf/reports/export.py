@@ -7,8 +7,6 @@ Only what loads the model is copied: optimizer states, logs, pickles and the eng
 local paths, stay behind.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

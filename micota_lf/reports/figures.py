@@ -5,8 +5,6 @@ of the students by method. Figure 4: reflection words a response (the paper's ca
 "wait": 209 with Half-size CoT, 1 with MiCoTA), with responses flagged that overthink.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -5,8 +5,6 @@ outcomes.results("evaluate/student-s/MiCoTA")     -> {"micota_tiny_two": {"n": 2
 outcomes.problems("evaluate/student-s/MiCoTA")    -> {("micota_tiny_two", "tiny-two-0001"): {...}}
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache

@@ -8,8 +8,6 @@ Scores are percent. The numbers are in `paper.yaml` (arXiv 2507.01887, version o
 misprint is corrected unless `as_printed` is asked for. Whatever a table does not have is None.
 """
 
-from __future__ import annotations
-
 from . import read
 
 SCORE_TABLES = ("table2", "table3")

@@ -7,8 +7,6 @@ counts as generation, so few prompts make it look slow. Lengths come from every 
 finished one of a name.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..inputs.weights import BILLION, ModelSize, directory_size, model_size

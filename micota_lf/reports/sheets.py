@@ -10,8 +10,6 @@ failed). An accuracy reads
 A benchmark with too few problems says so: `n=30 (too few to tell <20.0)`.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@
 The average is the paper's, unweighted over the benchmarks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from ..grading.intervals import average_interval, difference_interval, least_difference, wilson

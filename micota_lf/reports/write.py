@@ -5,8 +5,6 @@ Figures 2 to 4, one CSV and one LaTeX file a table, one CSV and one PNG file a f
 of what the steps left, so a half-finished run has one too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ with the finished one that the workspace holds for the same place in the recipe 
 one of its kind), and a changed input is followed to its own change.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path

@@ -8,8 +8,6 @@ A workspace's jobs are known by the start of their name. Each asks for its GPUs 
 machine, and takes the cluster's defaults for what `hardware.slurm` leaves out.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

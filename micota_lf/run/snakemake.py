@@ -8,8 +8,6 @@ ours (`.micota/run.lease`) is a lease. What Snakemake waits for, and deletes as 
 `.micota/ended/`, never `done.json`: a Slurm job of a killed run may finish the step meanwhile.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

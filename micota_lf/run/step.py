@@ -11,8 +11,6 @@ step is done if and only if it exists. One that cannot be read is an error, not 
 damaged it may have damaged the outputs too, and a training with weights there would be taken for complete.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

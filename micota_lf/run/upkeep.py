@@ -6,8 +6,6 @@
 Nothing outside the workspace's step directories is read or removed, and no symbolic link is followed.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterable

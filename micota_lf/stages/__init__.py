@@ -5,8 +5,6 @@
 A new kind is a module here with a `STAGE`, and a line in plan/compile.py that makes such steps.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator

@@ -10,8 +10,6 @@ A killed run is continued by running it again, on other GPUs
 or endpoints too: finished rows are kept, a torn last line is dropped, failed rows are tried once more.
 """
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -67,8 +65,8 @@ def generate(
 ) -> Results:
     """Write one row a problem to `output` and return the counts and token statistics.
 
-    Raises UserError if `output` holds responses to another question, StepLocked if another process writes to
-    it, StepFailed if rows failed or the backend's server did.
+    One process at a time: the step's lease sees to that. Raises UserError if `output` holds responses to
+    another question, StepFailed if rows failed or the backend's server did.
     """
     if sampling.prompt_format == "raw" and prompts.system:
         raise UserError("prompt_format: raw prompts have no place for prompts.system")

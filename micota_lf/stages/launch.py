@@ -8,8 +8,6 @@ LLaMA-Factory's `train` command starts torchrun itself when FORCE_TORCHRUN is se
 these variables (llamafactory launcher.py). Without GPUs it needs NPROC_PER_NODE: its default is their number.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping

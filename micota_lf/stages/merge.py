@@ -10,8 +10,6 @@ and normalize off, the merged delta is weight x the fine-tuning delta in expecta
 the weight cancels. DARE's density alone never shortens: rescaling restores the expectation.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace

@@ -15,8 +15,6 @@ above strangers, below a model that kept half of its direction. Norms and biases
 near 1 in every model.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping
 from pathlib import Path

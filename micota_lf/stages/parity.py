@@ -11,8 +11,6 @@ gives it to our backends and to lm-eval, the response's tokens, and a token at w
 Importing llamafactory takes 13 to 20 s, nearly all of this check's time.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import sys

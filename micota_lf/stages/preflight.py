@@ -10,8 +10,6 @@ llamafactory must be imported: that is done in another process. Prompts of bench
 files are local; if none is, the prompt set stands for them.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field

@@ -7,8 +7,6 @@ In: a model, a corpus (JSONL with `prompt` and `response`), training settings. O
     train_config(recipe, "student-s", "micota")["gradient_accumulation_steps"]
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping
