@@ -1,0 +1,107 @@
+"""The recipe's graph is general: no assistant, several, a chain of them, and corpora from a file."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import yaml
+from conftest import TINY
+
+from micota_lf import RecipeError, compile_plan, load_recipe, merge_config
+from micota_lf.run.step import run_step
+
+TRAIN = {"bf16": False, "use_cpu": True, "global_batch_size": 16, "learning_rate": 1.0e-3}
+BASE = {
+    "name": "mine",
+    "prompts": {"path": "tiny:train", "limit": 20},
+    "teachers": {"teacher": {"model": "tiny:teacher"}},
+    "students": {"big": {"model": "tiny:assistant"}, "small": {"model": "tiny:student-s"}},
+    "corpora": {"strong": {"from": "teacher"}},
+    "methods": {"Instruct": None, "Strong": "strong"},
+    "tables": {"table2": {"others": ["Instruct", "Strong"]}},
+    "train": TRAIN,
+    "evaluation": {"tasks": {"micota_tiny_two": "Two"}},
+}
+
+
+@pytest.fixture
+def plan_of(tmp_path):
+    """A function that compiles the base recipe with sections laid over it."""
+
+    def compiled(**sections):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({**BASE, **sections}))
+        return compile_plan(load_recipe(path))
+
+    return compiled
+
+
+def edge(plan, slot, role):
+    """The step that a step reads in a role."""
+    return plan.steps[plan.slots[slot]].inputs[role].step
+
+
+def test_a_recipe_needs_no_assistant(plan_of):
+    plan = plan_of()
+    assert {step.kind for step in plan.steps.values()} >= {"generate", "filter", "train", "evaluate"}
+    assert not any(step.kind == "merge" for step in plan.steps.values())
+    assert plan.tables["table2"][:2] == ["overlap", "evaluate/teacher"]
+
+
+def test_two_assistants_are_two_merges_of_one_training_or_of_two(plan_of):
+    merges = {"light": {"from": "big/strong", "merge": {"weight": 0.3}}, "heavy": {"from": "big/strong"}}
+    merges["other"] = {"from": "small/strong"}
+    corpora = {**BASE["corpora"], **{name: {"from": name} for name in merges}}
+    methods = {**BASE["methods"], **{name: name for name in merges}}
+    rows = {"table2": {"others": list(methods)}}
+    plan = plan_of(assistants=merges, corpora=corpora, methods=methods, tables=rows)
+    assert len({plan.slots[f"merge/{name}"] for name in merges}) == 3
+    assert edge(plan, "merge/light", "after") == edge(plan, "merge/heavy", "after")
+    assert edge(plan, "merge/other", "after") == plan.slots["train/small/strong"]
+    for name in merges:
+        assert edge(plan, f"generate/{name}", "model") == plan.slots[f"merge/{name}"]
+
+
+def test_a_chain_of_assistants_teaches_the_next_size(plan_of):
+    """The big student trained on the first assistant's corpus is merged and teaches the small one."""
+    plan = plan_of(
+        assistants={"ta": {"from": "big/strong"}, "next": {"from": "big/micota"}},
+        corpora={**BASE["corpora"], "micota": {"from": "ta"}, "second": {"from": "next"}},
+        methods={**BASE["methods"], "Chain": "second"},
+        tables={"table2": {"big": [], "small": ["Instruct", "Chain"]}},
+    )
+    line = [("train/small/second", "corpus"), ("filter/second", "responses"), ("generate/next", "model"),
+            ("merge/next", "after"), ("train/big/micota", "corpus"), ("filter/micota", "responses"),
+            ("generate/ta", "model"), ("merge/ta", "after"), ("train/big/strong", "corpus")]  # fmt: skip
+    for (slot, role), (after, _) in pairwise(line):
+        assert edge(plan, slot, role) == plan.slots[after]
+
+
+def test_a_corpus_that_needs_its_own_assistant_is_a_circle(plan_of):
+    with pytest.raises(RecipeError, match=r"corpora.loop: needs itself: loop <- loop"):
+        plan_of(assistants={"ta": {"from": "big/loop"}}, corpora={**BASE["corpora"], "loop": {"from": "ta"}})
+
+
+def test_responses_that_exist_already_are_filtered_like_generated_ones(plan_of, tmp_path):
+    rows = [
+        {"prompt": "What is 1+1?", "response": "So \\boxed{2}.", "answer": "2"},
+        {"prompt": "What is 1+2?", "response": "So \\boxed{4}.", "answer": "3"},
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpora = {**BASE["corpora"], "mine": {"file": str(tmp_path / "mine.jsonl")}}
+    plan = plan_of(corpora=corpora, methods={**BASE["methods"], "Mine": "mine"},
+                   tables={"table2": {"others": ["Mine"]}})  # fmt: skip
+    assert "generate/mine" not in plan.slots
+    results = run_step(plan, plan.slots["filter/mine"], tmp_path / "runs")
+    assert results["reasons"] == {"kept": 1, "wrong": 1}
+    (corpus,) = (tmp_path / "runs").glob("filter/mine-*/corpus.jsonl")
+    assert [json.loads(line)["response"] for line in corpus.open()] == [rows[0]["response"]]
+    assert edge(plan, "train/small/mine", "corpus") == plan.slots["filter/mine"]
+
+
+def test_an_assistants_config_is_asked_for_by_its_name():
+    recipe = load_recipe(TINY)
+    config = merge_config(recipe, "ta", before="/b", after="/a")
+    assert config["base_model"] == "/b" and config["models"][0]["model"] == "/a"
+    with pytest.raises(Exception, match=r"no assistant 'assistant'; known: ta"):
+        merge_config(recipe, "assistant")
