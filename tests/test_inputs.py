@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import BENCHMARKS, ROOT
 from jinja2 import TemplateError
+from miniatures import MINIATURES, write_miniatures
 
 from micota_lf import UserError
 from micota_lf.grading.answer import grade
@@ -56,37 +57,10 @@ LEGACY_CEILINGS = {**FIVE, "olympiadbench": 409}
 
 needs_data = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no folder of benchmark problems")
 
-# Two rows in the shape of each data set on the hub; the problems are ours.
-MINIATURES = {
-    "aime24": [
-        {"id": 60, "problem": "What is the square of five?", "solution": "...", "answer": "025", "url": ""},
-        {"id": 61, "problem": "How many are seven elevens?", "solution": "...", "answer": "77", "url": ""},
-    ],
-    "amc23": [
-        {"id": 0, "question": "What is 20+7?", "answer": 27.0, "url": ""},
-        {"id": 1, "question": "What is 1/2?", "answer": "0.5", "url": ""},
-    ],
-    "olympiadbench": [
-        {"id": 7, "question": "Solve $x^2=9$.", "final_answer": ["$3$,$-3$"], "is_multiple_answer": True},
-        {"id": 8, "question": "Solve $x+1=9$.", "final_answer": ["8"], "is_multiple_answer": False},
-    ],
-    "math-500": [
-        {"unique_id": "test/a/1.json", "problem": "Name $\\tfrac12$.", "answer": "\\frac{1}{2}"},
-        {"unique_id": "test/a/2.json", "problem": "A pair?", "answer": "\\left( 3, \\frac{\\pi}{2} \\right)"},
-    ],
-    "gsm8k": [
-        {"question": "Add 1000 and 125.", "answer": "1000+125=<<1000+125=1125>>1125\n#### 1,125"},
-        {"question": "Add 9 and 9.", "answer": "9+9=18\n#### 18"},
-    ],
-}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def miniature(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("benchmarks")
-    for name, rows in MINIATURES.items():
-        write_jsonl(folder / name / "test.jsonl", rows)
-    return folder
+    return write_miniatures(tmp_path_factory.mktemp("benchmarks"))
 
 
 def rows_of(name, data_dir):
