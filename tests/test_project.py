@@ -1,8 +1,11 @@
 """The project's own files: what a fresh clone relies on."""
 
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 from conftest import ROOT
 
@@ -36,3 +39,27 @@ def test_make_help_lists_the_targets():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("demo", "test", "test-all", "check", "clean", "tiny-family"):
         assert f"make {target} " in done.stdout
+
+
+SHARED = """
+import os, pathlib, pytest
+
+@pytest.fixture(scope="module")
+def run():
+    with open(pathlib.Path(__file__).with_name("made"), "a") as made:
+        made.write(f"{os.getpid()}\\n")
+
+@pytest.mark.parametrize("n", range(6))
+def test_with(run, n): pass
+"""
+
+
+def test_two_workers_make_a_modules_fixture_once(tmp_path):
+    """As `make test` distributes them; pytest 9.2 with xdist 3.8 ignores groups without a word."""
+    (tmp_path / "test_shared.py").write_text(SHARED)
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    makefile = (ROOT / "Makefile").read_text()
+    options = re.search(r"^TWO_AT_A_TIME := (.+)$", makefile, re.MULTILINE)[1].split()
+    words = [sys.executable, "-m", "pytest", *options, "-q", "--rootdir", str(tmp_path), str(tmp_path)]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    assert len((tmp_path / "made").read_text().split()) == 1

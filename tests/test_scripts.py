@@ -90,7 +90,8 @@ def commands_of(target):
     """What `make TARGET` would run where the environments are there, as lines of the shell."""
     ready = ("-o", ".venv/.ready", "-o", ".venv-vllm/.ready", f"BIN={BIN}")
     lines = started("make", "--no-print-directory", "-n", *ready, target).replace("\\\n", " ").splitlines()
-    return [line for line in lines if not line.startswith("make: Nothing")]
+    # Below `make test` it names itself make[1].
+    return [line for line in lines if not re.match(r"make(\[\d+\])?: Nothing", line)]
 
 
 def try_command(line, tmp_path):

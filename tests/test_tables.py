@@ -150,7 +150,7 @@ def test_every_record_of_a_step_that_is_not_done_says_so_and_has_no_number(tmp_p
             isinstance(value, int | float) for record in sheet.records for value in record.values()
         )
         assert all("missing" in line for line in sheet.lines)
-    assert not figure_sheet(outcomes, "figure2").rows
+    assert not figure_sheet(outcomes, "figure2").lines
 
 
 def test_several_assistants_are_told_apart_and_none_leaves_the_teacher_of_the_first_method(
@@ -246,5 +246,5 @@ def test_latex_escapes_what_latex_would_read(bench):
     sheet = accuracy_sheet(bench.outcomes(), "table2")
     text = latex(sheet)
     body = text[text.index("\\toprule") :]
-    assert not re.search(r"(?<!\\)%", body) and body.count(r"\\") >= len(sheet.rows)
-    assert markdown(sheet).count("\n") == len(sheet.rows) + 1
+    assert not re.search(r"(?<!\\)%", body) and body.count(r"\\") >= len(sheet.lines)
+    assert markdown(sheet).count("\n") == len(sheet.lines) + 1

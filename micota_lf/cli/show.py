@@ -3,13 +3,10 @@
 In: a recipe, its plan, a workspace. Out: text on the terminal; nothing is written.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..plan.costs import Cost, estimate, total
 from ..plan.plan import Plan
@@ -20,27 +17,23 @@ from ..reports.write import sheets
 from ..run.step import DONE, states
 from ..system.gpus import gpu_shortage, present_gpus
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
 
 def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]) -> None:
     """The chosen steps, their state and estimated cost, and what the unfinished ones need together."""
     now, costs = states(plan, workspace), estimate(plan, recipe)
-    table = _table("id", "kind", "step", "state", "GPUs", "GPU-h", "GPU GiB", "disk GiB")
+    rows = []
     for step_id in chosen:
         step, cost = plan.steps[step_id], costs[step_id]
-        names = (step_id, step.kind, plan.slots_of(step_id)[0], now[step_id], str(step.gpus))
-        table.add_row(*names, *map(_number, (cost.gpu_hours, cost.gpu_memory_gib, cost.disk_gib)))
-    _console(140).print(table)
+        numbers = map(_number, (cost.gpu_hours, cost.gpu_memory_gib, cost.disk_gib))
+        rows.append((step_id, step.kind, plan.slots_of(step_id)[0], now[step_id], str(step.gpus), *numbers))
+    _print(140, ("id", "kind", "step", "state", "GPUs", "GPU-h", "GPU GiB", "disk GiB"), rows)
     pending = [step_id for step_id in chosen if now[step_id] != DONE]
     done = f"{len(chosen) - len(pending)} done, {len(pending)} to do"
-    lines = [f"{len(chosen)} steps, {done}; workspace {workspace}"]
+    print(f"{len(chosen)} steps, {done}; workspace {workspace}")
     if pending:
-        lines.append(cost_words(recipe, [costs[step_id] for step_id in pending]))
-        lines += [f"missing: {lack}" for lack in shortages(recipe, plan, workspace, pending)]
-    _console(140).print("\n".join(lines), soft_wrap=True)
+        print(cost_words(recipe, [costs[step_id] for step_id in pending]))
+    for lack in shortages(recipe, plan, workspace, pending):
+        print(f"missing: {lack}")
 
 
 def cost_words(recipe: Recipe, costs: Sequence[Cost]) -> str:
@@ -89,35 +82,27 @@ def shortages(
 
 def show_sources(rows: Sequence[Sourced]) -> None:
     """Where each value of a recipe comes from."""
-    table = _table("key", "value", "source", "set in")
-    for key, value, set_in, source in rows:
-        table.add_row(key, str(value).replace("\n", "\\n"), source or "none given", set_in)
-    _console(200).print(table)
+    lines = [(r.key, str(r.value).replace("\n", "\\n"), r.source or "none given", r.set_in) for r in rows]
+    _print(200, ("key", "value", "source", "set in"), lines)
 
 
 def show_tables(recipe: Recipe, plan: Plan, workspace: Path, names: Sequence[str] = ("table2",)) -> None:
     """The named tables with their comparisons, `figures` as numbers (everything if there are no names)."""
-    from rich.markup import escape
-
     for sheet in sheets(Outcomes(recipe, plan, workspace)):
         kind = "figures" if sheet.name.startswith("figure") else sheet.name.removesuffix("-differences")
         if not names or kind in names:
-            table = _table(*sheet.head, title=f"{recipe.name}: {sheet.title}")
-            for line in sheet.lines:
-                table.add_row(*(escape(cell) for cell in line))
-            _console(180).print(table)
+            _print(180, sheet.head, sheet.lines, f"{recipe.name}: {sheet.title}")
 
 
-def _table(*head: str, title: str | None = None) -> Table:
+def _print(width: int, head: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> None:
+    """A table as wide as the terminal, or `width` in a file."""
+    from rich.console import Console
     from rich.table import Table
 
-    return Table(*head, title=title, box=None, pad_edge=False)
-
-
-def _console(width: int) -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else width, markup=True, highlight=False)
+    table = Table(*head, title=title, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else width, markup=False, highlight=False).print(table)
 
 
 def _number(value: float | None) -> str:

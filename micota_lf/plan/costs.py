@@ -11,13 +11,14 @@ bounds. None is unknown (no size, no shape). Without GPUs no time is estimated, 
 counts as the host's memory.
 """
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from ..inputs.problems import Problems
 from ..inputs.references import ModelRef
-from ..inputs.weights import BILLION, ModelSize, model_size
+from ..inputs.weights import BILLION, ModelSize, Shape, model_size
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
 from .plan import Input, Plan, Step
@@ -31,7 +32,6 @@ KNOWN_PROBLEMS = {"aime24": 30, "amc23": 40, "olympiadbench": 675, "math-500": 5
 # Where a step's config says how long an answer may get.
 LONGEST = {"generate": ("generation", "max_tokens"), "evaluate": ("evaluation", "max_gen_toks")}
 GIB = 2**30
-HOUR = 3600.0
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Bytes a parameter of mixed-precision AdamW: weights 2, gradients 2, fp32 weights and two moments 12
 # (Rajbhandari et al., arXiv 1910.02054, section 3.1); all in fp32 it is 16 too.
@@ -47,10 +47,10 @@ LOGIT_TRAIN_BYTES, LOGIT_BYTES = 12, 10
 # mergekit 0.1.5, measured on 317M parameters: bytes of the process, copies of the largest tensor.
 MERGE_BASE_BYTES, MERGE_COPIES = 1.1e9, 9
 TOKEN_TEXT_BYTES = 4  # of English and mathematics, in Qwen2.5's tokens
+UNKNOWN: Any = math.nan  # what is reckoned from it is unknown too
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """What a step needs: GPU-hours over all its GPUs, GiB on disk, GiB on each GPU, GiB of host memory.
 
     `scratch_gib` is disk that it gives back: checkpoints.
@@ -71,11 +71,11 @@ def estimate(plan: Plan, recipe: Recipe) -> dict[str, Cost]:
 
 def total(costs: Iterable[Cost]) -> Cost:
     """Hours and disk added up, memory and scratch of the largest; None where a part is unknown."""
-    rows, joined = list(costs), {}
-    for name in (field.name for field in fields(Cost)):
-        values = [getattr(cost, name) for cost in rows]
+    joined: dict[str, float | None] = {}
+    for name, values in zip(Cost._fields, zip(Cost(), *costs, strict=True), strict=True):
+        known = [value for value in values if value is not None]
         join = sum if name in ("gpu_hours", "disk_gib") else max
-        joined[name] = None if None in values else join([0.0, *values])
+        joined[name] = join(known) if len(known) == len(values) else None
     return Cost(**joined)
 
 
@@ -85,16 +85,14 @@ def training_flops(size: ModelSize, how: dict[str, Any], tokens: float) -> float
     return passes * size.parameters * tokens
 
 
-def training_memory(size: ModelSize, what: dict[str, Any], how: dict[str, Any], devices: int) -> float | None:
-    """Bytes on each of `devices` while training on sequences of cutoff_len tokens.
+def training_memory(size: ModelSize, what: dict[str, Any], how: dict[str, Any], devices: int) -> float:
+    """Bytes on each of `devices` while training on sequences of cutoff_len tokens; NaN without a shape.
 
     Full fine-tuning holds 16 bytes a parameter: all split under ZeRO-3, all but the weights under ZeRO-2,
     none otherwise. LoRA and freezing are counted as their weights alone. Activations: each layer's input
     (gradient checkpointing) and one layer's working set, or every layer's; then the loss over the vocabulary.
     """
-    shape, stage = size.shape, how["deepspeed"]
-    if shape is None:
-        return None
+    shape, stage = shape_of(size), how["deepspeed"]
     states = WEIGHT_BYTES / (devices if stage == "zero3" else 1)
     if what["finetuning_type"] == "full":
         states += (TRAIN_BYTES - WEIGHT_BYTES) / (devices if stage != "none" else 1)
@@ -105,19 +103,24 @@ def training_memory(size: ModelSize, what: dict[str, Any], how: dict[str, Any], 
     return size.parameters * states + tokens * (shape.hidden * kept + LOGIT_TRAIN_BYTES * shape.vocabulary)
 
 
-def inference_memory(size: ModelSize, tokens: int, dtype: str, batch: int = 1) -> float | None:
-    """Bytes of the weights and of the keys and values of `batch` sequences of `tokens`."""
-    if size.shape is None:
-        return None
-    cache = 2 * size.shape.layers * size.shape.kv_heads * size.shape.head_dim * tokens * batch
+def inference_memory(size: ModelSize, tokens: int, dtype: str, batch: int = 1) -> float:
+    """Bytes of the weights and of the keys and values of `batch` sequences of `tokens`.
+
+    NaN without a shape.
+    """
+    shape = shape_of(size)
+    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens * batch
     return DTYPE_BYTES[dtype] * (size.parameters + cache)
 
 
-def merge_memory(size: ModelSize, dtype: str) -> float | None:
-    """Bytes of host memory of a merge whose arithmetic is in `dtype`."""
-    if size.shape is None:
-        return None
-    return MERGE_BASE_BYTES + MERGE_COPIES * DTYPE_BYTES[dtype] * size.shape.largest_tensor
+def merge_memory(size: ModelSize, dtype: str) -> float:
+    """Bytes of host memory of a merge whose arithmetic is in `dtype`; NaN without a shape."""
+    return MERGE_BASE_BYTES + MERGE_COPIES * DTYPE_BYTES[dtype] * shape_of(size).largest_tensor
+
+
+def shape_of(size: ModelSize) -> Shape:
+    """A model's shape; all of it is NaN if it is unknown."""
+    return size.shape or Shape(*[UNKNOWN] * len(Shape._fields))
 
 
 def line_count(source: ModelRef) -> int | None:
@@ -163,15 +166,14 @@ class _Estimator:
         """Decoding: tokens / (decode_tokens_per_second of a 1B model / billions of parameters)."""
         section, longest = LONGEST[step.kind]
         spec, (rows, mean) = step.config[section], self._answers(step)
-        size, disk = self._size(step.inputs["model"]), rows * mean * TOKEN_TEXT_BYTES
+        disk = rows * mean * TOKEN_TEXT_BYTES
         if spec["backend"] == "endpoint":  # on someone else's GPUs
             return Cost(disk_gib=disk / GIB)
-        if size is None:
-            return self._on(step, None, disk, None)
+        size = self._size(step.inputs["model"])
         # vLLM holds as many sequences as there is memory for, but one at least.
         batch = step.how[section]["batch_size"] if spec["backend"] == "transformers" else 1
-        hours = rows * mean * size.parameters / BILLION / self.figures.decode_tokens_per_second / HOUR
-        return self._on(step, hours, disk, inference_memory(size, spec[longest], spec["dtype"], batch))
+        seconds = rows * mean * size.parameters / BILLION / self.figures.decode_tokens_per_second
+        return self._on(step, seconds, disk, inference_memory(size, spec[longest], spec["dtype"], batch))
 
     def _corpus(self, step: Step) -> Cost:
         rows, mean = self._rows(Input(step.id))
@@ -180,55 +182,51 @@ class _Estimator:
     def _train(self, step: Step) -> Cost:
         """Training: FLOPs / (tflops x mfu)."""
         spec, how, size = step.config["train"], step.how["train"], self._size(step.inputs["model"])
-        if size is None:
-            return self._on(step, None, None, None)
         rows, mean = self._rows(step.inputs["corpus"])
         seen = rows * spec["num_train_epochs"]
         if spec["max_steps"] > 0:
             seen = spec["max_steps"] * spec["global_batch_size"]
-        flops = training_flops(size, how, seen * min(mean, spec["cutoff_len"]))
+        seconds = self._computing(training_flops(size, how, seen * min(mean, spec["cutoff_len"])))
         disk, scratch = size.parameters * (WEIGHT_BYTES if spec["bf16"] else 4), 0.0
         if how["save_strategy"] != "no":  # checkpoints: weights and optimizer
             scratch = (how["save_total_limit"] or 1) * size.parameters * (WEIGHT_BYTES + OPTIMIZER_BYTES)
         memory = training_memory(size, spec, how, step.how["processes"] * step.how["nodes"])
-        return replace(self._on(step, self._hours(flops), disk, memory), scratch_gib=scratch / GIB)
+        return self._on(step, seconds, disk, memory, scratch)
 
     def _merge(self, step: Step) -> Cost:
+        """A merge is done on the host; its GPU is for the questions that the merged model is asked."""
         size, dtype = self._size(step.inputs["before"]), step.config["merge"]["dtype"]
-        if size is None:
-            return Cost(0.0, None, 0.0, None)
-        memory, disk = merge_memory(size, dtype), size.parameters * DTYPE_BYTES[dtype]
-        return Cost(disk_gib=disk / GIB, host_memory_gib=memory and memory / GIB)
+        return self._on(
+            replace(step, gpus=0), 0.0, size.parameters * DTYPE_BYTES[dtype], merge_memory(size, dtype)
+        )
 
     def _bpc(self, step: Step) -> Cost:
         """Scoring: 2 FLOPs a parameter and token of all corpora."""
-        size, limit = self._size(step.inputs["model"]), self.recipe.bpc.limit or float("inf")
-        if size is None:
-            return self._on(step, None, 0.0, None)
+        size, limit = self._size(step.inputs["model"]), self.recipe.bpc.limit or math.inf
         corpora = [self._rows(given) for role, given in step.inputs.items() if role != "model"]
         flops = FORWARD * size.parameters * sum(min(rows, limit) * mean for rows, mean in corpora)
-        memory = inference_memory(size, 0, self.recipe.evaluation.dtype)
-        if memory is not None and size.shape:
-            memory += LOGIT_BYTES * self.recipe.generation.max_tokens * size.shape.vocabulary
-        return self._on(step, self._hours(flops), 0.0, memory)
+        logits = LOGIT_BYTES * self.recipe.generation.max_tokens * shape_of(size).vocabulary
+        weights = inference_memory(size, 0, self.recipe.evaluation.dtype)
+        return self._on(step, self._computing(flops), 0.0, weights + logits)
 
-    def _hours(self, flops: float) -> float:
-        return flops / (self.figures.tflops * 1e12 * self.figures.mfu) / HOUR
+    def _computing(self, flops: float) -> float:
+        """Seconds of one GPU."""
+        return flops / (self.figures.tflops * 1e12 * self.figures.mfu)
 
-    def _on(self, step: Step, hours: float | None, disk: float | None, memory: float | None) -> Cost:
-        """A cost on the step's GPUs, or on the host if it has none."""
+    def _on(self, step: Step, seconds: float, disk: float, memory: float, scratch: float = 0.0) -> Cost:
+        """A cost on the step's GPUs, or on the host if it has none; sizes are in bytes."""
         # A model is split over a step's GPUs, or over those of one copy.
         share = 1 if step.kind == "train" else max(1, step.how.get("tensor_parallel", step.gpus))
-        held = None if memory is None else memory / GIB / share
-        kept = None if disk is None else disk / GIB
-        return Cost(hours, kept, held, 0.0) if step.gpus else Cost(0.0, kept, 0.0, held)
+        hours, held = seconds / 3600, memory / GIB / share
+        needs = (hours, disk / GIB, held, 0.0) if step.gpus else (0.0, disk / GIB, 0.0, held)
+        return Cost(*(None if math.isnan(need) else need for need in (*needs, scratch / GIB)))
 
-    def _size(self, given: Input) -> ModelSize | None:
+    def _size(self, given: Input) -> ModelSize:
         """Size of a model input; a trained or merged model is as large as the one it started from."""
         while given.step:
             inputs = self.plan.steps[given.step].inputs
             given = inputs.get("model") or inputs["before"]
-        return model_size(given.reference)
+        return model_size(given.reference) or ModelSize(UNKNOWN)
 
     def _answers(self, step: Step) -> Rows:
         """Prompts that a generation answers, or problems that an evaluation asks over all its tasks."""
@@ -254,12 +252,11 @@ class _Estimator:
         """Mean response tokens of the model that a generate or evaluate step asks."""
         known, made = self.figures.response_tokens, step.inputs["model"].step
         names = [slot.partition("/")[2] for slot in self.plan.slots_of(made or step.id)]
-        if (
-            not made
-        ):  # `evaluate/STUDENT/METHOD` is the untrained student, `evaluate/ASSISTANT/before` another
+        if not made:  # untrained: `evaluate/STUDENT/METHOD`; `evaluate/ASSISTANT/before` is another name's
             names = [first for name in names if (first := name.split("/")[0]) not in self.recipe.assistants]
-        lengths = [known[name] for name in names if name in known]
-        learnt = self.plan.steps[made].inputs.get("corpus") if made else None
-        if learnt and not lengths:
+        for name in names:
+            if name in known:
+                return known[name]
+        if made and (learnt := self.plan.steps[made].inputs.get("corpus")):
             return self._rows(learnt)[1]
-        return [*lengths, self.figures.default_response_tokens][0]
+        return self.figures.default_response_tokens

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 from .load import Layers, origin
 from .sections import Recipe
 
-KINDS_OF_SOURCE = ("paper", "inferred", "ours")
-
 
 class Sourced(NamedTuple):
     """A value, the file that sets it (`default` if none does), and where it comes from."""
@@ -32,9 +30,9 @@ def source_rows(recipe: Recipe, layers: Layers) -> list[Sourced]:
         set_in = origin(layers, key)
         if key.split(".")[0] == "sources" or (set_in is None and value in (None, {}, [])):
             continue  # nothing is said there
-        found = max((k for k in recipe.sources if key == k or key.startswith(f"{k}.")), key=len, default=None)
-        source = recipe.sources[found] if found else ""
-        if found and set_in and order[set_in] > order[stated[found]]:
+        found = max((k for k in recipe.sources if f"{key}.".startswith(f"{k}.")), key=len, default="")
+        source = recipe.sources.get(found, "")
+        if source and set_in and order[set_in] > order[stated[found]]:
             source = f"changed (was {source})"
         rows.append(Sourced(key, value, set_in or "default", source))
     return rows
@@ -43,6 +41,6 @@ def source_rows(recipe: Recipe, layers: Layers) -> list[Sourced]:
 def _leaves(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from _leaves(value, f"{at}.{key.removesuffix('_')}" if at else key.removesuffix("_"))
+            yield from _leaves(value, f"{at}.{key}".removesuffix("_").removeprefix("."))
     else:
         yield at, node

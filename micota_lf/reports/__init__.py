@@ -8,9 +8,6 @@ import yaml
 
 
 @cache
-def read(name: str) -> dict[str, Any]:
+def read(name: str) -> Any:
     """A YAML file of this folder: `paper`, the paper's numbers, or `sheets`, how the report's tables read."""
-    found: dict[str, Any] = yaml.safe_load(
-        Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
-    )
-    return found
+    return yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))

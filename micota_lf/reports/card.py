@@ -7,7 +7,6 @@ be somebody else's id; licences are those that the parents' own cards state.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -17,7 +16,7 @@ from ..inputs.hub import model_file
 from ..plan.plan import Input, Plan, Step
 from ..run.step import finished
 from .outcomes import Outcomes
-from .sheets import Sheet, make_sheet, markdown
+from .sheets import make_sheet, section
 from .tables import accuracies, corpora_sheet
 
 MODEL_ROLES = ("model", "before", "after", "pretrained")
@@ -29,7 +28,7 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
 
     Raises UserError for a damaged `done.json`. A hub parent's card is downloaded if the hub can be reached.
     """
-    plan, prompts = outcomes.plan, outcomes.recipe.prompts.source
+    plan, recipe, prompts = outcomes.plan, outcomes.recipe, outcomes.recipe.prompts.source
     step, needed = plan.steps[step_id], plan.needed([step_id])
     line = list(model_line(plan, step))
     bases = _references(line)
@@ -42,6 +41,11 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
         "datasets": [] if prompts.local else [prompts.ref],
         "tags": ["micota", *(["mergekit", "merge"] if step.kind == "merge" else [])],
     }  # fmt: skip
+    evaluations = (made for made in plan.steps.values() if made.kind == "evaluate")
+    slots = [plan.slots_of(made.id)[-1] for made in evaluations if made.inputs["model"].step == step_id]
+    rows = [accuracies(outcomes, slot, {}, {}) for slot in slots if outcomes.results(slot)]
+    scores = make_sheet("scores", "scores", rows, outcomes.titles.values(), **vars(recipe.evaluation))
+    data = corpora_sheet(outcomes, needed)._replace(title="Data")
     origin = [f"- {'base' if n in bases else 'teacher'}: {n} (license: {w})" for n, w in licences.items()]
     origin.append(f"- prompts: {prompts.ref.split('/')[-1] if prompts.local else prompts.ref}")
     done = finished(outcomes.workspace / step.directory, "versions") or {"versions": {}}
@@ -49,11 +53,10 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
     parts = [
         f"---\n{yaml.safe_dump({k: v for k, v in front.items() if v}, sort_keys=False)}---",
         f"# {step.label}",
-        f"Made with micota_lf {__version__} by the recipe `{outcomes.recipe.name}`, step `{step_id}`.",
+        f"Made with micota_lf {__version__} by the recipe `{recipe.name}`, step `{step_id}`.",
         "\n".join(origin),
         f"## Settings\n\n```yaml\n{yaml.safe_dump(settings, sort_keys=False)}```",
-        *(part for sheet in (_data(outcomes, needed), _scores(outcomes, step_id)) if sheet.rows
-          for part in (f"## {sheet.title}", sheet.note, markdown(sheet))),
+        *(section(sheet) for sheet in (data, scores) if sheet.lines),
         "## Steps\n\n" + "\n".join(f"- {plan.steps[made].name} `{made}`" for made in needed),
         "Engines: " + ", ".join(f"{name} {version}" for name, version in done["versions"].items()),
     ]  # fmt: skip
@@ -89,20 +92,3 @@ def _references(steps: Iterable[Step]) -> dict[str, Input]:
         for role, given in step.inputs.items()
         if role in MODEL_ROLES and given.ref
     }
-
-
-def _data(outcomes: Outcomes, needed: list[str]) -> Sheet:
-    """The corpora that the model comes from."""
-    sheet = corpora_sheet(outcomes)
-    slots = {slot for slot, made in outcomes.plan.slots.items() if made in needed}
-    rows = [row for row in sheet.rows if {f"{kind}/{row[0]['corpus']}" for kind in ("filter", "mix")} & slots]
-    return replace(sheet, title="Data", rows=rows)
-
-
-def _scores(outcomes: Outcomes, step_id: str) -> Sheet:
-    """Finished evaluations of the model."""
-    slots = {made: slot for slot, made in outcomes.plan.slots.items()}
-    evaluations = [step for step in outcomes.plan.steps.values() if step.kind == "evaluate"]
-    of_model = [slots[step.id] for step in evaluations if step.inputs["model"].step == step_id]
-    rows = [accuracies(outcomes, slot, {}) for slot in of_model if outcomes.results(slot)]
-    return make_sheet("scores", "scores", rows, outcomes.titles, **vars(outcomes.recipe.evaluation))

@@ -5,15 +5,14 @@ difference has the exact McNemar p value, adjusted by Holm over all benchmark ce
 average has a 95% paired bootstrap interval.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
-
-from ..grading.intervals import SIGNIFICANCE, TELLING, holm, mcnemar
+from ..grading.intervals import SIGNIFICANCE, TELLING, difference_interval, holm, mcnemar
 from ..recipe.lineage import table_rows
 from ..run.step import MISSING
-from .outcomes import Outcomes
+from .outcomes import AVERAGE, Outcomes
 from .sheets import Record, Sheet, make_sheet
-from .tables import average_difference, discordant
+
+Counts = dict[str, tuple[int, int, int]]
+"""By task: problems that only the first model got right, only the second, and all that both have answered."""
 
 
 def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
@@ -29,24 +28,34 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
     adjusted, rows = iter(holm(values)), []
     for (student, other), counts in found.items():
         names = {"model": students[student].model, "method": last[student], "against": other}
-        cells = [*(_difference(counts.get(task), adjusted) for task in spec.tasks), _average(counts)]
-        benchmarks = zip(outcomes.titles, cells, strict=True)
-        rows.append([{**names, "benchmark": title, **cell} for title, cell in benchmarks])
-    values_of_note = {"tests": len(values), "significance": SIGNIFICANCE, "telling": 100 * TELLING}
-    sheet = make_sheet("differences", table, rows, outcomes.titles, **vars(spec), **values_of_note)
-    return replace(sheet, name=f"{table}-differences", title=f"{sheet.title}: differences")
+        cells: dict[str, Record] = {}
+        for task, (gained, lost, n) in counts.items():
+            both = {"difference": (gained - lost) / n, "only_first": gained, "only_second": lost, "n": n}
+            cells[task] = both | {"p_holm": next(adjusted)}
+        if counts:
+            value, low, high = average_difference(counts)
+            total = sum(n for _, _, n in counts.values())
+            cells[AVERAGE] = {"difference": value, "low": low, "high": high, "n": total}
+        titles, missing = outcomes.titles.items(), {"state": MISSING}
+        rows.append([{**names, "benchmark": title, **cells.get(task, missing)} for task, title in titles])
+    noted = {"tests": len(values), "significance": SIGNIFICANCE, "telling": 100 * TELLING}
+    sheet = make_sheet("differences", table, rows, outcomes.titles.values(), **vars(spec), **noted)
+    return sheet._replace(name=f"{table}-differences", title=f"{sheet.title}: differences")
 
 
-def _difference(counts: tuple[int, int, int] | None, adjusted: Iterator[float]) -> Record:
-    if counts is None:
-        return {"state": MISSING}
-    gained, lost, n = counts
-    both = {"difference": (gained - lost) / n, "only_first": gained, "only_second": lost, "n": n}
-    return both | {"p_holm": next(adjusted)}
+def discordant(outcomes: Outcomes, first: str, second: str) -> Counts:
+    """How two slots' models differ, by task; empty if a step is not done."""
+    ours, theirs = outcomes.problems(first), outcomes.problems(second)
+    verdict, counts = outcomes.recipe.evaluation.verdict, {}
+    for task in outcomes.recipe.evaluation.tasks:
+        shared = [key for key in ours if key[0] == task and key in theirs]
+        both = [(ours[key][verdict], theirs[key][verdict]) for key in shared]
+        if both:
+            counts[task] = (sum(a > b for a, b in both), sum(a < b for a, b in both), len(both))
+    return counts
 
 
-def _average(counts: dict[str, tuple[int, int, int]]) -> Record:
-    if not counts:
-        return {"state": MISSING}
-    value, low, high = average_difference(counts)
-    return {"difference": value, "low": low, "high": high, "n": sum(n for _, _, n in counts.values())}
+def average_difference(counts: Counts) -> tuple[float, float, float]:
+    """The unweighted mean over benchmarks of the paired differences of `discordant`, with its interval."""
+    value = sum((gained - lost) / n for gained, lost, n in counts.values()) / len(counts)
+    return value, *difference_interval(list(counts.values()))

@@ -22,7 +22,6 @@ LOADED = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "tokenizer.model",
     "*.jinja", *TOKENIZER_FILES,
 )  # fmt: skip
-BASE = "base_model_name_or_path"  # of an adapter: peft writes the local path that it was trained from
 
 
 def export_model(outcomes: Outcomes, step_id: str, output: Path) -> None:
@@ -46,8 +45,9 @@ def export_model(outcomes: Outcomes, step_id: str, output: Path) -> None:
     for file in {file for pattern in LOADED for file in (directory / "model").glob(pattern)}:
         shutil.copyfile(file, partial / file.name)
     adapter = partial / "adapter_config.json"
-    if adapter.is_file():
-        write_json(adapter, {**read_json(adapter), BASE: step.inputs["model"].identity.get("name")})
+    if adapter.is_file():  # peft writes the local path that it was trained from
+        base = step.inputs["model"].identity.get("name")
+        write_json(adapter, {**read_json(adapter), "base_model_name_or_path": base})
     write_text(partial / "README.md", card)
     partial.replace(output)
 

@@ -18,35 +18,21 @@ from .tables import assistants
 FIGURES = ("figure2", "figure3", "figure4")
 # A response with as many reflection words overthinks: our choice, between the 1 and 209 of the case study.
 OVERTHINKING = 50
-QUANTILES = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
 
 
-STATES = {
-    "before": "/before",
-    "fine-tuned": "/tuned",
-    "merged": "",
-}  # of an assistant, and ends of their slots
-Series = tuple[str, str, Problems]
-"""Model, method, and the problems' rows."""
-
-
-def draw(outcomes: Outcomes, name: str, path: Path) -> None:
-    """Draw a figure's box plots to `path`; without any finished step, no file."""
+def draw(outcomes: Outcomes, sheet: Sheet, path: Path) -> None:
+    """Draw the box plots of a figure that has any numbers to `path`."""
     from matplotlib.figure import Figure as Canvas
 
-    series, measure = list(_series(outcomes, name)), read("sheets")[name]["measure"]
-    if not series:
-        return
+    series, measure = list(_series(outcomes, sheet.name)), read("sheets")[sheet.name]["measure"]
     canvas = Canvas(figsize=(1.5 + 1.1 * len(series), 4.5), layout="constrained")
     axes = canvas.add_subplot()
-    values = [[row[measure] for row in rows.values()] for _, _, rows in series]
+    values = [[row[measure] for row in problems.values()] for _, _, problems in series]
     axes.boxplot(values, whis=(10, 90), showfliers=False, showmeans=True)
     labels = [f"{model}\n{method}" for model, method, _ in series]
     axes.set_xticks(range(1, len(series) + 1), labels, fontsize=7)
     axes.set_ylabel(measure.replace("_", " "))
-    told = "box: quartiles, whiskers: 10% and 90%, triangle: mean"
-    axes.set_title(f"{read('sheets')['titles'][name]}\n{told}", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    axes.set_title(f"{sheet.title}\nbox: quartiles, whiskers: 10% and 90%, triangle: mean", fontsize=9)
     canvas.savefig(path, dpi=120)
 
 
@@ -56,15 +42,21 @@ def figure_sheet(outcomes: Outcomes, name: str) -> Sheet:
     return make_sheet(name, name, rows, overthinking=OVERTHINKING)
 
 
-def _series(outcomes: Outcomes, figure: str) -> Iterator[Series]:
+def _series(outcomes: Outcomes, figure: str) -> Iterator[tuple[str, str, Problems]]:
+    """Model, method and the problems' rows of each done evaluation that a figure shows."""
     recipe, methods = outcomes.recipe, read("sheets")[figure].get("methods")
-    shown: list[tuple[str, str, str]] = []
-    for student, method in table_rows(recipe, "figures"):
-        if method in (methods or ()):
-            shown.append((recipe.students[student].model, method, f"evaluate/{student}/{method}"))
-    if methods is None:
-        for name, (model, told) in assistants(recipe).items():
-            shown += [(model, state + told, f"evaluate/{name}{last}") for state, last in STATES.items()]
+    if methods:
+        shown = [
+            (recipe.students[student].model, method, f"evaluate/{student}/{method}")
+            for student, method in table_rows(recipe, "figures")
+            if method in methods
+        ]
+    else:
+        shown = [
+            (model, state + told, f"evaluate/{name}{last}")
+            for name, (model, told) in assistants(recipe).items()
+            for state, last in (("before", "/before"), ("fine-tuned", "/tuned"), ("merged", ""))
+        ]
     for model, method, slot in shown:
         if outcomes.results(slot) is not None:
             yield short_name(model), method, outcomes.problems(slot)
@@ -75,10 +67,11 @@ def _record(model: str, method: str, rows: Problems, measure: str) -> Record:
 
     values = [row[measure] for row in rows.values()]
     low, high = mean_interval(values)
+    quantiles = np.quantile(values, [0.1, 0.25, 0.5, 0.75, 0.9]).tolist()
     record = {
         "model": model, "method": method, "unit": measure, "n": len(values),
         "mean": float(np.mean(values)), "low": low, "high": high,
-        **{name: float(np.quantile(values, at)) for name, at in QUANTILES.items()},
+        **dict(zip(("p10", "p25", "median", "p75", "p90"), quantiles, strict=True)),
         "max": max(values), "cut": sum(row["truncated"] for row in rows.values()) / len(values),
     }  # fmt: skip
     if measure == "reflections":

@@ -25,7 +25,7 @@ class Outcomes:
 
     def __init__(self, recipe: Recipe, plan: Plan, workspace: Path) -> None:
         self.recipe, self.plan, self.workspace = recipe, plan, workspace
-        self.titles = [*recipe.evaluation.tasks.values(), AVERAGE]
+        self.titles = {**recipe.evaluation.tasks, AVERAGE: AVERAGE}  # of columns, by task
         self.results = cache(self._results)
         self.problems = cache(self._problems)
 
@@ -41,21 +41,16 @@ class Outcomes:
         done = finished(self.directory(slot)) if slot in self.plan.slots else None
         return done and dict(done["results"])
 
-    def numerics(self, slot: str) -> list[Row]:
-        """What the last digits of an evaluation or of responses (resumed: of each part) depend on."""
-        if self.results(slot) is None:
-            return []
-        responses, evaluation = (self.directory(slot) / n for n in ("responses.meta.json", "numerics.json"))
-        if responses.is_file():
-            return list(read_json(responses).get("numerics", []))
-        return [read_json(evaluation)] if evaluation.is_file() else []
-
     def numerics_note(self, slots: Sequence[str], what: str = "rows") -> str:
         """A sentence on how done evaluations or generations differ in numerics; empty if they do not.
 
         Greedy responses change with the last digits of a float: such rows differ by more than their models.
         """
-        found = [row for slot in slots for row in self.numerics(slot)]
+        found: list[Row] = []
+        for directory in (self.directory(slot) for slot in slots if self.results(slot) is not None):
+            for path in (directory / "numerics.json", directory / "responses.meta.json"):
+                if path.is_file():  # of responses it has a row for each time that they were resumed
+                    found += (raw := read_json(path)).get("numerics", [raw])
         differing = []
         for key in dict.fromkeys(key for numerics in found for key in numerics):
             counts = Counter(str(numerics.get(key)) for numerics in found)

@@ -24,23 +24,24 @@ def measured(workspace: Path, tflops: float = Estimates().tflops) -> list[str]:
     """
     lengths: dict[str, int] = {}
     decoded = decoding = flops = training = 0.0
-    done = sorted(workspace.glob("*/*/done.json"), key=lambda path: path.stat().st_mtime)
-    for path in done:
-        record, step = finished(path.parent), read_json(path.with_name("step.json"))
-        if record is None or record.get("kind") not in ("generate", "train"):
-            continue
-        results, how = record["results"], record["how"]
-        gpus, size = record["gpus"] * how.get("nodes", 1), _size(Input(**step["inputs"]["model"]), workspace)
-        timed = bool(gpus and size and not record.get("resumed"))
+    done = [*workspace.glob("generate/*/done.json"), *workspace.glob("train/*/done.json")]
+    for path in sorted(done, key=lambda path: path.stat().st_mtime):
+        record, step = finished(path.parent) or {}, read_json(path.with_name("step.json"))
+        results, how, size = (
+            record["results"],
+            record["how"],
+            _size(Input(**step["inputs"]["model"]), workspace),
+        )
+        gpus = record["gpus"] * how.get("nodes", 1)
+        timed = size if gpus and not record.get("resumed") else None
         if record["kind"] == "generate":
-            names = [slot.partition("/")[2] for slot in step.get("slots", [])]
-            lengths |= {name: round(results["mean_response_tokens"]) for name in names if "." not in name}
-            if timed and size:
-                tokens = results["responses"] * results["mean_response_tokens"]
-                decoded += tokens * size.parameters / BILLION
+            mean = results["mean_response_tokens"]
+            lengths |= {slot.partition("/")[2]: round(mean) for slot in step.get("slots", ())}
+            if timed:
+                decoded += results["responses"] * mean * timed.parameters / BILLION
                 decoding += record["seconds"] * gpus
-        elif timed and size and results.get("trained_tokens"):
-            flops += training_flops(size, how["train"], results["trained_tokens"])
+        elif timed and results.get("trained_tokens"):
+            flops += training_flops(timed, how["train"], results["trained_tokens"])
             training += results["train_seconds"] * gpus
     words = []
     if training:  # the share means something only beside the peak that it is a share of

@@ -12,61 +12,46 @@ A benchmark with too few problems says so: `n=30 (too few to tell <20.0)`.
 
 import csv
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from ..grading.intervals import SIGNIFICANCE, TELLING, least_difference
 from . import read
 
 Record = dict[str, Any]
-LATEX = str.maketrans({
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-})  # fmt: skip
-MODELS = ("model", "student", "teacher")  # keys of a record that are models' references
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """One table; a row is a record for each of its further columns `titles`, or one record without these."""
+class Sheet(NamedTuple):
+    """One table: its records, and how they read in its columns."""
 
     name: str
     title: str
     note: str
-    kind: str
-    rows: list[list[Record]]
-    titles: Sequence[str] = ()
-
-    @property
-    def records(self) -> list[Record]:
-        """The records of all rows."""
-        return [record for row in self.rows for record in row]
-
-    @property
-    def columns(self) -> list[tuple[str, str, int]]:
-        """Each column's title, how it reads, and which of a row's records it shows."""
-        kind = read("sheets")[self.kind]
-        cells = [(title, kind["cells"], at) for at, title in enumerate(self.titles)]
-        return [*((title, text, 0) for title, text in kind["columns"].items()), *cells]
-
-    @property
-    def head(self) -> list[str]:
-        """Titles of the columns."""
-        return [title for title, _, _ in self.columns]
-
-    @property
-    def lines(self) -> list[list[str]]:
-        """The rows as text."""
-        return [[_text(text, row[at]) for _, text, at in self.columns] for row in self.rows]
+    head: list[str]
+    lines: list[list[str]]
+    records: list[Record]
 
 
 def make_sheet(
-    kind: str, name: str, rows: list[list[Record]], titles: Sequence[str] = (), **values: Any
+    kind: str, name: str, rows: list[list[Record]], titles: Iterable[str] = (), **values: Any
 ) -> Sheet:
-    """A sheet of a kind; `values` fill its note."""
-    title = read("sheets")["titles"].get(name, name)
-    return Sheet(name, title, read("sheets")[kind]["note"].format(**values), kind, rows, titles)
+    """A sheet of a kind; `values` fill its note.
+
+    A row has a record for each of its further columns `titles`, or a single one without these.
+    """
+    looks = read("sheets")
+    spec, title = looks[kind], looks["titles"].get(name, name)
+    lines = [
+        [_text(column, row[0]) for column in spec["columns"].values()]
+        + [_text(spec["cells"], cell) for cell in row if "cells" in spec]
+        for row in rows
+    ]
+    records = [record for row in rows for record in row]
+    return Sheet(name, title, spec["note"].format(**values), [*spec["columns"], *titles], lines, records)
 
 
 def short_name(model: str) -> str:
@@ -75,10 +60,9 @@ def short_name(model: str) -> str:
 
 
 def _text(column: str, record: Record) -> str:
+    names = {key: short_name(record[key]) for key in ("model", "student", "teacher") if key in record}
     try:
-        if column in CELLS:
-            return CELLS[column](record)
-        return column.format_map(record | {key: short_name(record[key]) for key in MODELS if key in record})
+        return CELLS[column](record) if column in CELLS else column.format_map(record | names)
     except KeyError:
         return str(record["state"])
 
@@ -87,14 +71,13 @@ def _accuracy(cell: Record) -> str:
     paper = cell["paper"]
     if "accuracy" not in cell:
         return str(cell["state"]) + ("" if paper is None else f"\npaper {paper:.2f}")
-    value, low, high = (100 * cell[key] for key in ("accuracy", "low", "high"))
     few = f" (too few to tell <{100 * cell['least']:.1f})" if (cell["least"] or 0) > TELLING else ""
-    lengths = f"n={cell['n']}{few}, {cell['tokens']:.0f} tok, {100 * cell['cut']:.1f}% cut"
-    return f"{_interval(value, low, high, paper)}\n{lengths}"
+    lengths = f"n={cell['n']}{few}, {cell['tokens']:.0f} tok, {cell['cut']:.1%} cut"
+    return f"{_interval(cell['accuracy'], cell['low'], cell['high'], paper)}\n{lengths}"
 
 
 def _average(record: Record) -> str:
-    values = [100 * record[key] for key in ("average", "low", "high") if key in record]
+    values = [record[key] for key in ("average", "low", "high") if key in record]
     paper = f"\npaper {record['paper_average']:.2f}" if "paper_average" in record else ""
     return (_interval(*values) if values else record["state"]) + paper
 
@@ -106,7 +89,8 @@ def _delta(record: Record) -> str:
 
 
 def _bpc(cell: Record) -> str:
-    return _interval(cell["mean"], cell["low"], cell["high"], cell["paper"], digits=3) + f"\nn={cell['n']}"
+    ours = _interval(cell["mean"], cell["low"], cell["high"], cell["paper"], scale=1, digits=3)
+    return f"{ours}\nn={cell['n']}"
 
 
 def _difference(cell: Record) -> str:
@@ -121,7 +105,11 @@ def _points(value: float, low: float, high: float) -> str:
     return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{' (noise)' if low <= 0 <= high else ''}"
 
 
-def _interval(value: float, low: float, high: float, paper: float | None = None, digits: int = 1) -> str:
+def _interval(
+    value: float, low: float, high: float, paper: float | None = None, scale: int = 100, digits: int = 1
+) -> str:
+    """Ours, times `scale`; below it the paper's, and how ours differs."""
+    value, low, high = (scale * number for number in (value, low, high))
     ours = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     if paper is None:
         return ours
@@ -141,6 +129,11 @@ def markdown(sheet: Sheet) -> str:
     return "\n".join("| " + " | ".join(cell.replace("\n", "<br>") for cell in line) + " |" for line in lines)
 
 
+def section(sheet: Sheet, *above: str) -> str:
+    """A sheet as a section of a Markdown file; `above` comes between note and table."""
+    return "\n\n".join([f"## {sheet.title}", sheet.note, *above, markdown(sheet)])
+
+
 def latex(sheet: Sheet) -> str:
     """A sheet as a LaTeX `tabular` (packages booktabs and makecell)."""
     head, *lines = (" & ".join(map(_latex_cell, line)) + r" \\" for line in [sheet.head, *sheet.lines])
@@ -154,8 +147,7 @@ def latex(sheet: Sheet) -> str:
 
 def csv_text(sheet: Sheet) -> str:
     """A sheet's records as CSV, with every column that one of them has."""
-    out = io.StringIO()
-    columns = dict.fromkeys(key for record in sheet.records for key in record)
+    out, columns = io.StringIO(), dict.fromkeys(key for record in sheet.records for key in record)
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(sheet.records)

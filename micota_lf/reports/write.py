@@ -5,19 +5,18 @@ Figures 2 to 4, one CSV and one LaTeX file a table, one CSV and one PNG file a f
 of what the steps left, so a half-finished run has one too.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ..plan.plan import Plan
 from ..recipe.lineage import table_names
 from ..recipe.sections import Recipe
-from ..system.files import write_text
+from ..system.files import Row, write_text
 from . import read
 from .compare import comparison_sheet
 from .figures import FIGURES, draw, figure_sheet
 from .outcomes import Outcomes
-from .sheets import Sheet, csv_text, latex, markdown
+from .sheets import Sheet, csv_text, latex, section
 from .tables import accuracy_sheet, bpc_sheet, corpora_sheet, gap_sheet
 
 
@@ -29,9 +28,9 @@ def write_report(recipe: Recipe, plan: Plan, workspace: Path) -> Path:
         write_text(directory / f"{sheet.name}.csv", csv_text(sheet))
         write_text(directory / f"{sheet.name}.tex", latex(sheet))
         image = [f"![{sheet.title}]({sheet.name}.png)"] if sheet.name in FIGURES else []
-        parts += [f"## {sheet.title}", sheet.note, *image, markdown(sheet)]
-    for name in FIGURES:
-        draw(outcomes, name, directory / f"{name}.png")
+        if image:
+            draw(outcomes, sheet, directory / f"{sheet.name}.png")
+        parts.append(section(sheet, *image))
     parts += ["## Overlap of training prompts and benchmarks", overlap_words(outcomes.results("overlap"))]
     parts += ["## The paper's numbers", *(f"- {note}" for note in read("paper")["notes"])]
     write_text(directory / "report.md", "\n\n".join(parts) + "\n")
@@ -49,10 +48,10 @@ def sheets(outcomes: Outcomes) -> Iterator[Sheet]:
             yield accuracy_sheet(outcomes, table)
             yield comparison_sheet(outcomes, table)
     yield corpora_sheet(outcomes)
-    yield from (sheet for name in FIGURES if (sheet := figure_sheet(outcomes, name)).rows)
+    yield from (sheet for name in FIGURES if (sheet := figure_sheet(outcomes, name)).lines)
 
 
-def overlap_words(results: Mapping[str, Any] | None) -> str:
+def overlap_words(results: Row | None) -> str:
     """What the report says of benchmark problems among the training prompts."""
     if results is None:
         return "Not checked yet."
