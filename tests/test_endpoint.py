@@ -103,7 +103,7 @@ def test_a_server_that_takes_few_at_a_time_gets_few(serve):
 def test_servers_share_the_work_and_each_is_asked_so_much_at_a_time(serve, monkeypatch):
     monkeypatch.setattr(endpoint, "WORKERS", 10)
     monkeypatch.setattr(endpoint, "MOST_WORKERS", 10)
-    servers = [serve(delay=0.01), serve(delay=0.01)]
+    servers = [serve(delay=0.05), serve(delay=0.05)]
     asked(*servers, n=200)
     assert all(60 < server.asked.total() < 140 and server.most_busy <= 10 for server in servers)
 

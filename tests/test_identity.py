@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY
 
 from micota_lf import Recipe, compile_plan, load_recipe
-from micota_lf.system.fields import running_names
+from micota_lf.system.fields import HOW, marked
 
 # By field (`*` for a name): another value, the kinds of steps that it changes by itself (those that read them
 # follow), and what else the recipe must say for the field to matter.
@@ -219,7 +219,7 @@ def walk(cls, at=""):
         if is_dataclass(below):
             yield from walk(below, f"{at}{name}.*." if get_origin(hint) is dict else f"{at}{name}.")
         else:
-            yield f"{at}{name}", name in running_names(cls)
+            yield f"{at}{name}", name in marked(cls, HOW)
 
 
 MARKED = dict(walk(Recipe))

@@ -102,9 +102,13 @@ def recipe_of(spec, **sections):
     return Recipe(name="one", prompts=Prompts("tiny:train"), evaluation=spec, **sections)
 
 
+def config_of(stage, recipe):
+    return stage.settings(recipe, 0).config
+
+
 def test_what_an_evaluation_runs_on_decides_it_and_where_and_how_does_not(own, tmp_path):
     spec = spec_of("mine", "micota_tiny_two", include_path=str(own), dtype="float32")
-    base = evaluate.config(recipe_of(spec))
+    base = config_of(evaluate, recipe_of(spec))
     assert base["evaluation"] == {
         "max_gen_toks": 16384, "limit": None, "dtype": "float32", "seed": 1234, "backend": "transformers",
     }  # fmt: skip
@@ -117,12 +121,12 @@ def test_what_an_evaluation_runs_on_decides_it_and_where_and_how_does_not(own, t
         {"overlap_words": None},
         {"tasks": {**spec.tasks, "mine": "M"}},
     ):
-        assert evaluate.config(recipe_of(replace(spec, **same))) == base, same
+        assert config_of(evaluate, recipe_of(replace(spec, **same))) == base, same
     for other in ({"limit": 1}, {"backend": "vllm"}, {"seed": 1}, {"max_gen_toks": 8}):
-        assert evaluate.config(recipe_of(replace(spec, **other))) != base, other
+        assert config_of(evaluate, recipe_of(replace(spec, **other))) != base, other
     (moved / "helpers.py").write_text("changed = 1\n")
-    assert evaluate.config(recipe_of(spec)) != base
-    assert evaluate.config(recipe_of(spec_of("micota_tiny_two")))["own_tasks"] == []
+    assert config_of(evaluate, recipe_of(spec)) != base
+    assert config_of(evaluate, recipe_of(spec_of("micota_tiny_two")))["own_tasks"] == []
 
 
 def test_the_tasks_folder_is_known_by_content_and_lm_eval_reads_every_task_in_it(cache):
@@ -174,7 +178,8 @@ def test_a_step_grades_what_lm_eval_asked_own_tasks_and_repeats_too(own, tmp_pat
     directory.mkdir()
     stale = directory / "lm_eval" / "m" / "samples_mine_2020-01-01.jsonl"
     write_jsonl(stale, [{"doc_id": 0}])
-    step = Context(directory, evaluate.config(recipe), {"model": STUDENT}, evaluate.how(recipe))
+    made = evaluate.settings(recipe, 0)
+    step = Context(directory, made.config, {"model": STUDENT}, made.how)
     evaluate.STAGE.check(step)
     scores = evaluate.STAGE.run(step)
     assert list(scores) == ["mine", "micota_few", "micota_few_avg"] and not stale.exists()
@@ -196,7 +201,8 @@ def test_a_step_grades_what_lm_eval_asked_own_tasks_and_repeats_too(own, tmp_pat
 
 def test_samples_that_cannot_be_graded_are_a_failed_step_and_no_bad_input(tmp_path, monkeypatch):
     recipe = recipe_of(spec_of("micota_tiny_two"))
-    step = Context(tmp_path, evaluate.config(recipe), {"model": STUDENT}, evaluate.how(recipe))
+    made = evaluate.settings(recipe, 0)
+    step = Context(tmp_path, made.config, {"model": STUDENT}, made.how)
 
     def asked(step, *more, **vllm):
         sample = {"doc_id": 0, "doc": {"answer": "1"}, "filtered_resps": [[-0.5, False]]}
@@ -221,7 +227,8 @@ def test_a_step_scores_all_corpora_and_leaves_out_empty_responses(tmp_path):
     )
     recipe = recipe_of(Evaluation(dtype="float32"), bpc=Bpc(log_base="2", unit="bytes"))
     corpora = {f"corpus{n}": ModelRef(str(tmp_path / "c.jsonl")) for n in range(2)}
-    step = Context(tmp_path / "step", bpc.config(recipe), {"model": STUDENT, **corpora}, bpc.how(recipe))
+    made = bpc.settings(recipe, 0)
+    step = Context(tmp_path / "step", made.config, {"model": STUDENT, **corpora}, made.how)
     step.directory.mkdir()
     found = bpc.STAGE.run(step)
     assert list(found) == ["corpus0", "corpus1"] and found["corpus0"] == found["corpus1"]
@@ -231,7 +238,7 @@ def test_a_step_scores_all_corpora_and_leaves_out_empty_responses(tmp_path):
 
 
 def test_a_bpc_step_is_decided_by_its_measure_and_its_engine():
-    base = bpc.config(recipe_of(Evaluation(), bpc=Bpc(models=["a"], corpora=["b"])))
-    assert base == bpc.config(recipe_of(Evaluation(batch_size=1, max_gen_toks=9)))
+    base = config_of(bpc, recipe_of(Evaluation(), bpc=Bpc(models=["a"], corpora=["b"])))
+    assert base == config_of(bpc, recipe_of(Evaluation(batch_size=1, max_gen_toks=9)))
     for spec, measure in ((Evaluation(dtype="float32"), Bpc()), (Evaluation(), Bpc(unit="bytes"))):
-        assert bpc.config(recipe_of(spec, bpc=measure)) != base
+        assert config_of(bpc, recipe_of(spec, bpc=measure)) != base

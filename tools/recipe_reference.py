@@ -26,7 +26,7 @@ from micota_lf.inputs.benchmarks import Benchmark
 from micota_lf.inputs.problems import Prompts
 from micota_lf.recipe import sections
 from micota_lf.recipe.sections import Recipe
-from micota_lf.system.fields import running_names
+from micota_lf.system.fields import HOW, marked
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "docs" / "reference.md"
@@ -197,7 +197,7 @@ def default_words(one: Any) -> str:
 
 def rows(cls: type, place: str, sources: dict[str, str]) -> Iterator[list[str]]:
     """One row a field. Raises ValueError for a number without a unit."""
-    hints, texts, how = get_type_hints(cls, include_extras=True), field_docstrings(cls), running_names(cls)
+    hints, texts, how = get_type_hints(cls, include_extras=True), field_docstrings(cls), marked(cls, HOW)
     for one in fields(cls):
         key = f"{cls.__name__}.{one.name}"
         home = next((f"{base.__name__}.{one.name}" for base in cls.__mro__ if one.name in vars(base)), key)

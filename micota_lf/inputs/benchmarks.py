@@ -16,7 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import UserError
-from ..system.fields import identity, section
+from ..system.fields import Apart, identity, section
 from ..system.files import Row
 from .problems import Problems, load_problems
 
@@ -35,7 +35,7 @@ class Benchmark(Problems):
     split: str = "test"
     answer_format: Literal["plain", "gsm8k", "list"] = "plain"
     legacy_rule: Literal["hendrycks", "number"] = "hendrycks"
-    licence: str = ""
+    licence: Apart[str] = ""
 
     def answer_text(self, value: Any) -> str:
         """The gold answer as text, from the answer column's value. Raises ValueError saying what is wrong.
@@ -95,5 +95,5 @@ def load_benchmark(spec: Benchmark) -> list[Row]:
 
 def benchmark_identity(spec: Benchmark) -> dict[str, Any]:
     """What decides a benchmark's problems and verdicts, for a step's hash: content, never a path."""
-    without = ("subset", "split") if spec.source.local else ()
-    return identity(spec, "path", "revision", "licence", *without) | spec.source.identity()
+    place = ("subset", "split") if spec.source.local else ()
+    return {key: value for key, value in identity(spec).items() if key not in place} | spec.source.identity()

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from ..errors import UserError
-from ..system.fields import Count, section
+from ..system.fields import Apart, Count, section
 from ..system.files import NO_TEXT, Row, digest, is_text, read_jsonl
 from .references import DataRef
 
@@ -17,8 +17,8 @@ from .references import DataRef
 class Problems:
     """Problems with answers: a JSONL file, `tiny:NAME`, or a data set id on the hub."""
 
-    path: str
-    revision: str | None = None
+    path: Apart[str]
+    revision: Apart[str | None] = None
     subset: str | None = None
     split: str = "train"
     id_field: str = "id"

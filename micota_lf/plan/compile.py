@@ -19,7 +19,6 @@ from ..recipe.lineage import (
 )
 from ..recipe.sections import Filter, Merge, Recipe, Train
 from ..stages import Settings, bpc, evaluate, generate, merge, overlap, preflight, stage, train
-from ..system.fields import identity
 from .plan import Input, Plan, Step, step_id
 
 LABEL_CHARACTERS = 80
@@ -59,7 +58,7 @@ class Compiler:
 
     def filter(self, slot: str, responses: Input, rule: Filter) -> Input:
         """The responses that become training rows."""
-        return self._add(slot, "filter", {"responses": responses}, Settings({"filter": identity(rule)}))
+        return self._add(slot, "filter", {"responses": responses}, Settings.of(rule))
 
     def mix(self, slot: str, parts: list[Input], ratios: list[float], seed: int, size: int | None) -> Input:
         """Corpora mixed at ratios."""
@@ -89,13 +88,12 @@ class Compiler:
 
     def bpc(self, slot: str, model: Input, corpora: list[Input]) -> Input:
         """All corpora of the BPC table under one model: one load of the model for all of them."""
-        settings = Settings(bpc.config(self.recipe), bpc.how(self.recipe), self.scoring_gpus)
-        return self._add(slot, "bpc", {"model": model, **_numbered("corpus", corpora)}, settings)
+        inputs = {"model": model, **_numbered("corpus", corpora)}
+        return self._add(slot, "bpc", inputs, bpc.settings(self.recipe, self.scoring_gpus))
 
     def overlap(self) -> None:
         """The search for benchmark problems among the training prompts."""
-        config = overlap.config(self.recipe, self.evaluation.config["benchmarks"])
-        settings = Settings(config, {"benchmarks": self.evaluation.how["benchmarks"]})
+        settings = overlap.settings(self.recipe, self.evaluation)
         self._add("overlap", "overlap", {"prompts": self.prompts}, settings)
 
     def preflight(self) -> None:
@@ -177,7 +175,7 @@ class Compiler:
     @cached_property
     def evaluation(self) -> Settings:
         """Settings of every evaluation: they are read from task files and benchmarks once."""
-        return Settings(evaluate.config(self.recipe), evaluate.how(self.recipe), self.scoring_gpus)
+        return evaluate.settings(self.recipe, self.scoring_gpus)
 
     def _label(self, given: Input) -> str:
         return self.steps[given.step].label if given.step else given.reference.label

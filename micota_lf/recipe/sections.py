@@ -2,7 +2,7 @@
 
 One class a section of the YAML; field names are the YAML keys (`lambda_` and `from_` stand for `lambda` and
 `from`, which Python reserves). Inside `train` and `merge` the keys are LLaMA-Factory's and mergekit's own.
-Limits and the mark `How` (a way of running, which enters no step's identity) stand in the types:
+Limits and the marks `How` and `Apart` (what enters no step's identity; system/fields.py) stand in the types:
 
     recipe = load_recipe("recipes/tiny.yaml", ["students.student-s.train.learning_rate=1e-3"])
     recipe.students["student-s"].model
@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict
 from ..inputs.benchmarks import Benchmark
 from ..inputs.problems import Prompts
 from ..inputs.references import ModelRef
-from ..system.fields import Count, How, Natural, NotNegative, Part, Positive, Share, keys_of, section
+from ..system.fields import Apart, Count, How, Natural, NotNegative, Part, Positive, Share, keys_of, section
 
 RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -189,8 +189,8 @@ class Merge:
     """
 
     preset: Literal["instruct", "pretrained"] = "instruct"
-    pretrained_model: str | None = None
-    pretrained_revision: str | None = None
+    pretrained_model: Apart[str | None] = None
+    pretrained_revision: Apart[str | None] = None
     merge_method: MergeMethodName = "dare_ties"
     weight: float = 0.5
     density: Part = 0.5
@@ -199,7 +199,7 @@ class Merge:
     lambda_: float = 1.0
     dtype: Dtype = "bfloat16"
     seed: Natural = 42
-    health_prompts: Natural = 4
+    health_prompts: Apart[Natural] = 4
 
     @property
     def pretrained(self) -> ModelRef | None:
@@ -252,14 +252,14 @@ class Evaluation:
     `backend` is how lm-eval runs a model, for BPC too: with transformers, or with vLLM in its own process.
     """
 
-    tasks: dict[str, str] = field(default_factory=dict)
-    benchmarks: dict[str, Benchmark] = field(default_factory=dict)
-    data_dir: str | None = None
-    include_path: str | None = None
+    tasks: Apart[dict[str, str]] = field(default_factory=dict)
+    benchmarks: Apart[dict[str, Benchmark]] = field(default_factory=dict)
+    data_dir: Apart[str | None] = None
+    include_path: Apart[str | None] = None
     max_gen_toks: Count = 16384
     limit: Count | None = None
-    verdict: Verdict = "symbolic"
-    overlap_words: Count | None = 13
+    verdict: Apart[Verdict] = "symbolic"
+    overlap_words: Apart[Count | None] = 13
     dtype: Dtype = "bfloat16"
     seed: Natural = 1234
     backend: Literal["transformers", "vllm"] = "transformers"
@@ -277,8 +277,8 @@ class Bpc:
     logarithm, so `e` is the default although the unit is then nats per character.
     """
 
-    models: list[str] = field(default_factory=list)
-    corpora: list[str] = field(default_factory=list)
+    models: Apart[list[str]] = field(default_factory=list)
+    corpora: Apart[list[str]] = field(default_factory=list)
     log_base: Annotated[Literal["e", "2"], BeforeValidator(str)] = "e"
     unit: Literal["characters", "bytes"] = "characters"
     condition_on_prompt: bool = False

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import StepFailed
+from ..inputs.problems import Prompts
 from ..inputs.references import ModelRef
+from ..system.fields import identity, joined, running
 from ..system.processes import by_hand, ending, run_logged
 
+T = TypeVar("T")
 Results = dict[str, Any]
 LOG = "log.txt"
 
@@ -29,6 +32,14 @@ class Settings(NamedTuple):
     config: dict[str, Any]
     how: dict[str, Any] = {}  # noqa: RUF012 - never changed
     gpus: int = 0
+
+    @classmethod
+    def of(cls, *sections: Any, gpus: int = 0, apart: dict[str, Any] | None = None, **how: Any) -> "Settings":
+        """Sections of the recipe, each under its class's name; `apart` decides outputs too, `how` none."""
+        named = {type(section).__name__.lower(): section for section in sections}
+        config = {name: identity(section) for name, section in named.items()}
+        ways = {name: way for name, section in named.items() if (way := running(section))}
+        return cls({**config, **(apart or {})}, {**ways, **how}, gpus)
 
 
 @dataclass
@@ -48,6 +59,17 @@ class Context:
     env: dict[str, str] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     engine_seconds: float = 0.0
+
+    def section(self, cls: type[T], **apart: Any) -> T:
+        """A section of the recipe as `Settings.of` has split it; `apart` are fields that it leaves out."""
+        name = cls.__name__.lower()
+        return joined(cls, self.config[name], self.how.get(name, {}), apart)
+
+    @property
+    def prompts(self) -> Prompts:
+        """The section of that name, for the step's input `prompts`."""
+        source = self.inputs["prompts"]
+        return self.section(Prompts, path=source.ref, revision=source.revision)
 
     @contextmanager
     def working(self) -> Iterator[None]:

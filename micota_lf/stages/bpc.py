@@ -14,26 +14,20 @@ In: a model, corpora. Out: `bpc.json` (per corpus: mean, 95% interval, n, unit) 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..grading.intervals import mean_interval
 from ..recipe.sections import Bpc, Evaluation, Recipe
 from ..recipe.tasks import TaskConfig
-from ..system.fields import identity, joined, running
 from ..system.files import Row, write_json, write_jsonl
-from . import Context, Results, Stage
+from . import Context, Results, Settings, Stage
 from .evaluate import ask, lm_eval_samples, progress
 
 
-def config(recipe: Recipe) -> dict[str, Any]:
-    """What decides the values, among it what runs the model: numerics differ."""
-    engine = {"dtype": recipe.evaluation.dtype, "backend": recipe.evaluation.backend}
-    return {"bpc": identity(recipe.bpc, "models", "corpora"), "evaluation": engine}
-
-
-def how(recipe: Recipe) -> dict[str, Any]:
-    """What decides no value."""
-    return {"evaluation": running(recipe.evaluation), "engine": recipe.engines.lm_eval}
+def settings(recipe: Recipe, gpus: int) -> Settings:
+    """Of a step that scores corpora: what runs the model decides values too, as numerics differ."""
+    spec = recipe.evaluation
+    apart = {"evaluation": {"dtype": spec.dtype, "backend": spec.backend}}
+    return Settings.of(recipe.bpc, spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval)
 
 
 def bpc_tasks(corpora: Sequence[str], conditional: bool) -> dict[str, TaskConfig]:
@@ -51,10 +45,9 @@ def bpc_tasks(corpora: Sequence[str], conditional: bool) -> dict[str, TaskConfig
 
 def run(step: Context) -> Results:
     """Let lm-eval score all corpora under the model."""
-    settings = joined(Bpc, step.config["bpc"])
+    settings = step.section(Bpc)
     corpora = {role: given.ref for role, given in step.inputs.items() if role != "model"}
-    rest = {"seed": 0, "limit": settings.limit}
-    spec = joined(Evaluation, step.config["evaluation"], step.how["evaluation"], rest)
+    spec = step.section(Evaluation, seed=0, limit=settings.limit)
     tasks = bpc_tasks(list(corpora.values()), settings.condition_on_prompt)
     template = ["--apply_chat_template"] if settings.condition_on_prompt else []
     # vLLM sets no memory aside for log-probabilities of prompts: 4 bytes a token and word of the vocabulary.

@@ -31,15 +31,12 @@ from ..inputs.problems import Prompts
 from ..inputs.references import ModelRef
 from ..recipe.sections import Evaluation, Recipe
 from ..recipe.tasks import TaskConfig, chosen_tasks, evaluated_benchmarks, known_tasks, own_contents
-from ..system.fields import identity, joined, running
 from ..system.files import Row, digest, read_json, read_jsonl, write_json, write_jsonl, write_text
 from ..system.processes import engine_argv, log_tail, vllm_numerics
-from . import LOG, Context, Results, Stage
+from . import LOG, Context, Results, Settings, Stage
 
 SHARED = sorted((Path(__file__).parent / "tasks").glob("*.*"))  # what rendered tasks include and call
-# What does not change a model's responses, or enters by its content.
 BENCHMARKS = TypeAdapter(dict[str, Benchmark])
-NOT_RESPONSES = ("tasks", "benchmarks", "data_dir", "include_path", "verdict", "overlap_words")
 
 
 def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[str]:
@@ -47,33 +44,25 @@ def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[s
     spec, engine, gpus = recipe.evaluation, shlex.split(recipe.engines.lm_eval), recipe.hardware.gpus
     tasks = list(chosen_tasks(spec))
     arguments = render(spec, ModelRef(model_path), gpus, tasks_folder(spec), tasks, output_dir)
-    return [*engine, *arguments, *generation_arguments(spec, recipe.prompts, how(recipe)["benchmarks"])]
+    benchmarks = settings(recipe, gpus).how["benchmarks"]
+    return [*engine, *arguments, *generation_arguments(spec, recipe.prompts, benchmarks)]
 
 
-def config(recipe: Recipe) -> dict[str, Any]:
-    """What decides an evaluation's results (not its columns' titles or the grader that fills the table).
-
-    Benchmarks and own task files enter by their content, not by where they are.
-    """
+def settings(recipe: Recipe, gpus: int) -> Settings:
+    """Of an evaluation: benchmarks and own task files enter by their content, not by where they are."""
     spec, prompts = recipe.evaluation, recipe.prompts
-    return {
-        "evaluation": identity(spec, *NOT_RESPONSES),
+    folder, found = spec.include_path, evaluated_benchmarks(spec)
+    apart = {
         "prompts": {"template": prompts.template, "system": prompts.system},
         "tasks": list(chosen_tasks(spec)),
-        "benchmarks": {name: benchmark_identity(found) for name, found in evaluated_benchmarks(spec).items()},
+        "benchmarks": {name: benchmark_identity(one) for name, one in found.items()},
         "own_tasks": own_contents(spec),
     }
-
-
-def how(recipe: Recipe) -> dict[str, Any]:
-    """What decides no result: batch size, memory, and where own task files and problems are."""
-    spec, given = recipe.evaluation, recipe.evaluation.include_path
-    return {
-        "evaluation": running(spec),
-        "include_path": str(Path(given).expanduser().absolute()) if given else None,
-        "benchmarks": BENCHMARKS.dump_python(evaluated_benchmarks(spec), exclude_defaults=True),
-        "engine": recipe.engines.lm_eval,
-    }
+    return Settings.of(
+        spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval,
+        include_path=str(Path(folder).expanduser().absolute()) if folder else None,
+        benchmarks=BENCHMARKS.dump_python(found, exclude_defaults=True),
+    )  # fmt: skip
 
 
 def tasks_folder(spec: Evaluation | None = None) -> Path:
@@ -149,16 +138,15 @@ def check(step: Context) -> None:
 
 def run(step: Context) -> Results:
     """Let lm-eval ask the model without grading, then grade its samples."""
-    config, how = step.config, step.how
+    tasks, benchmarks = step.config["tasks"], step.how["benchmarks"]
     # Of the benchmarks, tasks need the names alone.
-    given = {**how, "tasks": dict.fromkeys(config["tasks"], "")}
-    spec = joined(Evaluation, config["evaluation"], how["evaluation"], given)
-    prompts = joined(Prompts, {"path": ""}, config["prompts"])
-    said = generation_arguments(spec, prompts, how["benchmarks"])
+    apart = {"tasks": dict.fromkeys(tasks, ""), "benchmarks": benchmarks}
+    spec = step.section(Evaluation, include_path=step.how["include_path"], **apart)
+    said = generation_arguments(spec, step.section(Prompts, path=""), benchmarks)
     ask(step, spec, chosen_tasks(spec), *said, "--predict_only")
     write_numerics(step, spec)
     try:
-        return finish(step.directory, config["tasks"], step.inputs["model"], spec.max_gen_toks)
+        return finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks)
     except UserError as error:  # hours after the start: what lm-eval left must not be taken for bad input
         raise StepFailed(f"lm_eval's samples cannot be graded: {error}") from error
 

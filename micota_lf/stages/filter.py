@@ -14,7 +14,6 @@ from ..errors import UserError, nearest
 from ..grading.answer import Grade
 from ..grading.workers import Question, grade_rows
 from ..recipe.sections import Filter
-from ..system.fields import joined
 from ..system.files import Row, digest, iter_jsonl, write_json, write_jsonl
 from . import Context, Results, Stage
 
@@ -24,8 +23,8 @@ KINDS = {"prompt": str, "response": str, "response_tokens": int}
 
 def run(step: Context) -> Results:
     """Filter the step's responses into its `corpus.jsonl`."""
-    rule = joined(Filter, step.config["filter"])
-    return filter_responses(step.inputs["responses"].resolved, step.directory / STAGE.output, rule)
+    corpus = step.directory / STAGE.output
+    return filter_responses(step.inputs["responses"].resolved, corpus, step.section(Filter))
 
 
 def filter_responses(responses: str | Path, output: str | Path, rule: Filter) -> dict[str, Any]:

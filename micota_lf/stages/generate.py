@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..inputs.problems import Prompts, chat, load_problems, user_text
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation, Recipe
-from ..system.fields import identity, joined, running
+from ..system.fields import identity, joined
 from ..system.files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
 from . import Context, Results, Settings, Stage
 
@@ -38,22 +38,19 @@ def settings(recipe: Recipe) -> Settings:
 
 def asking(recipe: Recipe, sampling: Generation, prompts: Prompts, gpus: int) -> Settings:
     """How a model is asked on so many GPUs: vLLM splits it over some and serves copies of it."""
-    config = {"generation": identity(sampling), "prompts": identity(prompts, "path", "revision")}
-    how: dict[str, Any] = {"generation": running(sampling)}
+    launch: dict[str, Any] = {}
     if sampling.backend == "vllm":
         split = max(1, min(recipe.hardware.inference_gpus, gpus))
         copies = max(1, gpus // split)
-        how |= {"engine": recipe.engines.vllm, "tensor_parallel": split, "data_parallel": copies}
-    return Settings(config, how, gpus)
+        launch = {"engine": recipe.engines.vllm, "tensor_parallel": split, "data_parallel": copies}
+    return Settings.of(sampling, prompts, gpus=gpus, **launch)
 
 
 def respond(step: Context, output: Path) -> Results:
     """Generate as a step says, from its inputs `model` and `prompts`."""
-    source = {"path": step.inputs["prompts"].ref, "revision": step.inputs["prompts"].revision}
-    prompts = joined(Prompts, source, step.config["prompts"])
-    sampling = joined(Generation, step.config["generation"], step.how["generation"])
+    sampling, launch = step.section(Generation), joined(Launch, step.how)
     with step.working():
-        return generate(step.inputs["model"], prompts, output, sampling, joined(Launch, step.how))
+        return generate(step.inputs["model"], step.prompts, output, sampling, launch)
 
 
 def generate(
@@ -72,7 +69,7 @@ def generate(
         raise UserError("prompt_format: raw prompts have no place for prompts.system")
     problems, output = load_problems(prompts), Path(output)
     asked = {
-        **identity(sampling), **identity(prompts, "path"), "model": model.ref,
+        **identity(sampling), **identity(prompts), "revision": prompts.revision, "model": model.ref,
         "model_revision": model.revision, "problems": {row["id"]: digest(row) for row in problems},
     }  # fmt: skip
     with ExitStack() as stack:

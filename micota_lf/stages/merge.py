@@ -21,7 +21,6 @@ from ..inputs.hub import weights_directory
 from ..inputs.references import ModelRef
 from ..recipe.lineage import model_of
 from ..recipe.sections import MERGE_METHODS, Merge, Recipe
-from ..system.fields import identity
 from ..system.files import read_json, write_json, write_yaml
 from ..system.processes import engine_argv
 from . import Context, Results, Settings, Stage, generate, merge_check
@@ -58,16 +57,14 @@ def merge_config(
 
 def settings(recipe: Recipe, spec: Merge) -> Settings:
     """Of a merge step; the merged model is asked for a few greedy answers, on one GPU at most."""
-    merge = identity(spec, "pretrained_model", "pretrained_revision", "health_prompts")
-    merge["lambda"] = merge.pop("lambda_")
     limit = min(spec.health_prompts, recipe.prompts.limit or spec.health_prompts)
     asked = replace(recipe.generation, temperature=0.0)
     if asked.backend == "endpoint":  # no server serves the merged model yet
         asked = replace(asked, backend="transformers")
     gpus = min(1, recipe.hardware.gpus) if limit else 0
     health = generate.asking(recipe, asked, replace(recipe.prompts, limit=limit or None), gpus)
-    how = {"engine": recipe.engines.mergekit, "answers": health.how}
-    return Settings({"merge": merge, "health": health.config if limit else None}, how, gpus)
+    apart = {"health": health.config if limit else None}
+    return Settings.of(spec, gpus=gpus, apart=apart, engine=recipe.engines.mergekit, answers=health.how)
 
 
 def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str | None) -> dict[str, Any]:

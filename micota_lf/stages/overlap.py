@@ -12,26 +12,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..inputs.benchmarks import benchmark_named, load_benchmark
-from ..inputs.problems import Prompts, load_problems
+from ..inputs.problems import load_problems
 from ..recipe.sections import Recipe
-from ..system.fields import identity, joined
 from ..system.files import Row, write_jsonl
-from . import Context, Results, Stage
+from . import Context, Results, Settings, Stage
 
 
-def config(recipe: Recipe, benchmarks: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides an overlap step's results; `benchmarks` are the identities of those evaluated, by name."""
-    prompts, words = identity(recipe.prompts, "path", "revision"), recipe.evaluation.overlap_words
-    return {"prompts": prompts, "words": words, "benchmarks": benchmarks}
+def settings(recipe: Recipe, evaluation: Settings) -> Settings:
+    """Of a search among the benchmarks that evaluations with these settings ask."""
+    apart = {"words": recipe.evaluation.overlap_words, "benchmarks": evaluation.config["benchmarks"]}
+    return Settings.of(recipe.prompts, apart=apart, benchmarks=evaluation.how["benchmarks"])
 
 
 def run(step: Context) -> Results:
     """Search the step's prompts; the pairs go to its `pairs.jsonl`, the counts are its results."""
-    source, given = step.inputs["prompts"], step.config
-    prompts = joined(Prompts, {"path": source.ref, "revision": source.revision}, given["prompts"])
-    named = {name: benchmark_named(name, step.how["benchmarks"], None) for name in given["benchmarks"]}
-    problems = {name: load_benchmark(spec) for name, spec in named.items()}
-    results, pairs = overlap(load_problems(prompts), problems, given["words"])
+    found = step.how["benchmarks"]
+    problems = {name: load_benchmark(benchmark_named(name, found, None)) for name in found}
+    results, pairs = overlap(load_problems(step.prompts), problems, step.config["words"])
     write_jsonl(step.directory / "pairs.jsonl", pairs)
     return results
 

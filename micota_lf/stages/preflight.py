@@ -27,7 +27,6 @@ from ..inputs.weights import tensors
 from ..recipe.lineage import filtering, model_of, shown_teachers, training, trainings
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
-from ..system.fields import identity, joined
 from ..system.files import digest, read_json, write_json
 from . import Context, Results, Settings, Stage, merge_check, parity
 
@@ -95,9 +94,8 @@ def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
         "generation.max_tokens": [recipe.generation.max_tokens, generating],
         "evaluation.max_gen_toks": [recipe.evaluation.max_gen_toks, evaluated],
     }
-    config = {"prompts": identity(recipe.prompts, "path", "revision"), "benchmarks": benchmarks,
-              "budgets": budgets, "trainings": asked, "merges": merges}  # fmt: skip
-    return Settings(config, {"check_template": checked}), references
+    apart = {"benchmarks": benchmarks, "budgets": budgets, "trainings": asked, "merges": merges}
+    return Settings.of(recipe.prompts, apart=apart, check_template=checked), references
 
 
 def run(step: Context) -> Results:
@@ -116,8 +114,7 @@ def inspect(step: Context) -> Report:
     lacking = hub_problems(models)
     report.problems += lacking.values()
     here = {role: model for role, model in models.items() if role not in lacking}
-    source = step.inputs["prompts"]
-    prompts = joined(Prompts, {"path": source.ref, "revision": source.revision}, config["prompts"])
+    prompts = step.prompts
     chats = _chats({role: model for role, model in here.items() if not role.endswith(PRETRAINED)}, report)
     longest = _longest(step, prompts, chats, report)
     for which, (at, (response, roles)) in enumerate(config["budgets"].items()):

@@ -19,7 +19,6 @@ from ..inputs.chat import load_chat, overlong, overlong_problem
 from ..inputs.references import ModelRef
 from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import Recipe, Train
-from ..system.fields import identity, running
 from ..system.files import read_json, read_jsonl, write_json, write_yaml
 from ..system.processes import engine_argv
 from . import Context, Results, Settings, Stage
@@ -68,15 +67,11 @@ def settings(recipe: Recipe, train: Train) -> Settings:
     The gradient accumulation is derived.
     """
     processes = train_processes(recipe)
-    how = {
-        "train": running(train),
-        "gradient_accumulation_steps": accumulation(recipe, train),
-        "processes": processes,
-        "nodes": recipe.hardware.nodes,
-        "engine": recipe.engines.llamafactory,
-    }
-    config = {"train": identity(train), "system": recipe.prompts.system}
-    return Settings(config, how, processes if recipe.hardware.gpus else 0)
+    return Settings.of(
+        train, gpus=processes if recipe.hardware.gpus else 0, apart={"system": recipe.prompts.system},
+        processes=processes, nodes=recipe.hardware.nodes, engine=recipe.engines.llamafactory,
+        gradient_accumulation_steps=accumulation(recipe, train),
+    )  # fmt: skip
 
 
 def render(

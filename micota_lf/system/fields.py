@@ -1,9 +1,10 @@
-"""Marks on the fields of a recipe's sections: limits, and which values say how to run, not what comes out.
+"""Marks on the fields of a recipe's sections: limits, and what enters the identity of the steps they settle.
 
     @section
     class Sampling:
         max_tokens: Count = 16384           # a whole number above zero
         batch_size: How[Count] = 64         # decides no result, so it enters no step's identity
+        path: Apart[str] = "rows.jsonl"     # decides one by what it names, which enters as a step's input
 
     identity(Sampling())      -> {"max_tokens": 16384}
     running(Sampling())       -> {"batch_size": 64}
@@ -22,9 +23,11 @@ from pydantic import ConfigDict, Strict, with_config
 
 T = TypeVar("T")
 
-HOW = "how"
+HOW, APART = "how", "apart"
 How = Annotated[T, HOW]
 """A field that says how, not what: it enters no step's identity."""
+Apart = Annotated[T, APART]
+"""A field outside its section's identity: what it names enters apart, or it decides reports alone."""
 
 Count = Annotated[int, Gt(0), Strict()]
 Natural = Annotated[int, Ge(0), Strict()]
@@ -56,21 +59,21 @@ def keys_of(cls: type) -> type:
 
 
 @cache
-def running_names(cls: Any) -> frozenset[str]:
-    """Names of a section's fields that bear the mark HOW."""
+def marked(cls: Any, mark: str) -> frozenset[str]:
+    """Names of a section's fields that bear a mark."""
     hints = get_type_hints(cls, include_extras=True)
-    return frozenset(name for name, hint in hints.items() if HOW in getattr(hint, "__metadata__", ()))
+    return frozenset(name for name, hint in hints.items() if mark in getattr(hint, "__metadata__", ()))
 
 
-def identity(values: Any, *omit: str) -> dict[str, Any]:
-    """The values of a section that decide results, without those named."""
-    left_out = running_names(values.__class__) | {*omit}
-    return {name: value for name, value in asdict(values).items() if name not in left_out}
+def identity(values: Any) -> dict[str, Any]:
+    """The values of a section that bear no mark, by their keys in a recipe: they decide results."""
+    left_out = marked(values.__class__, HOW) | marked(values.__class__, APART)
+    return {n.removesuffix("_"): value for n, value in asdict(values).items() if n not in left_out}
 
 
 def running(values: Any) -> dict[str, Any]:
     """The values of a section that say how."""
-    how = running_names(values.__class__)
+    how = marked(values.__class__, HOW)
     return {name: value for name, value in asdict(values).items() if name in how}
 
 
