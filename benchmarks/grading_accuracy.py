@@ -18,7 +18,8 @@ from functools import partial
 from labelled import Labelled, labelled_rows
 
 from micota_lf.grading.answer import grade
-from micota_lf.inputs.benchmarks import benchmark_named, load_benchmark
+from micota_lf.inputs.benchmarks import benchmark_named
+from micota_lf.inputs.problems import load_problems
 
 BENCHMARKS = ("aime24", "amc23", "olympiadbench", "math-500", "gsm8k")
 Grader = Callable[[str, str], bool]
@@ -27,7 +28,7 @@ Grader = Callable[[str, str], bool]
 def golds_of(folder: str) -> dict[str, list[str]]:
     """The gold answers of each benchmark in a folder."""
     return {
-        name: [row["answer"] for row in load_benchmark(benchmark_named(name, None, folder))]
+        name: [row["answer"] for row in load_problems(benchmark_named(name, None, folder))]
         for name in BENCHMARKS
     }
 

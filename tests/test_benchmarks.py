@@ -15,8 +15,8 @@ from micota_lf import RecipeError, StepFailed, compile_plan, load_recipe
 from micota_lf.cli.main import main
 from micota_lf.grading.answer import extract_boxed, grade
 from micota_lf.grading.measures import METRICS, count_reflections, response_metrics
-from micota_lf.inputs.benchmarks import benchmark_named, load_benchmark, package_benchmarks
-from micota_lf.inputs.problems import Prompts
+from micota_lf.inputs.benchmarks import benchmark_named, package_benchmarks
+from micota_lf.inputs.problems import Prompts, load_problems
 from micota_lf.inputs.references import ModelRef
 from micota_lf.stages.evaluate import finish, lm_eval_samples, tasks_folder
 from micota_lf.system.files import read_json, read_jsonl, write_jsonl
@@ -32,7 +32,7 @@ def miniature(tmp_path_factory):
 
 
 def rows_of(name, data_dir):
-    return load_benchmark(benchmark_named(name, None, str(data_dir)))
+    return load_problems(benchmark_named(name, None, str(data_dir)))
 
 
 @pytest.mark.parametrize("fragment", ["benchmarks", "math12k", "tiny"])

@@ -319,12 +319,8 @@ def words(texts):
 
 
 def test_measured_rows_are_lm_evals_metrics_and_their_means_over_several_responses():
-    plain = {"answer": "3", "legacy_rule": "number"}
-    rows = [
-        {**plain, "response": "Wait, \\boxed{003}"},
-        {**plain, "response": ["a b c d \\boxed{\\frac{6}{2}}", "hmm"]},
-        {**plain, "response": "", "answer": 3},
-    ]
+    texts = ["Wait, \\boxed{003}"], ["a b c d \\boxed{\\frac{6}{2}}", "hmm"], [""]
+    rows = [[Question(text, "3", legacy_rule="number") for text in several] for several in texts]
     first, several, empty = measured_rows(rows, words, max_gen_toks=5, workers=1)
     assert set(first) == set(METRICS)
     assert first == {"legacy": 1, "symbolic": 1, "reflections": 1, "response_tokens": 2, "truncated": 0}
@@ -332,10 +328,10 @@ def test_measured_rows_are_lm_evals_metrics_and_their_means_over_several_respons
         "legacy": 0, "symbolic": 0.5, "reflections": 0.5, "response_tokens": 3, "truncated": 0.5
     }  # fmt: skip
     assert set(empty.values()) == {0}
-    doc = {**plain, "tokenizer": str(ModelRef("tiny:teacher").local), "tokenizer_revision": None}
-    doc["max_gen_toks"] = 5
+    doc = {"answer": 3, "legacy_rule": "number", "max_gen_toks": 5}
+    doc |= {"tokenizer": str(ModelRef("tiny:teacher").local), "tokenizer_revision": None}
     (ours,) = measured_rows(rows[:1], token_counter(doc["tokenizer"]), 5)
-    assert response_metrics(doc, rows[0]["response"]) == ours
+    assert response_metrics(doc, rows[0][0].response) == ours
 
 
 def test_a_sample_of_lm_eval_is_a_row_to_grade(tmp_path):

@@ -21,7 +21,6 @@ from micota_lf.inputs.benchmarks import (
     Benchmark,
     benchmark_identity,
     benchmark_named,
-    load_benchmark,
     package_benchmarks,
 )
 from micota_lf.inputs.chat import Chat, load_chat, opened_thought, overlong, overlong_problem
@@ -64,7 +63,7 @@ def miniature(tmp_path_factory):
 
 
 def rows_of(name, data_dir):
-    return load_benchmark(benchmark_named(name, None, str(data_dir)))
+    return load_problems(benchmark_named(name, None, str(data_dir)))
 
 
 def boxed(gold):
@@ -198,7 +197,7 @@ def test_the_package_describes_the_five_benchmarks_and_the_tiny_ones():
     for name in FIVE:
         assert specs[name].source.local is None and "/" in specs[name].path, name
         assert specs[name].licence, name
-    assert len(load_benchmark(specs["tiny_two"])) == 200
+    assert len(load_problems(specs["tiny_two"])) == 200
 
 
 @pytest.mark.parametrize(
@@ -243,7 +242,7 @@ def test_bad_benchmark_data_is_one_error_with_file_row_and_column(tmp_path, row,
     path = tmp_path / "b.jsonl"
     write_jsonl(path, [row])
     with pytest.raises(UserError, match=message) as caught:
-        load_benchmark(Benchmark(str(path), problem_field="question", answer_format=answer_format))
+        load_problems(Benchmark(str(path), problem_field="question", answer_format=answer_format))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -288,7 +287,7 @@ def test_the_hub_is_asked_for_subset_split_and_revision(monkeypatch):
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     spec = package_benchmarks()["gsm8k"]
-    assert [row["answer"] for row in load_benchmark(spec)] == ["1125", "18"]
+    assert [row["answer"] for row in load_problems(spec)] == ["1125", "18"]
     assert asked == [("openai/gsm8k", "main", {"split": "test", "revision": spec.revision})]
 
     def refuse(*words, **more):
@@ -296,7 +295,7 @@ def test_the_hub_is_asked_for_subset_split_and_revision(monkeypatch):
 
     monkeypatch.setattr("datasets.load_dataset", refuse)
     with pytest.raises(UserError, match=r"^'openai/gsm8k' could not be loaded from the hub: offline$"):
-        load_benchmark(spec)
+        load_problems(spec)
 
 
 def test_a_benchmark_is_known_by_content_and_columns_not_by_place(tmp_path, miniature):

@@ -14,9 +14,10 @@ from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import DataRef, ModelRef
 from micota_lf.recipe.sections import Generation
 from micota_lf.run.snakemake import freeze, pending_steps
+from micota_lf.run.step import context_of
 from micota_lf.stages import Context, train
 from micota_lf.stages.parity import template_parity
-from micota_lf.stages.preflight import preflight_report, questions
+from micota_lf.stages.preflight import inspect, questions
 from micota_lf.system.files import write_jsonl
 
 STUDENT = ModelRef("tiny:student-s")
@@ -30,6 +31,11 @@ def with_template(directory, template, **config):
     values = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**values, **config}))
     return ModelRef(str(directory))
+
+
+def preflight_report(directory, *overrides):
+    plan = compile_plan(load_recipe(TINY, overrides))
+    return inspect(context_of(plan.steps[plan.slots["preflight"]], directory, plan, directory))
 
 
 @pytest.fixture
@@ -78,11 +84,11 @@ def test_other_families_templates_differ_at_a_named_position():
 
 
 @pytest.mark.slow
-def test_names_that_llamafactory_does_not_know_are_told_with_the_nearest():
-    recipe = load_recipe(TINY, ["train.template=qwen9", "train.extra.lr_rate=3"])
+def test_names_that_llamafactory_does_not_know_are_told_with_the_nearest(tmp_path):
+    report = preflight_report(tmp_path, "train.template=qwen9", "train.extra.lr_rate=3")
     words = "train.template: LLaMA-Factory has no template 'qwen9'; did you mean 'qwen'?"
     extra = "train.extra.lr_rate: LLaMA-Factory has no such argument; did you mean 'learning_rate'?"
-    assert preflight_report(recipe).problems == [extra, words]
+    assert report.problems == [extra, words]
 
 
 def test_an_end_at_which_inference_does_not_stop_is_named(tmp_path, template):
@@ -199,13 +205,13 @@ def test_every_problem_is_a_line_with_its_key_and_the_code_is_2(capsys, tmp_path
     assert words in printed.out
 
 
-def test_a_pretrained_model_that_does_not_fit_the_assistant_is_found_before_the_merge(monkeypatch):
+def test_a_pretrained_model_that_does_not_fit_the_assistant_is_found_before_the_merge(tmp_path, monkeypatch):
     monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
     words = ["assistants.ta.merge.preset=pretrained", "assistants.ta.merge.pretrained_model=tiny:"]
-    report = preflight_report(load_recipe(TINY, [words[0], words[1] + "student-m"]))
+    report = preflight_report(tmp_path, words[0], words[1] + "student-m")
     at = "assistants.ta.merge.pretrained_model: merge: pretrained and before"
     assert report.problems[0] == f"{at} have different hidden_size: 64 and 96"
-    report = preflight_report(load_recipe(TINY, [words[0], words[1] + "assistant"]))
+    report = preflight_report(tmp_path, words[0], words[1] + "assistant")
     assert report.problems == []
     assert "train.template: not compared, llamafactory cannot be imported here" in report.facts
 

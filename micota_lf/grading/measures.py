@@ -1,8 +1,8 @@
 """What is measured on the responses to one problem: verdicts, length, truncation, reflection words.
 
-    row = {"response": "Wait, so \\\\boxed{6}.", "answer": "6", "legacy_rule": "number"}
+    row = [Question("Wait, so \\\\boxed{6}.", "6", legacy_rule="number")]
     list(measured_rows([row], load_chat(model).counts, max_gen_toks=512))
-    -> [{"legacy": 1, "symbolic": 1, "reflections": 1, "response_tokens": 9, "truncated": 0}]
+    -> [{"legacy": 1, "symbolic": 1, "truncated": 0, "response_tokens": 9, "reflections": 1}]
 
 lm-eval keeps neither token counts nor finish reasons, so both come from encoding the response again with the
 model's tokenizer, without special tokens: the end-of-turn token is left out, and a response within 1% of
@@ -19,7 +19,6 @@ from typing import Any
 from ..errors import UserError
 from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
-from ..system.files import Row
 from .answer import Grade
 from .workers import Question, grade_rows, grade_safely
 
@@ -46,16 +45,13 @@ def count_reflections(text: str) -> int:
 
 
 def measured_rows(
-    rows: Iterable[Row], counts: Counter, max_gen_toks: int, workers: int | None = None
+    rows: Iterable[Sequence[Question]], counts: Counter, max_gen_toks: int, workers: int | None = None
 ) -> Iterator[dict[str, float]]:
-    """METRICS of each row `{response, answer, legacy_rule}`, in order, graded on all cores.
-
-    A row with a list of responses gets the mean of each metric over them.
-    """
+    """METRICS of each row's responses to one problem (their means), in order, graded on all cores."""
     rows = list(rows)
-    lengths = iter(counts([text for row in rows for text in _responses(row)]))
-    for row, grades in grade_rows(rows, _questions, workers):
-        measured = zip(_responses(row), grades, lengths, strict=False)
+    lengths = iter(counts([question.response or "" for row in rows for question in row]))
+    for row, grades in grade_rows(rows, lambda row: row, workers):
+        measured = zip(row, grades, lengths, strict=False)
         yield mean_metrics([_metrics(*values, max_gen_toks) for values in measured])
 
 
@@ -64,10 +60,9 @@ def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
 
     A document has `answer`, `legacy_rule`, `tokenizer`, `tokenizer_revision` and `max_gen_toks`.
     """
-    (question,) = _questions({**doc, "response": response})
-    model = doc["tokenizer"]
+    question, model = Question(response, str(doc["answer"]), legacy_rule=doc["legacy_rule"]), doc["tokenizer"]
     tokens = token_counter(model, doc["tokenizer_revision"])([response])[0] if model else 0
-    values = _metrics(response, grade_safely(question), tokens, doc.get("max_gen_toks", 0))
+    values = _metrics(question, grade_safely(question), tokens, doc.get("max_gen_toks", 0))
     return values if model else {name: values[name] for name in (*VERDICTS, "reflections")}
 
 
@@ -96,17 +91,9 @@ def usable_tokenizer(model: str | None, revision: str | None = None) -> str | No
     return model
 
 
-def _responses(row: Mapping[str, Any]) -> list[str]:
-    texts = row["response"] if isinstance(row["response"], list) else [row["response"]]
-    return [text or "" for text in texts]
-
-
-def _questions(row: Mapping[str, Any]) -> list[Question]:
-    return [Question(text, str(row["answer"]), legacy_rule=row["legacy_rule"]) for text in _responses(row)]
-
-
-def _metrics(text: str, grade: Grade, tokens: int, max_gen_toks: int) -> dict[str, float]:
+def _metrics(question: Question, grade: Grade, tokens: int, max_gen_toks: int) -> dict[str, float]:
     return {
-        "legacy": int(grade.legacy), "symbolic": int(grade.symbolic), "reflections": count_reflections(text),
-        "response_tokens": tokens, "truncated": int(tokens >= TRUNCATED_SHARE * max_gen_toks),
+        "legacy": int(grade.legacy), "symbolic": int(grade.symbolic),
+        "truncated": int(tokens >= TRUNCATED_SHARE * max_gen_toks), "response_tokens": tokens,
+        "reflections": count_reflections(question.response or ""),
     }  # fmt: skip

@@ -1,9 +1,9 @@
 """Benchmarks: where their problems are, and how their answers are read.
 
-In: a `Benchmark` of a recipe or of `data_info/*.yaml`. Out: rows `{id, problem, answer}`.
+In: a `Benchmark` of a recipe or of `data_info/*.yaml`. Out, as of any problems: rows `{id, problem, answer}`.
 
-    load_benchmark(package_benchmarks()["gsm8k"])
-    load_benchmark(benchmark_named("gsm8k", None, "/data"))   # /data/gsm8k/test.jsonl instead of the hub
+    load_problems(package_benchmarks()["gsm8k"])
+    load_problems(benchmark_named("gsm8k", None, "/data"))    # /data/gsm8k/test.jsonl instead of the hub
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import UserError
 from ..system.fields import Apart, identity, section
-from ..system.files import Row
-from .problems import Problems, load_problems
+from .problems import Problems
 
 DATA_INFO = Path(__file__).parent.parent / "data_info"
 
@@ -59,10 +58,16 @@ class Benchmark(Problems):
 
 
 @cache
+def package_evaluations() -> dict[str, dict[str, Any]]:
+    """What `evaluation` holds in each of this package's `data_info/*.yaml`, by the file's name."""
+    files = sorted(DATA_INFO.glob("*.yaml"))
+    return {f.stem: yaml.safe_load(f.read_text(encoding="utf-8")).get("evaluation", {}) for f in files}
+
+
+@cache
 def package_benchmarks() -> dict[str, Benchmark]:
     """The benchmarks that this package's `data_info/*.yaml` describe, by name."""
-    files = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(DATA_INFO.glob("*.yaml")))
-    described = [file["evaluation"].get("benchmarks", {}) for file in files if "evaluation" in file]
+    described = [found.get("benchmarks", {}) for found in package_evaluations().values()]
     return {name: Benchmark(**spec) for specs in described for name, spec in specs.items()}
 
 
@@ -86,11 +91,6 @@ def benchmark_named(name: str, given: Mapping[str, Any] | None, data_dir: str | 
     if path and not path.is_file():
         raise UserError(f"benchmark {name!r}: no such file: {path}")
     return replace(spec, path=str(path)) if path and not spec.path.startswith("tiny:") else spec
-
-
-def load_benchmark(spec: Benchmark) -> list[Row]:
-    """Rows `{id, problem, answer}`. Raises UserError naming the source, the row and the column."""
-    return load_problems(spec)
 
 
 def benchmark_identity(spec: Benchmark) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import combinations
 
 from ..errors import UserError, nearest
-from ..inputs.benchmarks import load_benchmark
 from ..inputs.problems import load_problems
 from ..inputs.references import DataRef
 from ..inputs.weights import model_problem
@@ -131,7 +130,7 @@ def _benchmark_problems(recipe: Recipe) -> Iterator[str]:
     try:
         for found in evaluated_benchmarks(recipe.evaluation).values():
             if found.source.local:
-                load_benchmark(found)
+                load_problems(found)
     except UserError as error:
         yield f"evaluation{'.' if str(error).startswith('include_path') else ': '}{error}"
 

@@ -10,15 +10,14 @@ of the user's own stand beside them, or in their place.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import UserError, nearest
-from ..inputs.benchmarks import DATA_INFO, Benchmark, benchmark_named, package_benchmarks
+from ..inputs.benchmarks import Benchmark, benchmark_named, package_benchmarks, package_evaluations
 from ..system.files import directory_digest
 from .sections import Evaluation
 
@@ -35,7 +34,11 @@ _TaskYaml.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 def known_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
     """All tasks and groups by name; an own file replaces ours. Raises UserError for a bad name or file."""
-    found = dict(_package_groups())
+    found: dict[str, TaskConfig] = {}
+    for stem, evaluation in package_evaluations().items():
+        if tasks := evaluation.get("tasks"):
+            name = "micota" if stem == "benchmarks" else f"micota_{stem}"
+            found[name] = {"group": name, "include": "_group.yaml", "task": list(tasks)}
     for suffix, template in (("_avg", "_avg.yaml"), ("", "_math.yaml")):
         for name in {**package_benchmarks(), **spec.benchmarks}:
             if not re.fullmatch(r"[\w.-]+", name):
@@ -46,11 +49,10 @@ def known_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
     return found | _own_tasks(spec)
 
 
-def own_contents(spec: Evaluation) -> list[str]:
-    """What the user's own tasks are known by: digests of the directories that hold their files."""
-    files = (Path(config["include"]) for config in chosen_tasks(spec).values())
-    folders = sorted({file.parent for file in files if file.is_absolute()})
-    return [directory_digest(folder) for folder in folders]
+def own_contents(tasks: Mapping[str, TaskConfig]) -> list[str]:
+    """What the user's own of these tasks are known by: digests of the directories that hold their files."""
+    files = (Path(config["include"]) for config in tasks.values())
+    return [directory_digest(folder) for folder in sorted({f.parent for f in files if f.is_absolute()})]
 
 
 def chosen_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
@@ -77,16 +79,6 @@ def evaluated_benchmarks(spec: Evaluation) -> dict[str, Benchmark]:
     metadata = (config.get("metadata") for config in chosen_tasks(spec).values())
     names = dict.fromkeys(known["benchmark"] for known in metadata if known and "benchmark" in known)
     return {name: benchmark_named(name, spec.benchmarks, spec.data_dir) for name in names}
-
-
-@cache
-def _package_groups() -> dict[str, TaskConfig]:
-    groups = {}
-    for file in sorted(DATA_INFO.glob("*.yaml")):
-        if tasks := yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluation", {}).get("tasks"):
-            name = "micota" if file.stem == "benchmarks" else f"micota_{file.stem}"
-            groups[name] = {"group": name, "include": "_group.yaml", "task": list(tasks)}
-    return groups
 
 
 def _own_tasks(spec: Evaluation) -> dict[str, TaskConfig]:

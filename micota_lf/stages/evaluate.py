@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from pydantic import TypeAdapter
 from ..errors import StepFailed, UserError
 from ..grading.measures import METRICS, VERDICTS, measured_rows
 from ..grading.regrade import Columns, asked_rows
+from ..grading.workers import Question
 from ..inputs.benchmarks import Benchmark, benchmark_identity
 from ..inputs.chat import load_chat
-from ..inputs.problems import Prompts
 from ..inputs.references import ModelRef
 from ..recipe.sections import Evaluation, Recipe
 from ..recipe.tasks import TaskConfig, chosen_tasks, evaluated_benchmarks, known_tasks, own_contents
@@ -36,32 +36,30 @@ from ..system.processes import engine_argv, log_tail, vllm_numerics
 from . import LOG, Context, Results, Settings, Stage
 
 SHARED = sorted((Path(__file__).parent / "tasks").glob("*.*"))  # what rendered tasks include and call
-BENCHMARKS = TypeAdapter(dict[str, Benchmark])
 
 
 def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[str]:
     """The lm_eval command line that evaluates a model on the recipe's benchmarks, and grades."""
-    spec, engine, gpus = recipe.evaluation, shlex.split(recipe.engines.lm_eval), recipe.hardware.gpus
-    tasks = list(chosen_tasks(spec))
-    arguments = render(spec, ModelRef(model_path), gpus, tasks_folder(spec), tasks, output_dir)
-    benchmarks = settings(recipe, gpus).how["benchmarks"]
-    return [*engine, *arguments, *generation_arguments(spec, recipe.prompts, benchmarks)]
+    spec, (config, how, gpus) = recipe.evaluation, settings(recipe, recipe.hardware.gpus)
+    step = Context(Path(output_dir), config, {"model": ModelRef(model_path)}, how, gpus)
+    arguments = render(step, spec, tasks_folder(spec), config["tasks"], output_dir)
+    return [*shlex.split(recipe.engines.lm_eval), *arguments, *generation_arguments(step)]
 
 
 def settings(recipe: Recipe, gpus: int) -> Settings:
     """Of an evaluation: benchmarks and own task files enter by their content, not by where they are."""
     spec, prompts = recipe.evaluation, recipe.prompts
-    folder, found = spec.include_path, evaluated_benchmarks(spec)
+    tasks, found = chosen_tasks(spec), evaluated_benchmarks(spec)
     apart = {
         "prompts": {"template": prompts.template, "system": prompts.system},
-        "tasks": list(chosen_tasks(spec)),
+        "tasks": list(tasks),
         "benchmarks": {name: benchmark_identity(one) for name, one in found.items()},
-        "own_tasks": own_contents(spec),
+        "own_tasks": own_contents(tasks),
     }
     return Settings.of(
         spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval,
-        include_path=str(Path(folder).expanduser().absolute()) if folder else None,
-        benchmarks=BENCHMARKS.dump_python(found, exclude_defaults=True),
+        include_path=str(Path(spec.include_path).expanduser().absolute()) if spec.include_path else None,
+        benchmarks=TypeAdapter(dict[str, Benchmark]).dump_python(found, exclude_defaults=True),
     )  # fmt: skip
 
 
@@ -83,18 +81,19 @@ def write_tasks(folder: Path, configs: Mapping[str, TaskConfig]) -> Path:
     return folder
 
 
-def generation_arguments(spec: Evaluation, prompts: Prompts, benchmarks: Mapping[str, Any]) -> list[str]:
+def generation_arguments(step: Context) -> list[str]:
     """Arguments of `lm_eval` for generation tasks: chat template, greedy unless a task samples."""
+    prompts, most = step.config["prompts"], step.config["evaluation"]["max_gen_toks"]
     # Said outright: the hf backend would take the repetition penalty that the model ships.
-    generation = {"max_gen_toks": spec.max_gen_toks, "repetition_penalty": 1.0}
-    known = {"benchmarks": benchmarks, "template": prompts.template, "max_gen_toks": spec.max_gen_toks}
-    said = ["--gen_kwargs", json.dumps(generation), "--metadata", json.dumps(known)]
-    system = ["--system_instruction", prompts.system] if prompts.system else []
-    return [*said, "--apply_chat_template", *system]
+    generation = {"max_gen_toks": most, "repetition_penalty": 1.0}
+    known = {"benchmarks": step.how["benchmarks"], "template": prompts["template"], "max_gen_toks": most}
+    system = ["--system_instruction", prompts["system"]] if prompts["system"] else []
+    words = ["--gen_kwargs", json.dumps(generation), "--metadata", json.dumps(known)]
+    return [*words, "--apply_chat_template", *system]
 
 
 def render(
-    spec: Evaluation, model: ModelRef, gpus: int, folder: Path, tasks: list[str], output: str, **vllm: Any
+    step: Context, spec: Evaluation, folder: Path, tasks: Iterable[str], output: str, **vllm: Any
 ) -> list[str]:
     """Arguments that every use of lm_eval shares; JSON so that a path may hold commas.
 
@@ -103,6 +102,7 @@ def render(
     the preflight lets through, and lm-eval cuts prompts on the left to fit a smaller one. `vllm`: more of its
     engine arguments.
     """
+    model, gpus = step.inputs["model"], step.gpus
     given: dict[str, Any] = {"pretrained": model.ref, "dtype": spec.dtype, "trust_remote_code": False}
     given |= {"revision": model.revision} if model.revision else {}
     if spec.backend == "vllm":
@@ -127,7 +127,7 @@ def ask(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig], *more:
     """Run lm_eval on tasks; samples of an interrupted run go first, so that old and new ones never mix."""
     output, folder = step.directory / "lm_eval", write_tasks(step.directory / "tasks", tasks)
     shutil.rmtree(output, ignore_errors=True)
-    arguments = render(spec, step.inputs["model"], step.gpus, folder, list(tasks), str(output), **vllm)
+    arguments = render(step, spec, folder, tasks, str(output), **vllm)
     step.engine([*engine_argv(step.how["engine"]), *arguments, *more])
 
 
@@ -138,12 +138,9 @@ def check(step: Context) -> None:
 
 def run(step: Context) -> Results:
     """Let lm-eval ask the model without grading, then grade its samples."""
-    tasks, benchmarks = step.config["tasks"], step.how["benchmarks"]
-    # Of the benchmarks, tasks need the names alone.
-    apart = {"tasks": dict.fromkeys(tasks, ""), "benchmarks": benchmarks}
-    spec = step.section(Evaluation, include_path=step.how["include_path"], **apart)
-    said = generation_arguments(spec, step.section(Prompts, path=""), benchmarks)
-    ask(step, spec, chosen_tasks(spec), *said, "--predict_only")
+    tasks, given = step.config["tasks"], {key: step.how[key] for key in ("include_path", "benchmarks")}
+    spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **given)
+    ask(step, spec, chosen_tasks(spec), *generation_arguments(step), "--predict_only")
     write_numerics(step, spec)
     try:
         return finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks)
@@ -156,20 +153,19 @@ def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int
 
     Raises UserError for samples without a text or an answer (the document's, else the task's target).
     """
-    rows: list[Row] = []
+    rows, asked = list[Row](), list[list[Question]]()
     for task in tasks:
-        asked = asked_rows(newest_samples(directory / "lm_eval", task), Columns(samples=True))
-        for sample, questions, several in sorted(asked, key=lambda one: int(one[0]["doc_id"])):
+        found = asked_rows(newest_samples(directory / "lm_eval", task), Columns(samples=True))
+        for sample, questions, several in sorted(found, key=lambda one: int(one[0]["doc_id"])):
             texts, first = [question.response for question in questions], questions[0]
-            key = sample["doc"].get("id", str(sample["doc_id"]))
-            graded = {"target": first.answer, "legacy_rule": first.legacy_rule}
-            rows.append({"task": task, "id": key, **graded, "response": texts if several else texts[0]})
+            row = {"task": task, "id": sample["doc"].get("id", str(sample["doc_id"]))}
+            row |= {"target": first.answer, "legacy_rule": first.legacy_rule}
+            rows.append({**row, "response": texts if several else texts[0]})
+            asked.append(questions)
     write_jsonl(directory / "samples.jsonl", rows)
-    answered = ({**row, "answer": row["target"]} for row in rows)
-    measured = measured_rows(answered, load_chat(model).counts, max_gen_toks)
+    measured = measured_rows(asked, load_chat(model).counts, max_gen_toks)
     problems = [
-        {"task": row["task"], "id": row["id"], **{name: one[name] for name in METRICS}}
-        for row, one in zip(rows, measured, strict=True)
+        {"task": row["task"], "id": row["id"], **one} for row, one in zip(rows, measured, strict=True)
     ]
     write_jsonl(directory / "problems.jsonl", problems)
     scores = {task: task_scores([row for row in problems if row["task"] == task]) for task in tasks}
@@ -211,8 +207,7 @@ def write_numerics(step: Context, spec: Evaluation) -> None:
     machine, log = results.get("pretty_env_info", ""), step.directory / LOG
 
     def said(pattern: str, text: str) -> str | None:
-        match = re.search(pattern, text)
-        return match[1] if match else None
+        return next(iter(re.findall(pattern, text)), None)
 
     numerics = {
         "backend": spec.backend, "dtype": spec.dtype, "gpus": step.gpus,

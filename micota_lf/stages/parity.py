@@ -14,7 +14,7 @@ Importing llamafactory takes 13 to 20 s, nearly all of this check's time.
 import copy
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,11 +23,13 @@ from typing import Any
 
 from ..errors import UserError, nearest
 from ..inputs.chat import load_chat, opened_thought, overlong
+from ..inputs.hub import model_file
 from ..inputs.problems import Prompts, chat
 from ..inputs.references import ModelRef
 from ..system.files import read_json, write_json
 
 NO_CUTOFF = 2**20
+COPY = "parity"  # the name of our copy of a template, into which LLaMA-Factory writes its arguments
 SHOWN = 16  # tokens of a difference that are quoted
 # Problem and response; the second has a thought, the third text outside ASCII.
 SAMPLES = {
@@ -64,43 +66,12 @@ def template_parity(
     The conversations have the system message of `prompts`, or none: only what a recipe uses must agree. The
     first one that differs is told, and what cannot be compared. `extra` are the training's.
     """
-    unknown = _unknown_names(template, extra)
+    if unknown := _unknown_names(template, extra):
+        return Parity(unknown=unknown)
     try:
-        return Parity(unknown=unknown) if unknown else _compared(model, template, prompts, extra)
+        return Parity(after_end=_after_end(model, template, prompts, extra))
     except (UserError, OSError, ValueError) as error:
         return Parity([str(error).splitlines()[0]])
-
-
-def _compared(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[str, Any]) -> Parity:
-    from transformers import AutoTokenizer
-
-    counter, after_end = load_chat(model), ""
-    original, tokenizer = (
-        AutoTokenizer.from_pretrained(model.resolved, revision=model.revision, trust_remote_code=False)
-        for _ in range(2)
-    )
-    if original.chat_template is None:
-        raise UserError(f"{model.ref}: has no chat template")
-    system = {"default_system": prompts.system} if prompts.system else {}
-    arguments = {**system, **{key: value for key, value in extra.items() if key in DATA_ARGUMENTS}}
-    encode, stops = _supervised(tokenizer, template, arguments), _stop_tokens(model, original)
-    for name, (problem, response) in SAMPLES.items():
-        messages = chat(problem, prompts)
-        prompt, saved = (
-            one.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            for one in (original, tokenizer)
-        )
-        if saved != prompt:  # LLaMA-Factory saves its own with the trained model
-            return Parity([f"template {template!r} replaces the model's chat template by another"])
-        training = encode(messages[-1]["content"], response)
-        found, after_end = _differences(training, original, prompt, response, stops)
-        row = {"prompt": messages[-1]["content"], "response": response}
-        counted = overlong([row], counter, NO_CUTOFF, prompts.system).longest
-        if not found and counted != len(training):
-            found = f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"
-        if found:
-            return Parity([f"template {template!r}, {name}: {found}"])
-    return Parity([], after_end)
 
 
 def _unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
@@ -117,76 +88,96 @@ def _unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _differences(
-    training: list[int], tokenizer: Any, prompt: str, response: str, stops: set[int]
-) -> tuple[str, str]:
-    """How training's tokens differ from inference's (or nothing), and what training adds at the end."""
-    asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    more = len(tokenizer(prompt)["input_ids"]) > len(asked)
-    if more and not prompt.startswith(tokenizer.bos_token or "\0"):
-        return "the tokenizer adds a start token that the chat template has not: lm-eval would add it", ""
-    # A thought that the prompt opens is not the response's.
-    answer = response.removeprefix(opened_thought(prompt))
-    inference = asked + tokenizer(answer, add_special_tokens=False)["input_ids"]
+def _after_end(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[str, Any]) -> str:
+    """What training adds after the end of turn. Raises UserError for the first difference."""
+    from transformers import AutoTokenizer
+
+    original, tokenizer = (
+        AutoTokenizer.from_pretrained(model.resolved, revision=model.revision, trust_remote_code=False)
+        for _ in range(2)
+    )
+    if original.chat_template is None:
+        raise UserError(f"{model.ref}: has no chat template")
+    system = {"default_system": prompts.system} if prompts.system else {}
+    arguments = {**system, **{key: value for key, value in extra.items() if key in DATA_ARGUMENTS}}
+    trained, stops = _supervised(tokenizer, template, arguments, prompts), _stop_tokens(model, original)
+    counter, after_end = load_chat(model), ""
+    for (name, (problem, response)), training in zip(SAMPLES.items(), trained, strict=True):
+        messages = chat(problem, prompts)
+        prompt, saved = (
+            one.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            for one in (original, tokenizer)
+        )
+        if saved != prompt:  # LLaMA-Factory saves its own with the trained model
+            raise UserError(f"template {template!r} replaces the model's chat template by another")
+        # A thought that the prompt opens is not the response's.
+        texts = prompt, response.removeprefix(opened_thought(prompt))
+        asked, answered = (original(text, add_special_tokens=False)["input_ids"] for text in texts)
+        found = _difference(training, original, prompt, asked + answered, stops)
+        row = {"prompt": messages[-1]["content"], "response": response}
+        counted = overlong([row], counter, NO_CUTOFF, prompts.system).longest
+        if not found and counted != len(training):
+            found = f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"
+        if found:
+            raise UserError(f"template {template!r}, {name}: {found}")
+        after_end = original.decode(training[len(asked + answered) + 1 :])
+    return after_end
+
+
+def _difference(
+    training: list[int], tokenizer: Any, prompt: str, inference: list[int], stops: set[int]
+) -> str:
+    """How training's tokens differ from inference's, or nothing."""
+    plain, added = (len(tokenizer(prompt, add_special_tokens=more)["input_ids"]) for more in (False, True))
+    if added > plain and not prompt.startswith(tokenizer.bos_token or "\0"):
+        return "the tokenizer adds a start token that the chat template has not: lm-eval would add it"
     ending = training[len(inference) :]
     if training[: len(inference)] != inference:
-        both = zip(training, inference, strict=False)
-        at = next((n for n, (a, b) in enumerate(both) if a != b), min(len(training), len(inference)))
+        at = next(n for n, token in enumerate(inference) if training[n : n + 1] != [token])
         shown = [repr(tokenizer.decode(ids[at : at + SHOWN])) for ids in (training, inference)]
-        return f"tokens differ from position {at}: training {shown[0]}, inference {shown[1]}", ""
+        return f"tokens differ from position {at}: training {shown[0]}, inference {shown[1]}"
     if not ending:
-        return "no end-of-turn token is trained: responses would not end", ""
+        return "no end-of-turn token is trained: responses would not end"
     if ending[0] not in stops:
         wanted = ", ".join(repr(tokenizer.decode([stop])) for stop in sorted(stops))
         last = tokenizer.decode(ending[:1])
-        return f"training ends a response with {last!r}, but inference stops at {wanted}", ""
-    return "", tokenizer.decode(ending[1:])
+        return f"training ends a response with {last!r}, but inference stops at {wanted}"
+    return ""
 
 
 def _supervised(
-    tokenizer: Any, template: str, arguments: Mapping[str, Any]
-) -> Callable[[str, str], list[int]]:
-    """LLaMA-Factory's supervised encoding as a function from prompt and response to tokens."""
+    tokenizer: Any, template: str, arguments: Mapping[str, Any], prompts: Prompts
+) -> list[list[int]]:
+    """The samples' tokens by LLaMA-Factory's supervised encoding."""
     from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
     from llamafactory.data.template import TEMPLATES, get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments
 
-    settings = DataArguments(template=template, cutoff_len=NO_CUTOFF, **arguments)
+    settings = DataArguments(template=COPY, cutoff_len=NO_CUTOFF, **arguments)
     logging.getLogger("llamafactory").setLevel(logging.ERROR)  # it announces every token that it looks at
-    registered = TEMPLATES[template]
-    TEMPLATES[template] = copy.deepcopy(registered)  # the arguments are written into it
-    try:
-        rules = get_template_and_fix_tokenizer(tokenizer, settings)
-    finally:
-        TEMPLATES[template] = registered
+    TEMPLATES[COPY] = copy.deepcopy(TEMPLATES[template])
+    rules = get_template_and_fix_tokenizer(tokenizer, settings)
+    columns = ("system", "tools", "images", "videos", "audios")
+    rows: dict[str, Any] = {f"_{column}": [None] * len(SAMPLES) for column in columns}
+    asked, answers = zip(*SAMPLES.values(), strict=True)
+    rows["_prompt"] = [chat(problem, prompts)[-1:] for problem in asked]
+    rows["_response"] = [[{"role": "assistant", "content": answer}] for answer in answers]
     processor = SupervisedDatasetProcessor(rules, tokenizer, None, settings)
-
-    def encode(prompt: str, response: str) -> list[int]:
-        row: dict[str, Any] = {f"_{key}": [None] for key in ("system", "tools", "images", "videos", "audios")}
-        row["_prompt"] = [[{"role": "user", "content": prompt}]]
-        row["_response"] = [[{"role": "assistant", "content": response}]]
-        tokens: list[int] = processor.preprocess_dataset(row)["input_ids"][0]
-        return tokens
-
-    return encode
+    tokens: list[list[int]] = processor.preprocess_dataset(rows)["input_ids"]
+    return tokens
 
 
 def _stop_tokens(model: ModelRef, tokenizer: Any) -> set[int]:
     """Tokens at which generation stops: the generation config's and the tokenizer's, as in backends/."""
-    from transformers import GenerationConfig
-
-    try:
-        shipped = GenerationConfig.from_pretrained(model.resolved, revision=model.revision).eos_token_id
-    except OSError:
-        shipped = None
+    file = model_file(model, "generation_config.json")
+    shipped = read_json(file).get("eos_token_id") if file else None
     ends = shipped if isinstance(shipped, list) else [shipped]
     return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}
 
 
 if __name__ == "__main__":
-    questions = read_json(Path(sys.argv[1]))
-    made = {
-        key: template_parity(ModelRef(**one.pop("model")), prompts=Prompts(**one.pop("prompts")), **one)
-        for key, one in questions.items()
-    }
-    write_json(Path(sys.argv[2]), {key: asdict(found) for key, found in made.items()})
+    found = {}
+    for key, one in read_json(Path(sys.argv[1])).items():
+        model, prompts = ModelRef(**one["model"]), Prompts(**one["prompts"])
+        found[key] = asdict(template_parity(model, one["template"], prompts, one["extra"]))
+    write_json(Path(sys.argv[2]), found)

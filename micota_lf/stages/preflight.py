@@ -1,7 +1,8 @@
 """What is checked before the first GPU hour: token budgets, templates, the merge, hub access.
 
-    report = preflight_report(load_recipe("recipes/tiny.yaml"))
-    report.problems      -> []          each starts with the recipe's key
+    settings, references = questions(load_recipe("recipes/tiny.yaml"))
+    report = inspect(step)          with these settings, and the references as inputs
+    report.problems      -> []      each starts with the recipe's key
     report.facts         -> ["prompts: 720, the longest has 93 tokens", ...]
 
 `questions` says what a recipe needs checked, as plain data: the config of the plan's first step, for which
@@ -14,14 +15,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 from ..errors import UserError
 from ..inputs.chat import Chat, load_chat, opened_thought
 from ..inputs.hub import hub_problems, model_file, positions, weights_directory
-from ..inputs.problems import Prompts, chat, load_problems
+from ..inputs.problems import Problems, chat, load_problems
 from ..inputs.references import DataRef, ModelRef
 from ..inputs.weights import tensors
 from ..recipe.lineage import filtering, model_of, shown_teachers, training, trainings
@@ -31,7 +29,10 @@ from ..system.files import digest, read_json, write_json
 from . import Context, Results, Settings, Stage, merge_check, parity
 
 ASKED, FOUND = "templates.json", "parity.json"
-PRETRAINED = "merge.pretrained_model"
+GENERATION, EVALUATION = "generation.max_tokens", "evaluation.max_gen_toks"
+COLUMNS = ("id_field", "problem_field", "answer_field")
+Longest = dict[ModelRef, dict[str, int]]
+"""By model: tokens of the longest prompt of the prompt set, and of the benchmarks."""
 
 
 @dataclass
@@ -48,14 +49,6 @@ class Report:
         yield from (f"warning: {line}" for line in self.warnings)
 
 
-def preflight_report(recipe: Recipe) -> Report:
-    """Check a recipe now, outside any workspace."""
-    (config, how, _), references = questions(recipe)
-    inputs = {role: type(ref)(ref.resolved, ref.revision) for role, ref in references.items()}
-    with TemporaryDirectory() as scratch:
-        return inspect(Context(Path(scratch), config, inputs, how))
-
-
 def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
     """What is to be checked (nothing that does not matter to it), on which inputs, and how strictly."""
     models = {f"teachers.{name}": spec for name, spec in recipe.teachers.items()}
@@ -65,37 +58,32 @@ def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
     def role(name: str) -> str:  # models made in the run have their origin's shape
         return keys[id(model_of(recipe, name))]
 
-    references: dict[str, ModelRef] = {key: spec.reference for key, spec in models.items()}
-    references["prompts"] = recipe.prompts.source
+    references = {"prompts": recipe.prompts.source, **{key: spec.reference for key, spec in models.items()}}
     merges, benchmarks = {}, {}
     for name, assistant in recipe.assistants.items():
-        if assistant.merge.pretrained:
-            merges[f"assistants.{name}.{PRETRAINED}"] = role(name)
-            references[f"assistants.{name}.{PRETRAINED}"] = assistant.merge.pretrained
+        if pretrained := assistant.merge.pretrained:
+            at = f"assistants.{name}.merge.pretrained_model"
+            merges[at], references[at] = role(name), pretrained
     for name, found in evaluated_benchmarks(recipe.evaluation).items():
         if found.source.local:  # others are the hub's
             references[f"benchmarks.{name}"] = found.source
-            columns = ("id_field", "problem_field", "answer_field")
-            benchmarks[name] = {key: getattr(found, key) for key in columns}
-    evaluated = [role(name) for name in (*shown_teachers(recipe), *recipe.students)]
+            benchmarks[f"benchmarks.{name}"] = {column: getattr(found, column) for column in COLUMNS}
     generating = sorted({role(corpus.from_) for corpus in recipe.corpora.values() if corpus.from_})
-    asked: list[dict[str, Any]] = []
-    checked: list[bool] = []
+    evaluated = [role(name) for name in (*shown_teachers(recipe), *recipe.students)]
+    budgets = [[GENERATION, recipe.generation.max_tokens, key] for key in generating]
+    budgets += [[EVALUATION, recipe.evaluation.max_gen_toks, key] for key in evaluated]
+    cutoffs, templates, strict = [], {}, dict[str, bool]()
     for student, corpus in trainings(recipe):
         settings = training(recipe, student, corpus)
         parts = recipe.corpora[corpus].mix or [corpus]
         longest = max(filtering(recipe, part).max_tokens or 0 for part in parts)
-        one = {"model": f"students.{student}", "template": settings.template, "max_tokens": longest,
-               "cutoff_len": settings.cutoff_len, "extra": settings.extra}  # fmt: skip
-        if (one, settings.check_template) not in zip(asked, checked, strict=True):
-            asked.append(one)
-            checked.append(settings.check_template)
-    budgets = {
-        "generation.max_tokens": [recipe.generation.max_tokens, generating],
-        "evaluation.max_gen_toks": [recipe.evaluation.max_gen_toks, evaluated],
-    }
-    apart = {"benchmarks": benchmarks, "budgets": budgets, "trainings": asked, "merges": merges}
-    return Settings.of(recipe.prompts, apart=apart, check_template=checked), references
+        cutoff = [f"students.{student}", longest, settings.cutoff_len]
+        cutoffs += [cutoff] if cutoff not in cutoffs else []
+        question = {"role": f"students.{student}", "template": settings.template, "extra": settings.extra}
+        key = digest(question)
+        templates[key], strict[key] = question, settings.check_template or strict.get(key, False)
+    apart = {"benchmarks": benchmarks, "budgets": budgets, "cutoffs": cutoffs, "templates": templates}
+    return Settings.of(recipe.prompts, apart={**apart, "merges": merges}, check_template=strict), references
 
 
 def run(step: Context) -> Results:
@@ -109,39 +97,30 @@ def run(step: Context) -> Results:
 
 def inspect(step: Context) -> Report:
     """Do the checks."""
-    report, config = Report(), step.config
+    report = Report()
     models = {role: ref for role, ref in step.inputs.items() if not isinstance(ref, DataRef)}
     lacking = hub_problems(models)
     report.problems += lacking.values()
     here = {role: model for role, model in models.items() if role not in lacking}
-    prompts = step.prompts
-    chats = _chats({role: model for role, model in here.items() if not role.endswith(PRETRAINED)}, report)
-    longest = _longest(step, prompts, chats, report)
-    for which, (at, (response, roles)) in enumerate(config["budgets"].items()):
-        for role in roles:
-            limit = positions(models[role]) if role in longest else None
-            if limit:
-                needed = longest[role][which] + response
-                words = f"{at}: {response} and the longest prompt ({longest[role][which]} tokens)"
-                lines, fit = (report.problems, "exceed") if needed > limit else (report.facts, "fit into")
-                lines.append(f"{words} {fit} the {limit} positions of {role}")
-    for one in config["trainings"]:
-        if one["model"] in longest:
-            _cutoff(one, chats[one["model"]], longest[one["model"]][0], prompts.system, report)
-    _templates(step, prompts, chats, report)
-    for pretrained, before in config["merges"].items():
+    merges = step.config["merges"]
+    chats = _chats({role: model for role, model in here.items() if role not in merges}, report)
+    longest = _longest(step, chats, report)
+    _budgets(step, longest, report)
+    _cutoffs(step, chats, longest, report)
+    _templates(step, chats, report)
+    for pretrained, before in merges.items():
         if pretrained in here and before in here:
             _merge(pretrained, here[pretrained], here[before], report)
     return report
 
 
-def _chats(models: Mapping[str, ModelRef], report: Report) -> dict[str, Chat]:
+def _chats(models: Mapping[str, ModelRef], report: Report) -> dict[ModelRef, Chat]:
     """Each model's tokenizer and chat template; one that several roles share is read once."""
     read, found = cache(load_chat), {}
     for role, model in models.items():
         try:
-            found[role] = read(model)
-            opened = opened_thought(found[role].prompt([{"role": "user", "content": "?"}]))
+            found[model] = read(model)
+            opened = opened_thought(found[model].prompt([{"role": "user", "content": "?"}]))
         except UserError as error:
             report.problems.append(f"{role}: {error}")
             continue
@@ -150,75 +129,80 @@ def _chats(models: Mapping[str, ModelRef], report: Report) -> dict[str, Chat]:
     return found
 
 
-def _longest(
-    step: Context, prompts: Prompts, chats: Mapping[str, Chat], report: Report
-) -> dict[str, tuple[int, int]]:
-    """By role: tokens of the longest prompt of the prompt set, and of the benchmarks."""
-    sets = {"prompts": prompts}
-    for name, columns in step.config["benchmarks"].items():
-        how: dict[str, Any] = {"template": prompts.template, "system": prompts.system, **columns}
-        sets[name] = Prompts(step.inputs[f"benchmarks.{name}"].ref, **how)
+def _longest(step: Context, chats: Mapping[ModelRef, Chat], report: Report) -> Longest:
+    prompts, benchmarks = step.prompts, step.config["benchmarks"].items()
+    sets = [prompts, *(Problems(step.inputs[role].ref, **columns) for role, columns in benchmarks)]
     try:
-        asked = {k: [chat(row["problem"], spec) for row in load_problems(spec)] for k, spec in sets.items()}
+        asked = [[chat(row["problem"], prompts) for row in load_problems(spec)] for spec in sets]
     except UserError as error:
         report.problems.append(str(error))
         return {}
-    counted: dict[int, tuple[int, int]] = {}
-    for tokens in chats.values():
-        if id(tokens) not in counted:
-            own, *others = (tokens.longest_prompt(messages) for messages in asked.values())
-            counted[id(tokens)] = own, max(others, default=own)
-    if counted:
-        most = max(own for own, _ in counted.values())
-        report.facts.append(f"prompts: {len(asked['prompts'])}, the longest has {most} tokens")
-    return {role: counted[id(tokens)] for role, tokens in chats.items()}
+    longest: Longest = {}
+    for model, tokens in chats.items():
+        own, *others = map(tokens.longest_prompt, asked)
+        longest[model] = {GENERATION: own, EVALUATION: max(others, default=own)}
+    if longest:
+        most = max(found[GENERATION] for found in longest.values())
+        report.facts.append(f"prompts: {len(asked[0])}, the longest has {most} tokens")
+    return longest
 
 
-def _cutoff(one: Mapping[str, Any], tokens: Chat, prompt: int, system: str | None, report: Report) -> None:
+def _budgets(step: Context, longest: Longest, report: Report) -> None:
+    """Whether the longest prompt and response of each model fit into its positions."""
+    for at, response, role in step.config["budgets"]:
+        model = step.inputs[role]
+        limit = positions(model) if model in longest else None
+        if limit:
+            prompt = longest[model][at]
+            fits = prompt + response <= limit
+            lines, fit = (report.facts, "fit into") if fits else (report.problems, "exceed")
+            words = f"{at}: {response} and the longest prompt ({prompt} tokens)"
+            lines.append(f"{words} {fit} the {limit} positions of {role}")
+
+
+def _cutoffs(step: Context, chats: Mapping[ModelRef, Chat], longest: Longest, report: Report) -> None:
     """Warn of a cutoff that the longest possible row exceeds: the rows themselves are counted later."""
-    try:
-        most = prompt + one["max_tokens"] + tokens.counts([tokens.frame(system).after])[0]
-    except UserError as error:
-        report.problems.append(f"{one['model']}: {error}")
-        return
-    if most > one["cutoff_len"]:
-        report.warnings.append(
-            f"train.cutoff_len: {one['cutoff_len']} is less than the longest row that {one['model']} may "
-            f"meet: prompt {prompt}, response {one['max_tokens']}, together {most}; rows are counted before "
-            "training"
-        )
+    for role, response, cutoff in step.config["cutoffs"]:
+        model = step.inputs[role]
+        if model not in longest:
+            continue
+        tokens, prompt = chats[model], longest[model][GENERATION]
+        try:
+            (ending,) = tokens.counts([tokens.frame(step.prompts.system).after])
+        except UserError as error:
+            report.problems.append(f"{role}: {error}")
+            continue
+        most = prompt + response + ending
+        if most > cutoff:
+            row = f"prompt {prompt}, response {response}, together {most}; rows are counted before training"
+            less = f"{cutoff} is less than the longest row that {role} may meet"
+            report.warnings.append(f"train.cutoff_len: {less}: {row}")
 
 
-def _templates(step: Context, prompts: Prompts, chats: Mapping[str, Chat], report: Report) -> None:
+def _templates(step: Context, chats: Mapping[ModelRef, Chat], report: Report) -> None:
     """Compare each training's template with the model's chat template, and its `extra` with LLaMA-Factory."""
     if not parity.available():
         report.facts.append("train.template: not compared, llamafactory cannot be imported here")
         return
-    asked: dict[str, Any] = {}
-    places = {}
-    for one, strict in zip(step.config["trainings"], step.how["check_template"], strict=True):
-        if one["model"] in chats:
-            question = {"model": asdict(step.inputs[one["model"]]), "prompts": asdict(prompts)}
-            question |= {key: one[key] for key in ("template", "extra")}
-            places[digest([one["model"], question])] = f"train.template ({one['model']})", strict
-            asked[digest([one["model"], question])] = question
+    asked = {}
+    for key, question in step.config["templates"].items():
+        model = step.inputs[question["role"]]
+        if model in chats:
+            asked[key] = {**question, "model": asdict(model), "prompts": asdict(step.prompts)}
     if not asked:
         return
     write_json(step.directory / ASKED, asked)
     step.engine([sys.executable, "-m", parity.__name__, ASKED, FOUND])
-    unknown: list[str] = []
-    for key, answer in read_json(step.directory / FOUND).items():
-        (at, strict), added = places[key], answer["after_end"]
-        unknown += answer["unknown"]
-        (report.problems if strict else report.warnings).extend(
-            f"{at}: {line}" for line in answer["problems"]
-        )
-        if not answer["problems"] and not answer["unknown"]:
-            after = f"; training adds {added!r} after the end of turn" if added else ""
-            report.facts.append(
-                f"{at}: {asked[key]['template']!r} gives the tokens of the chat template{after}"
-            )
-    report.problems += dict.fromkeys(unknown)
+    answers = {key: parity.Parity(**found) for key, found in read_json(step.directory / FOUND).items()}
+    for key, found in answers.items():
+        at = f"train.template ({asked[key]['role']})"
+        lines = report.problems if step.how["check_template"][key] else report.warnings
+        lines += [f"{at}: {line}" for line in found.problems]
+        if not found.problems and not found.unknown:
+            after = f"; training adds {found.after_end!r} after the end of turn" if found.after_end else ""
+            template = asked[key]["template"]
+            report.facts.append(f"{at}: {template!r} gives the tokens of the chat template{after}")
+    report.problems += dict.fromkeys(line for found in answers.values() for line in found.unknown)
 
 
 def _merge(at: str, pretrained: ModelRef, before: ModelRef, report: Report) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from datasets import Dataset
 
 from micota_lf.grading.measures import mean_metrics, response_metrics, usable_tokenizer
-from micota_lf.inputs.benchmarks import benchmark_named, load_benchmark
-from micota_lf.inputs.problems import Prompts, user_text
+from micota_lf.inputs.benchmarks import benchmark_named
+from micota_lf.inputs.problems import Prompts, load_problems, user_text
 from micota_lf.recipe.sections import Evaluation
 
 
@@ -30,7 +30,7 @@ def load(benchmark: str, **metadata: Any) -> dict[str, Dataset]:
         "tokenizer_revision": revision,
         "max_gen_toks": int(metadata.get("max_gen_toks") or Evaluation.max_gen_toks),
     }
-    rows = load_benchmark(spec)
+    rows = load_problems(spec)
     docs = [{**row, "prompt": user_text(row["problem"], template), **known} for row in rows]
     return {"test": Dataset.from_list(docs)}
 
