@@ -141,7 +141,7 @@ def preflight(args: argparse.Namespace) -> None:
         _, plan, workspace = _load(args)
         step = plan.steps[plan.slots["preflight"]]
         with contextlib.suppress(UserError):  # its lines are the report's
-            run_step(plan, step.id, workspace)
+            run_step(plan, step.id, workspace, quiet=True)
         report = Report(**read_json(workspace / step.directory / "report.json"))
     for line in report.lines():
         print(line)

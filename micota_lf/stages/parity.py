@@ -3,7 +3,6 @@
     check = template_parity(ModelRef("tiny:student-s"), "qwen", Prompts(path="tiny:train"))
     check.problems       -> []
     check.after_end      -> "\\n"          trained after the end-of-turn token, never generated
-    python -m micota_lf.stages.parity asked.json found.json     # several, in a process of their own
 
 For sample conversations, the tokens that LLaMA-Factory's own supervised processor makes (data/template.py,
 data/processor/supervised.py) must be: the prompt as `apply_chat_template(..., add_generation_prompt=True)`
@@ -13,11 +12,9 @@ Importing llamafactory takes 13 to 20 s, nearly all of this check's time.
 
 import copy
 import logging
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -26,7 +23,7 @@ from ..inputs.chat import load_chat, opened_thought, overlong
 from ..inputs.hub import model_file
 from ..inputs.problems import Prompts, chat
 from ..inputs.references import ModelRef
-from ..system.files import read_json, write_json
+from ..system.files import read_json
 
 NO_CUTOFF = 2**20
 COPY = "parity"  # the name of our copy of a template, into which LLaMA-Factory writes its arguments
@@ -66,11 +63,10 @@ def template_parity(
     The conversations have the system message of `prompts`, or none: only what a recipe uses must agree. The
     first one that differs is told, and what cannot be compared. `extra` are the training's.
     """
-    if unknown := _unknown_names(template, extra):
-        return Parity(unknown=unknown)
     try:
-        return Parity(after_end=_after_end(model, template, prompts, extra))
-    except (UserError, OSError, ValueError) as error:
+        unknown = _unknown_names(template, extra)
+        return Parity([], "" if unknown else _after_end(model, template, prompts, extra), unknown)
+    except (UserError, ImportError, OSError, ValueError) as error:
         return Parity([str(error).splitlines()[0]])
 
 
@@ -173,11 +169,3 @@ def _stop_tokens(model: ModelRef, tokenizer: Any) -> set[int]:
     shipped = read_json(file).get("eos_token_id") if file else None
     ends = shipped if isinstance(shipped, list) else [shipped]
     return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}
-
-
-if __name__ == "__main__":
-    found = {}
-    for key, one in read_json(Path(sys.argv[1])).items():
-        model, prompts = ModelRef(**one["model"]), Prompts(**one["prompts"])
-        found[key] = asdict(template_parity(model, one["template"], prompts, one["extra"]))
-    write_json(Path(sys.argv[2]), found)

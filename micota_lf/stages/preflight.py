@@ -7,11 +7,10 @@
 
 `questions` says what a recipe needs checked, as plain data: the config of the plan's first step, for which
 all others wait. It takes seconds; weights are not loaded. Comparing templates takes most of them, for
-llamafactory must be imported: that is done in another process. Prompts of benchmarks are counted where their
-files are local; if none is, the prompt set stands for them.
+llamafactory must be imported. Prompts of benchmarks are counted where their files are local; if none is, the
+prompt set stands for them.
 """
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -28,7 +27,6 @@ from ..recipe.tasks import evaluated_benchmarks
 from ..system.files import digest, read_json, write_json
 from . import Context, Results, Settings, Stage, merge_check, parity
 
-ASKED, FOUND = "templates.json", "parity.json"
 GENERATION, EVALUATION = "generation.max_tokens", "evaluation.max_gen_toks"
 COLUMNS = ("id_field", "problem_field", "answer_field")
 Longest = dict[ModelRef, dict[str, int]]
@@ -79,9 +77,9 @@ def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
         longest = max(filtering(recipe, part).max_tokens or 0 for part in parts)
         cutoff = [f"students.{student}", longest, settings.cutoff_len]
         cutoffs += [cutoff] if cutoff not in cutoffs else []
-        question = {"role": f"students.{student}", "template": settings.template, "extra": settings.extra}
-        key = digest(question)
-        templates[key], strict[key] = question, settings.check_template or strict.get(key, False)
+        compared = [f"students.{student}", settings.template, settings.extra]
+        key = digest(compared)
+        templates[key], strict[key] = compared, settings.check_template or strict.get(key, False)
     apart = {"benchmarks": benchmarks, "budgets": budgets, "cutoffs": cutoffs, "templates": templates}
     return Settings.of(recipe.prompts, apart={**apart, "merges": merges}, check_template=strict), references
 
@@ -184,25 +182,20 @@ def _templates(step: Context, chats: Mapping[ModelRef, Chat], report: Report) ->
     if not parity.available():
         report.facts.append("train.template: not compared, llamafactory cannot be imported here")
         return
-    asked = {}
-    for key, question in step.config["templates"].items():
-        model = step.inputs[question["role"]]
-        if model in chats:
-            asked[key] = {**question, "model": asdict(model), "prompts": asdict(step.prompts)}
-    if not asked:
-        return
-    write_json(step.directory / ASKED, asked)
-    step.engine([sys.executable, "-m", parity.__name__, ASKED, FOUND])
-    answers = {key: parity.Parity(**found) for key, found in read_json(step.directory / FOUND).items()}
-    for key, found in answers.items():
-        at = f"train.template ({asked[key]['role']})"
+    unknown: list[str] = []
+    for key, (role, template, extra) in step.config["templates"].items():
+        at, model = f"train.template ({role})", step.inputs[role]
+        if model not in chats:
+            continue
+        with step.working():
+            found = parity.template_parity(model, template, step.prompts, extra)
+        unknown += found.unknown
         lines = report.problems if step.how["check_template"][key] else report.warnings
         lines += [f"{at}: {line}" for line in found.problems]
         if not found.problems and not found.unknown:
             after = f"; training adds {found.after_end!r} after the end of turn" if found.after_end else ""
-            template = asked[key]["template"]
             report.facts.append(f"{at}: {template!r} gives the tokens of the chat template{after}")
-    report.problems += dict.fromkeys(line for found in answers.values() for line in found.unknown)
+    report.problems += dict.fromkeys(unknown)
 
 
 def _merge(at: str, pretrained: ModelRef, before: ModelRef, report: Report) -> None:
