@@ -143,7 +143,7 @@ def preflight(args: argparse.Namespace) -> None:
         with contextlib.suppress(UserError):  # its lines are the report's
             run_step(plan, step.id, workspace, quiet=True)
         report = Report(**read_json(workspace / step.directory / "report.json"))
-    for line in report.lines():
+    for line in [*report.facts, *(f"warning: {line}" for line in report.warnings)]:
         print(line)
     if report.problems:
         raise UserError("\n".join(report.problems))

@@ -12,7 +12,6 @@ In: a model, corpora. Out: `bpc.json` (per corpus: mean, 95% interval, n, unit) 
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..grading.intervals import mean_interval
@@ -30,26 +29,18 @@ def settings(recipe: Recipe, gpus: int) -> Settings:
     return Settings.of(recipe.bpc, spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval)
 
 
-def bpc_tasks(corpora: Sequence[str], conditional: bool) -> dict[str, TaskConfig]:
-    """One lm-eval task a corpus, by name, in their order.
-
-    The data files are absolute because lm-eval resolves them against the current directory.
-    """
-    prompted = {"output_type": "loglikelihood", "doc_to_text": "{{prompt}}"} if conditional else {}
-    found = {}
-    for name, corpus in ((f"micota_bpc_{number}", corpus) for number, corpus in enumerate(corpora)):
-        files = {"data_files": {"test": corpus}}
-        found[name] = {"task": name, "include": "_bpc.yaml", "dataset_kwargs": files, **prompted}
-    return found
-
-
 def run(step: Context) -> Results:
-    """Let lm-eval score all corpora under the model."""
+    """Let lm-eval score all corpora under the model, each as a task."""
     settings = step.section(Bpc)
-    corpora = {role: given.ref for role, given in step.inputs.items() if role != "model"}
     spec = step.section(Evaluation, seed=0, limit=settings.limit)
-    tasks = bpc_tasks(list(corpora.values()), settings.condition_on_prompt)
-    template = ["--apply_chat_template"] if settings.condition_on_prompt else []
+    prompted = {"output_type": "loglikelihood", "doc_to_text": "{{prompt}}"}
+    own, template = (prompted, ["--apply_chat_template"]) if settings.condition_on_prompt else ({}, [])
+    corpora = {role: given.ref for role, given in step.inputs.items() if role != "model"}
+    tasks: dict[str, TaskConfig] = {}
+    for number, corpus in enumerate(corpora.values()):
+        # Absolute, because lm-eval resolves it against the current directory.
+        name, files = f"micota_bpc_{number}", {"data_files": {"test": corpus}}
+        tasks[name] = {"task": name, "include": "_bpc.yaml", "dataset_kwargs": files, **own}
     # vLLM sets no memory aside for log-probabilities of prompts: 4 bytes a token and word of the vocabulary.
     ask(step, spec, tasks, *template, max_num_batched_tokens=2048)
     return finish(step.directory, settings, dict(zip(corpora, tasks, strict=True)))

@@ -153,20 +153,19 @@ def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int
 
     Raises UserError for samples without a text or an answer (the document's, else the task's target).
     """
-    rows, asked = list[Row](), list[list[Question]]()
+    asked: list[tuple[str, Row, list[Question], bool]] = []
     for task in tasks:
         found = asked_rows(newest_samples(directory / "lm_eval", task), Columns(samples=True))
-        for sample, questions, several in sorted(found, key=lambda one: int(one[0]["doc_id"])):
-            texts, first = [question.response for question in questions], questions[0]
-            row = {"task": task, "id": sample["doc"].get("id", str(sample["doc_id"]))}
-            row |= {"target": first.answer, "legacy_rule": first.legacy_rule}
-            rows.append({**row, "response": texts if several else texts[0]})
-            asked.append(questions)
-    write_jsonl(directory / "samples.jsonl", rows)
-    measured = measured_rows(asked, load_chat(model).counts, max_gen_toks)
-    problems = [
-        {"task": row["task"], "id": row["id"], **one} for row, one in zip(rows, measured, strict=True)
-    ]
+        asked += sorted(((task, *one) for one in found), key=lambda one: int(one[1]["doc_id"]))
+    measured = measured_rows([one[2] for one in asked], load_chat(model).counts, max_gen_toks)
+    samples, problems = list[Row](), list[Row]()
+    for (task, sample, questions, several), numbers in zip(asked, measured, strict=True):
+        known = {"task": task, "id": sample["doc"].get("id", str(sample["doc_id"]))}
+        texts, first = [question.response for question in questions], questions[0]
+        graded = {"target": first.answer, "legacy_rule": first.legacy_rule}
+        samples.append({**known, **graded, "response": texts if several else texts[0]})
+        problems.append({**known, **numbers})
+    write_jsonl(directory / "samples.jsonl", samples)
     write_jsonl(directory / "problems.jsonl", problems)
     scores = {task: task_scores([row for row in problems if row["task"] == task]) for task in tasks}
     write_json(directory / "scores.json", scores)

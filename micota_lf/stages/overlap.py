@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..inputs.benchmarks import benchmark_named
+from ..inputs.benchmarks import Benchmark
 from ..inputs.problems import load_problems
 from ..recipe.sections import Recipe
 from ..system.files import Row, write_jsonl
@@ -26,8 +26,7 @@ def settings(recipe: Recipe, evaluation: Settings) -> Settings:
 
 def run(step: Context) -> Results:
     """Search the step's prompts; the pairs go to its `pairs.jsonl`, the counts are its results."""
-    found = step.how["benchmarks"]
-    problems = {name: load_problems(benchmark_named(name, found, None)) for name in found}
+    problems = {name: load_problems(Benchmark(**spec)) for name, spec in step.how["benchmarks"].items()}
     results, pairs = overlap(load_problems(step.prompts), problems, step.config["words"])
     write_jsonl(step.directory / "pairs.jsonl", pairs)
     return results

@@ -153,6 +153,7 @@ def _supervised(
     logging.getLogger("llamafactory").setLevel(logging.ERROR)  # it announces every token that it looks at
     TEMPLATES[COPY] = copy.deepcopy(TEMPLATES[template])
     rules = get_template_and_fix_tokenizer(tokenizer, settings)
+    del TEMPLATES[COPY]
     columns = ("system", "tools", "images", "videos", "audios")
     rows: dict[str, Any] = {f"_{column}": [None] * len(SAMPLES) for column in columns}
     asked, answers = zip(*SAMPLES.values(), strict=True)

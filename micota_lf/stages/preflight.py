@@ -11,7 +11,7 @@ llamafactory must be imported. Prompts of benchmarks are counted where their fil
 prompt set stands for them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 
@@ -40,11 +40,6 @@ class Report:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
-
-    def lines(self) -> Iterator[str]:
-        """Facts and warnings as they are printed."""
-        yield from self.facts
-        yield from (f"warning: {line}" for line in self.warnings)
 
 
 def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
