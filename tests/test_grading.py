@@ -321,7 +321,7 @@ def words(texts):
 def test_measured_rows_are_lm_evals_metrics_and_their_means_over_several_responses():
     texts = ["Wait, \\boxed{003}"], ["a b c d \\boxed{\\frac{6}{2}}", "hmm"], [""]
     rows = [[Question(text, "3", legacy_rule="number") for text in several] for several in texts]
-    first, several, empty = measured_rows(rows, words, max_gen_toks=5, workers=1)
+    first, several, empty = measured_rows(rows, words, max_gen_toks=5)
     assert set(first) == set(METRICS)
     assert first == {"legacy": 1, "symbolic": 1, "reflections": 1, "response_tokens": 2, "truncated": 0}
     assert several == {

@@ -11,7 +11,7 @@ max_gen_toks counts as truncated. `response_metrics` gives lm-eval's process_res
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,11 @@ def count_reflections(text: str) -> int:
 
 
 def measured_rows(
-    rows: Iterable[Sequence[Question]], counts: Counter, max_gen_toks: int, workers: int | None = None
+    rows: Sequence[Sequence[Question]], counts: Counter, max_gen_toks: int
 ) -> Iterator[dict[str, float]]:
     """METRICS of each row's responses to one problem (their means), in order, graded on all cores."""
-    rows = list(rows)
     lengths = iter(counts([question.response or "" for row in rows for question in row]))
-    for row, grades in grade_rows(rows, lambda row: row, workers):
+    for row, grades in grade_rows(rows, lambda row: row):
         measured = zip(row, grades, lengths, strict=False)
         yield mean_metrics([_metrics(*values, max_gen_toks) for values in measured])
 

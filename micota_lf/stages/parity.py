@@ -45,7 +45,7 @@ DATA_ARGUMENTS = ("default_system", "enable_thinking", "preserve_thinking", "tra
 class Parity:
     """Problems in words, what training adds after the end of turn, and unknown keys of `extra`."""
 
-    problems: list[str] = field(default_factory=list)
+    problems: list[str]
     after_end: str = ""
     unknown: list[str] = field(default_factory=list)
 
