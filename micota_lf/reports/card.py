@@ -45,7 +45,6 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
     rows = [accuracies(outcomes, slot) for slot in slots if outcomes.results(slot)]
     scores = make_sheet("scores", "scores", rows, outcomes.titles.values(), **vars(recipe.evaluation))
     done = finished(outcomes.workspace / step.directory, "versions") or {"versions": {}}
-    prompts = recipe.prompts.source
     return document(
         "card.md",
         version=__version__,

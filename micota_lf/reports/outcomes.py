@@ -60,7 +60,6 @@ class Outcomes:
         return f" **The {what} differ in numerics:** {'; '.join(differing)}." if differing else ""
 
     def _problems(self, slot: str) -> Problems:
-        if self.results(slot) is None:
-            return {}
-        rows = read_jsonl(self.directory(slot) / "problems.jsonl")
+        done = self.results(slot) is not None
+        rows = read_jsonl(self.directory(slot) / "problems.jsonl") if done else []
         return {(row["task"], row["id"]): row for row in rows}

@@ -131,10 +131,10 @@ def document(template: str, **values: Any) -> str:
     """A text by a template of this folder: `report.md`, `card.md` or `table.tex`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    look: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **look)
-    templates.filters |= {"markdown": markdown, "latex": _latex_cell}
-    return templates.get_template(f"{template}.jinja").render(values)
+    here = FileSystemLoader(Path(__file__).parent)
+    jinja = Environment(loader=here, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    jinja.filters |= {"markdown": markdown, "latex": _latex_cell}
+    return jinja.get_template(f"{template}.jinja").render(values)
 
 
 def markdown(sheet: Sheet) -> str:

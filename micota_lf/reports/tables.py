@@ -19,21 +19,21 @@ from .sheets import Record, Sheet, make_sheet, short_name
 def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
     """A table of accuracies: Table 2 with the teachers and the merged assistants on top, or its like."""
     recipe, spec, rows = outcomes.recipe, outcomes.recipe.evaluation, []
-    shown = {}  # by slot: model, method, what tells rows of the same method apart
+    shown = []  # slot, model, method, what tells rows of the same method apart
     if table == "table2":
         for name in shown_teachers(recipe):
-            shown[f"evaluate/{name}"] = (recipe.teachers[name].model, "Strong Teacher", "")
+            shown.append((f"evaluate/{name}", recipe.teachers[name].model, "Strong Teacher", ""))
         for name, (model, told) in assistants(recipe).items():
-            shown[f"evaluate/{name}"] = (model, "(Merged) Teacher Assistant", told)
+            shown.append((f"evaluate/{name}", model, "(Merged) Teacher Assistant", told))
     for student, method in table_rows(recipe, table):
-        shown[f"evaluate/{student}/{method}"] = (recipe.students[student].model, method, "")
-    for slot, (model, method, told) in shown.items():
+        shown.append((f"evaluate/{student}/{method}", recipe.students[student].model, method, ""))
+    for slot, model, method, told in shown:
         names, papers = {"model": model, "method": method + told}, paper_row(table, model, method)
         cells = accuracies(outcomes, slot)
         rows.append([{**names, **cell, "paper": papers.get(cell["benchmark"])} for cell in cells])
     problems = f"first {spec.limit} problems" if spec.limit else "all problems"
-    values = {**vars(spec), "problems": problems, "numerics": outcomes.numerics_note(shown)}
-    return make_sheet("accuracy", table, rows, outcomes.titles.values(), **values)
+    noted = {"problems": problems, "numerics": outcomes.numerics_note(slot for slot, *_ in shown)}
+    return make_sheet("accuracy", table, rows, outcomes.titles.values(), **vars(spec), **noted)
 
 
 def assistants(recipe: Recipe) -> dict[str, tuple[str, str]]:
@@ -83,7 +83,7 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
     recipe, titles, rows = outcomes.recipe, outcomes.titles, []
     pairs = table_rows(recipe, table)
     last = dict(pairs)
-    for student, other in pairs:
+    for student, other in dict.fromkeys(pairs):
         if other == (ours := last[student]):
             continue
         names = {"model": recipe.students[student].model, "method": ours, "against": other}
