@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from micota_lf.reports import read
-from micota_lf.reports.paper import paper, paper_row
+from micota_lf.reports import paper, paper_row, read
 
 SMALL = "Qwen/Qwen2.5-1.5B-Instruct"
 R1, QWQ = "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", "Qwen/QwQ-32B"

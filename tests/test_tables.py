@@ -15,11 +15,10 @@ from micota_lf.grading.intervals import (
     mcnemar,
     wilson,
 )
-from micota_lf.reports.compare import comparison_sheet
 from micota_lf.reports.figures import figure_sheet
 from micota_lf.reports.outcomes import Outcomes
 from micota_lf.reports.sheets import CELLS, latex, markdown
-from micota_lf.reports.tables import accuracy_sheet, bpc_sheet, corpora_sheet, gap_sheet
+from micota_lf.reports.tables import accuracy_sheet, bpc_sheet, comparison_sheet, corpora_sheet, gap_sheet
 from micota_lf.reports.write import write_report
 from micota_lf.system.files import write_json, write_jsonl
 

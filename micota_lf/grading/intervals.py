@@ -46,15 +46,15 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(data.mean() - half), float(data.mean() + half)
 
 
-def average_interval(cells: Sequence[tuple[float, int]], seed: int = 0) -> tuple[float, float]:
+def average_interval(cells: Sequence[tuple[float, int]]) -> tuple[float, float]:
     """Percentile bootstrap (Efron 1979) of the unweighted mean of several accuracies, given as (correct, n).
 
     Problems are resampled within each benchmark. It is the difference from a method that is never right.
     """
-    return difference_interval([(correct, 0, n) for correct, n in cells], seed)
+    return difference_interval([(correct, 0, n) for correct, n in cells])
 
 
-def difference_interval(counts: Sequence[tuple[float, int, int]], seed: int = 0) -> tuple[float, float]:
+def difference_interval(counts: Sequence[tuple[float, int, int]]) -> tuple[float, float]:
     """Percentile bootstrap of the unweighted mean, over benchmarks, of paired differences in accuracy.
 
     Each benchmark is (gained, lost, n): problems that only the first method got right, only the second, all
@@ -62,7 +62,7 @@ def difference_interval(counts: Sequence[tuple[float, int, int]], seed: int = 0)
     """
     import numpy as np
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     draws = [
         rng.multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], RESAMPLES) @ [1, -1, 0] / n
         for gained, lost, n in counts

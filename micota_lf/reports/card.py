@@ -16,7 +16,7 @@ from ..inputs.hub import model_file
 from ..plan.plan import Input, Plan, Step
 from ..run.step import finished
 from .outcomes import Outcomes
-from .sheets import make_sheet, section
+from .sheets import document, make_sheet
 from .tables import accuracies, corpora_sheet
 
 MODEL_ROLES = ("model", "before", "after", "pretrained")
@@ -30,10 +30,9 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
     """
     plan, recipe, prompts = outcomes.plan, outcomes.recipe, outcomes.recipe.prompts.source
     step, needed = plan.steps[step_id], plan.needed([step_id])
-    line = list(model_line(plan, step))
+    steps, line = [plan.steps[made] for made in needed], list(model_line(plan, step))
     bases = _references(line)
-    teachers = _references(plan.steps[made] for made in needed)
-    licences = {name: licence(given) for name, given in {**teachers, **bases}.items()}
+    licences = {name: licence(given) for name, given in {**_references(steps), **bases}.items()}
     agreed = {licences[name] for name in bases}
     front = {
         "library_name": "transformers", "license": agreed.pop() if len(agreed) == 1 else UNKNOWN,
@@ -43,24 +42,23 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
     }  # fmt: skip
     evaluations = (made for made in plan.steps.values() if made.kind == "evaluate")
     slots = [plan.slots_of(made.id)[-1] for made in evaluations if made.inputs["model"].step == step_id]
-    rows = [accuracies(outcomes, slot, {}, {}) for slot in slots if outcomes.results(slot)]
+    rows = [accuracies(outcomes, slot) for slot in slots if outcomes.results(slot)]
     scores = make_sheet("scores", "scores", rows, outcomes.titles.values(), **vars(recipe.evaluation))
-    data = corpora_sheet(outcomes, needed)._replace(title="Data")
-    origin = [f"- {'base' if n in bases else 'teacher'}: {n} (license: {w})" for n, w in licences.items()]
-    origin.append(f"- prompts: {prompts.ref.split('/')[-1] if prompts.local else prompts.ref}")
     done = finished(outcomes.workspace / step.directory, "versions") or {"versions": {}}
-    settings = {made.name: made.config for made in line}
-    parts = [
-        f"---\n{yaml.safe_dump({k: v for k, v in front.items() if v}, sort_keys=False)}---",
-        f"# {step.label}",
-        f"Made with micota_lf {__version__} by the recipe `{recipe.name}`, step `{step_id}`.",
-        "\n".join(origin),
-        f"## Settings\n\n```yaml\n{yaml.safe_dump(settings, sort_keys=False)}```",
-        *(section(sheet) for sheet in (data, scores) if sheet.lines),
-        "## Steps\n\n" + "\n".join(f"- {plan.steps[made].name} `{made}`" for made in needed),
-        "Engines: " + ", ".join(f"{name} {version}" for name, version in done["versions"].items()),
-    ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    return document(
+        "card.md",
+        version=__version__,
+        recipe=recipe,
+        step=step,
+        front=yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False),
+        bases=bases,
+        licences=licences,
+        prompts=prompts.ref.split("/")[-1] if prompts.local else prompts.ref,
+        settings=yaml.safe_dump({made.name: made.config for made in line}, sort_keys=False),
+        sheets=[corpora_sheet(outcomes, needed)._replace(title="Data"), scores],
+        steps=steps,
+        engines=done["versions"],
+    )
 
 
 def model_line(plan: Plan, step: Step) -> Iterator[Step]:

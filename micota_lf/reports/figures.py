@@ -16,6 +16,7 @@ from .sheets import Record, Sheet, make_sheet, short_name
 from .tables import assistants
 
 FIGURES = ("figure2", "figure3", "figure4")
+QUANTILES = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
 # A response with as many reflection words overthinks: our choice, between the 1 and 209 of the case study.
 OVERTHINKING = 50
 
@@ -24,7 +25,7 @@ def draw(outcomes: Outcomes, sheet: Sheet, path: Path) -> None:
     """Draw the box plots of a figure that has any numbers to `path`."""
     from matplotlib.figure import Figure as Canvas
 
-    series, measure = list(_series(outcomes, sheet.name)), read("sheets")[sheet.name]["measure"]
+    series, measure = list(_series(outcomes, sheet.name)), sheet.records[0]["unit"]
     canvas = Canvas(figsize=(1.5 + 1.1 * len(series), 4.5), layout="constrained")
     axes = canvas.add_subplot()
     values = [[row[measure] for row in problems.values()] for _, _, problems in series]
@@ -38,43 +39,37 @@ def draw(outcomes: Outcomes, sheet: Sheet, path: Path) -> None:
 
 def figure_sheet(outcomes: Outcomes, name: str) -> Sheet:
     """The numbers behind a figure: one row a model and method whose step is done."""
-    rows = [[_record(*one, read("sheets")[name]["measure"])] for one in _series(outcomes, name)]
+    import numpy as np
+
+    rows, measure = [], read("sheets")[name]["measure"]
+    for model, method, problems in _series(outcomes, name):
+        values = [row[measure] for row in problems.values()]
+        low, high = mean_interval(values)
+        quantiles = {name: float(np.quantile(values, share)) for name, share in QUANTILES.items()}
+        record: Record = {
+            "model": model, "method": method, "unit": measure, "n": len(values),
+            "mean": float(np.mean(values)), "low": low, "high": high, **quantiles, "max": max(values),
+            "cut": sum(row["truncated"] for row in problems.values()) / len(values),
+        }  # fmt: skip
+        if measure == "reflections":
+            task, problem = max(problems, key=lambda key: problems[key][measure])
+            record |= {"overthinking": sum(v >= OVERTHINKING for v in values), "most": f"{task} {problem}"}
+        rows.append([record])
     return make_sheet(name, name, rows, overthinking=OVERTHINKING)
 
 
 def _series(outcomes: Outcomes, figure: str) -> Iterator[tuple[str, str, Problems]]:
     """Model, method and the problems' rows of each done evaluation that a figure shows."""
-    recipe, methods = outcomes.recipe, read("sheets")[figure].get("methods")
-    if methods:
-        shown = [
-            (recipe.students[student].model, method, f"evaluate/{student}/{method}")
-            for student, method in table_rows(recipe, "figures")
-            if method in methods
-        ]
-    else:
-        shown = [
-            (model, state + told, f"evaluate/{name}{last}")
-            for name, (model, told) in assistants(recipe).items()
-            for state, last in (("before", "/before"), ("fine-tuned", "/tuned"), ("merged", ""))
-        ]
+    recipe, look = outcomes.recipe, read("sheets")[figure]
+    shown = [
+        (model, state + told, f"evaluate/{name}{end}")
+        for name, (model, told) in assistants(recipe).items()
+        for state, end in look.get("assistants", {}).items()
+    ] + [
+        (recipe.students[student].model, method, f"evaluate/{student}/{method}")
+        for student, method in table_rows(recipe, "figures")
+        if method in look.get("methods", ())
+    ]
     for model, method, slot in shown:
         if outcomes.results(slot) is not None:
             yield short_name(model), method, outcomes.problems(slot)
-
-
-def _record(model: str, method: str, rows: Problems, measure: str) -> Record:
-    import numpy as np
-
-    values = [row[measure] for row in rows.values()]
-    low, high = mean_interval(values)
-    quantiles = np.quantile(values, [0.1, 0.25, 0.5, 0.75, 0.9]).tolist()
-    record = {
-        "model": model, "method": method, "unit": measure, "n": len(values),
-        "mean": float(np.mean(values)), "low": low, "high": high,
-        **dict(zip(("p10", "p25", "median", "p75", "p90"), quantiles, strict=True)),
-        "max": max(values), "cut": sum(row["truncated"] for row in rows.values()) / len(values),
-    }  # fmt: skip
-    if measure == "reflections":
-        task, problem = max(rows, key=lambda key: rows[key][measure])
-        record |= {"overthinking": sum(v >= OVERTHINKING for v in values), "most": f"{task} {problem}"}
-    return record

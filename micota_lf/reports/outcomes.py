@@ -6,7 +6,7 @@ outcomes.problems("evaluate/student-s/MiCoTA")    -> {("micota_tiny_two", "tiny-
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Outcomes:
         done = finished(self.directory(slot)) if slot in self.plan.slots else None
         return done and dict(done["results"])
 
-    def numerics_note(self, slots: Sequence[str], what: str = "rows") -> str:
+    def numerics_note(self, slots: Iterable[str], what: str = "rows") -> str:
         """A sentence on how done evaluations or generations differ in numerics; empty if they do not.
 
         Greedy responses change with the last digits of a float: such rows differ by more than their models.
@@ -60,7 +60,6 @@ class Outcomes:
         return f" **The {what} differ in numerics:** {'; '.join(differing)}." if differing else ""
 
     def _problems(self, slot: str) -> Problems:
-        if self.results(slot) is None:
-            return {}
-        rows = read_jsonl(self.directory(slot) / "problems.jsonl")
+        done = self.results(slot) is not None
+        rows = read_jsonl(self.directory(slot) / "problems.jsonl") if done else []
         return {(row["task"], row["id"]): row for row in rows}

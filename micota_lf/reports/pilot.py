@@ -9,7 +9,7 @@ finished one of a name.
 
 from pathlib import Path
 
-from ..inputs.weights import BILLION, ModelSize, directory_size, model_size
+from ..inputs.weights import BILLION, directory_size, model_size
 from ..plan.costs import training_flops
 from ..plan.plan import Input
 from ..recipe.sections import Estimates
@@ -17,8 +17,8 @@ from ..run.step import finished
 from ..system.files import read_json
 
 
-def measured(workspace: Path, tflops: float = Estimates().tflops) -> list[str]:
-    """Overrides `estimates...=value` for what the workspace's steps have measured; `tflops` as in the recipe.
+def measured(workspace: Path) -> list[str]:
+    """Overrides `estimates...=value` for what the workspace's steps have measured.
 
     Decoding: tokens x billions of parameters / (seconds x GPUs). Training: FLOPs / (seconds x GPUs x tflops).
     """
@@ -27,12 +27,13 @@ def measured(workspace: Path, tflops: float = Estimates().tflops) -> list[str]:
     done = [*workspace.glob("generate/*/done.json"), *workspace.glob("train/*/done.json")]
     for path in sorted(done, key=lambda path: path.stat().st_mtime):
         record, step = finished(path.parent) or {}, read_json(path.with_name("step.json"))
-        results, how, size = (
-            record["results"],
-            record["how"],
-            _size(Input(**step["inputs"]["model"]), workspace),
-        )
+        results, how, given = record["results"], record["how"], Input(**step["inputs"]["model"])
         gpus = record["gpus"] * how.get("nodes", 1)
+        if given.ref:
+            size = model_size(given.reference)
+        else:  # the weights that another step left in the workspace
+            made = next(workspace.glob(f"*/*-{given.step}/{given.file}"), None)
+            size = directory_size(made) if made else None
         timed = size if gpus and not record.get("resumed") else None
         if record["kind"] == "generate":
             mean = results["mean_response_tokens"]
@@ -43,17 +44,9 @@ def measured(workspace: Path, tflops: float = Estimates().tflops) -> list[str]:
         elif timed and results.get("trained_tokens"):
             flops += training_flops(timed, how["train"], results["trained_tokens"])
             training += results["train_seconds"] * gpus
-    words = []
+    words, tflops = [], Estimates().tflops
     if training:  # the share means something only beside the peak that it is a share of
         words = [f"estimates.tflops={tflops:g}", f"estimates.mfu={flops / training / tflops / 1e12:.3g}"]
     if decoding:
         words.append(f"estimates.decode_tokens_per_second={float(f'{decoded / decoding:.3g}'):g}")
     return words + [f"estimates.response_tokens.{name}={length}" for name, length in sorted(lengths.items())]
-
-
-def _size(given: Input, workspace: Path) -> ModelSize | None:
-    """Size of a step's model: a reference, or the weights that another step left in the workspace."""
-    if given.ref:
-        return model_size(given.reference)
-    made = next(workspace.glob(f"*/*-{given.step}/{given.file}"), None)
-    return directory_size(made) if made else None

@@ -13,15 +13,16 @@ A benchmark with too few problems says so: `n=30 (too few to tell <20.0)`.
 import csv
 import io
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..grading.intervals import SIGNIFICANCE, TELLING, least_difference
+from ..grading import intervals
 from . import read
 
 Record = dict[str, Any]
 LATEX = str.maketrans(
-    {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {special: f"\\{special}" for special in "&%$#_{}"}
 )
 
 
@@ -68,53 +69,56 @@ def _text(column: str, record: Record) -> str:
 
 
 def _accuracy(cell: Record) -> str:
-    paper = cell["paper"]
     if "accuracy" not in cell:
-        return str(cell["state"]) + ("" if paper is None else f"\npaper {paper:.2f}")
-    few = f" (too few to tell <{100 * cell['least']:.1f})" if (cell["least"] or 0) > TELLING else ""
+        return str(cell["state"]) + _paper(cell["paper"])
+    few = f" (too few to tell <{100 * cell['least']:.1f})" if cell.get("least", 0) > intervals.TELLING else ""
     lengths = f"n={cell['n']}{few}, {cell['tokens']:.0f} tok, {cell['cut']:.1%} cut"
-    return f"{_interval(cell['accuracy'], cell['low'], cell['high'], paper)}\n{lengths}"
+    return f"{_interval(*_percent(cell, 'accuracy', 'low', 'high'), paper=cell.get('paper'))}\n{lengths}"
 
 
 def _average(record: Record) -> str:
-    values = [record[key] for key in ("average", "low", "high") if key in record]
-    paper = f"\npaper {record['paper_average']:.2f}" if "paper_average" in record else ""
-    return (_interval(*values) if values else record["state"]) + paper
+    ours = _percent(record, "average", "low", "high")
+    return (_interval(*ours) if ours else record["state"]) + _paper(record.get("paper_average"))
 
 
 def _delta(record: Record) -> str:
-    values = [record[key] for key in ("delta", "delta_low", "delta_high") if key in record]
-    paper = f"\npaper {record['paper_delta']:+.2f}" if "paper_delta" in record else ""
-    return (_points(*values) if values else record["delta_state"]) + paper
+    ours = _percent(record, "delta", "delta_low", "delta_high")
+    return (_change(*ours) if ours else record["delta_state"]) + _paper(record.get("paper_delta"), "+.2f")
 
 
 def _bpc(cell: Record) -> str:
-    ours = _interval(cell["mean"], cell["low"], cell["high"], cell["paper"], scale=1, digits=3)
+    ours = _interval(cell["mean"], cell["low"], cell["high"], paper=cell["paper"], form=".3f")
     return f"{ours}\nn={cell['n']}"
 
 
 def _difference(cell: Record) -> str:
-    if "p_holm" not in cell:
-        return _points(cell["difference"], cell["low"], cell["high"])
-    noise = "n too small" if least_difference(cell["n"]) > TELLING else "noise"
-    told = "" if cell["p_holm"] < SIGNIFICANCE else f" ({noise})"
+    if "low" in cell:
+        return _change(*_percent(cell, "difference", "low", "high"))
+    noise = "n too small" if intervals.least_difference(cell["n"]) > intervals.TELLING else "noise"
+    told = "" if cell["p_holm"] < intervals.SIGNIFICANCE else f" ({noise})"
     return f"{100 * cell['difference']:+.1f} p={cell['p_holm']:.2g}{told}"
 
 
-def _points(value: float, low: float, high: float) -> str:
-    return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{' (noise)' if low <= 0 <= high else ''}"
+def _percent(record: Record, *keys: str) -> list[float]:
+    return [100 * record[key] for key in keys if key in record]
 
 
-def _interval(
-    value: float, low: float, high: float, paper: float | None = None, scale: int = 100, digits: int = 1
-) -> str:
-    """Ours, times `scale`; below it the paper's, and how ours differs."""
-    value, low, high = (scale * number for number in (value, low, high))
-    ours = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-    if paper is None:
-        return ours
-    noise = " (noise)" if low <= paper <= high else ""
-    return f"{ours}\npaper {paper:.2f}, {value - paper:+.{digits}f}{noise}"
+def _change(value: float, low: float, high: float) -> str:
+    return _interval(value, low, high, form="+.1f") + _noise(low, 0, high)
+
+
+def _interval(value: float, low: float, high: float, *, paper: float | None = None, form: str = ".1f") -> str:
+    """Ours; below it the paper's, and how ours differs."""
+    ours = f"{value:{form}} [{low:{form}}, {high:{form}}]{_paper(paper)}"
+    return ours if paper is None else f"{ours}, {value - paper:+{form}}{_noise(low, paper, high)}"
+
+
+def _noise(low: float, value: float, high: float) -> str:
+    return " (noise)" if low <= value <= high else ""
+
+
+def _paper(value: float | None, form: str = ".2f") -> str:
+    return "" if value is None else f"\npaper {value:{form}}"
 
 
 # How cells read that are more than a template; KeyError means that there is nothing but a state.
@@ -123,26 +127,25 @@ CELLS: dict[str, Callable[[Record], str]] = {
 }  # fmt: skip
 
 
+def document(template: str, **values: Any) -> str:
+    """A text by a template of this folder: `report.md`, `card.md` or `table.tex`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = FileSystemLoader(Path(__file__).parent)
+    jinja = Environment(loader=here, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    jinja.filters |= {"markdown": markdown, "latex": _latex_cell}
+    return jinja.get_template(f"{template}.jinja").render(values)
+
+
 def markdown(sheet: Sheet) -> str:
     """A sheet as a Markdown table; lines of a cell are parted by `<br>`."""
     lines = [sheet.head, ["---"] * len(sheet.head), *sheet.lines]
     return "\n".join("| " + " | ".join(cell.replace("\n", "<br>") for cell in line) + " |" for line in lines)
 
 
-def section(sheet: Sheet, *above: str) -> str:
-    """A sheet as a section of a Markdown file; `above` comes between note and table."""
-    return "\n\n".join([f"## {sheet.title}", sheet.note, *above, markdown(sheet)])
-
-
 def latex(sheet: Sheet) -> str:
     """A sheet as a LaTeX `tabular` (packages booktabs and makecell)."""
-    head, *lines = (" & ".join(map(_latex_cell, line)) + r" \\" for line in [sheet.head, *sheet.lines])
-    return "\n".join([
-        "% needs \\usepackage{booktabs,makecell}",
-        f"% {sheet.title}. {sheet.note}",
-        rf"\begin{{tabular}}{{{'l' * len(sheet.head)}}}",
-        r"\toprule", head, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", "",
-    ])  # fmt: skip
+    return document("table.tex", sheet=sheet)
 
 
 def csv_text(sheet: Sheet) -> str:

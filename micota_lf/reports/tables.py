@@ -5,38 +5,35 @@
 The average is the paper's, unweighted over the benchmarks.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 
-from ..grading.intervals import average_interval, least_difference, wilson
+from ..grading import intervals
 from ..recipe.lineage import baseline, model_of, shown_teachers, strong_teachers, table_rows
 from ..recipe.sections import Recipe
-from ..run.step import DONE
-from ..system.files import Row
-from .compare import average_difference, discordant
+from ..run.step import DONE, MISSING
+from . import paper, paper_row
 from .outcomes import AVERAGE, Outcomes
-from .paper import paper, paper_row
 from .sheets import Record, Sheet, make_sheet, short_name
 
 
 def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
     """A table of accuracies: Table 2 with the teachers and the merged assistants on top, or its like."""
-    recipe, spec = outcomes.recipe, outcomes.recipe.evaluation
-    shown = []  # model, method, what tells rows of the same method apart, slot
+    recipe, spec, rows = outcomes.recipe, outcomes.recipe.evaluation, []
+    shown = []  # slot, model, method, what tells rows of the same method apart
     if table == "table2":
         for name in shown_teachers(recipe):
-            shown.append((recipe.teachers[name].model, "Strong Teacher", "", f"evaluate/{name}"))
+            shown.append((f"evaluate/{name}", recipe.teachers[name].model, "Strong Teacher", ""))
         for name, (model, told) in assistants(recipe).items():
-            shown.append((model, "(Merged) Teacher Assistant", told, f"evaluate/{name}"))
+            shown.append((f"evaluate/{name}", model, "(Merged) Teacher Assistant", told))
     for student, method in table_rows(recipe, table):
-        shown.append((recipe.students[student].model, method, "", f"evaluate/{student}/{method}"))
-    rows = [
-        accuracies(outcomes, slot, {"model": model, "method": method + told}, paper_row(table, model, method))
-        for model, method, told, slot in shown
-    ]
+        shown.append((f"evaluate/{student}/{method}", recipe.students[student].model, method, ""))
+    for slot, model, method, told in shown:
+        names, papers = {"model": model, "method": method + told}, paper_row(table, model, method)
+        cells = accuracies(outcomes, slot)
+        rows.append([{**names, **cell, "paper": papers.get(cell["benchmark"])} for cell in cells])
     problems = f"first {spec.limit} problems" if spec.limit else "all problems"
-    numerics = outcomes.numerics_note([slot for *_, slot in shown])
-    values = {**vars(spec), "problems": problems, "numerics": numerics}
-    return make_sheet("accuracy", table, rows, outcomes.titles.values(), **values)
+    noted = {"problems": problems, "numerics": outcomes.numerics_note(slot for slot, *_ in shown)}
+    return make_sheet("accuracy", table, rows, outcomes.titles.values(), **vars(spec), **noted)
 
 
 def assistants(recipe: Recipe) -> dict[str, tuple[str, str]]:
@@ -45,76 +42,122 @@ def assistants(recipe: Recipe) -> dict[str, tuple[str, str]]:
     return {name: (model_of(recipe, name).model, f" ({name})" * several) for name in recipe.assistants}
 
 
-def accuracies(outcomes: Outcomes, slot: str, names: Record, papers: Mapping[str, float]) -> list[Record]:
-    """Records of an evaluation, one a benchmark and last their average, beside the paper's percent.
+def accuracies(outcomes: Outcomes, slot: str) -> list[Record]:
+    """Records of an evaluation, one a benchmark and last their average.
 
     `accuracy`, `low`, `high` and `cut` are shares; `least` is the smallest difference that the benchmark's
     problems can show (intervals.least_difference). One that is not done has its `state` alone.
     """
     spec, cells = outcomes.recipe.evaluation, dict[str, Record]()
     if results := outcomes.results(slot):
-        cells = {task: _accuracy(results[task], spec.verdict) for task in spec.tasks}
-        cells[AVERAGE] = _average(list(cells.values()))
-    state = {"state": outcomes.state(slot)}
+        for task in spec.tasks:
+            score, n, correct = results[task], results[task]["n"], results[task][spec.verdict]
+            low, high = intervals.wilson(correct, n)
+            cells[task] = {
+                "n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high,
+                "tokens": score["mean_response_tokens"], "cut": score["truncated"] / n, "paper": None,
+                "least": intervals.least_difference(n),
+            }  # fmt: skip
+        bounds = intervals.average_interval([(cell["correct"], cell["n"]) for cell in cells.values()])
+        cells[AVERAGE] = _average(cells, bounds, ("n", "correct"), ("accuracy", "tokens", "cut"))
+    state = outcomes.state(slot)
     return [
-        {**names, "benchmark": title, **state, **cells.get(task, {}), "paper": papers.get(title)}
-        for task, title in outcomes.titles.items()
+        {"benchmark": title, "state": state, **cells.get(task, {})} for task, title in outcomes.titles.items()
     ]
 
 
-def _accuracy(score: Row, verdict: str) -> Record:
-    n, correct = score["n"], score[verdict]
-    low, high = wilson(correct, n)
-    return {
-        "n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high,
-        "tokens": score["mean_response_tokens"], "cut": score["truncated"] / n, "paper": None,
-        "least": least_difference(n),
-    }  # fmt: skip
+def _average(
+    cells: dict[str, Record], bounds: tuple[float, float], sums: Iterable[str], means: Iterable[str]
+) -> Record:
+    """One record of all benchmarks: sums of some columns, unweighted means of others, the interval given."""
+    totals = {key: sum(cell[key] for cell in cells.values()) for key in (*sums, *means)}
+    return totals | {key: totals[key] / len(cells) for key in means} | {"low": bounds[0], "high": bounds[1]}
 
 
-def _average(cells: list[Record]) -> Record:
-    low, high = average_interval([(cell["correct"], cell["n"]) for cell in cells])
-    sums = {key: sum(cell[key] for cell in cells) for key in ("n", "correct", "accuracy", "tokens", "cut")}
-    means = {key: sums[key] / len(cells) for key in ("accuracy", "tokens", "cut")}
-    return {**cells[0], **sums, **means, "low": low, "high": high, "least": None}
+def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
+    """Each student's last method of a table (the paper's MiCoTA) against every other, on the same problems.
+
+    A benchmark's difference has the exact McNemar p value, adjusted by Holm over all benchmark cells of the
+    table; that of the average has a 95% paired bootstrap interval.
+    """
+    recipe, titles, rows = outcomes.recipe, outcomes.titles, []
+    pairs = table_rows(recipe, table)
+    last = dict(pairs)
+    for student, other in dict.fromkeys(pairs):
+        if other == (ours := last[student]):
+            continue
+        names = {"model": recipe.students[student].model, "method": ours, "against": other}
+        cells = differences(outcomes, f"evaluate/{student}/{ours}", f"evaluate/{student}/{other}")
+        missing = {"state": MISSING}
+        rows.append([{**names, "benchmark": titles[task], **cells.get(task, missing)} for task in titles])
+    tested = [cell for row in rows for cell in row if "only_first" in cell]
+    values = intervals.holm([intervals.mcnemar(cell["only_first"], cell["only_second"]) for cell in tested])
+    for cell, value in zip(tested, values, strict=True):
+        cell["p_holm"] = value
+    noted = {"tests": len(tested), "significance": intervals.SIGNIFICANCE, "telling": 100 * intervals.TELLING}
+    sheet = make_sheet("differences", table, rows, titles.values(), **vars(recipe.evaluation), **noted)
+    return sheet._replace(name=f"{table}-differences", title=f"{sheet.title}: differences")
+
+
+def differences(outcomes: Outcomes, first: str, second: str) -> dict[str, Record]:
+    """How much more often the first of two slots' models is right, on the problems that both have answered.
+
+    By task, and last their average with its interval; empty if a step is not done.
+    """
+    ours, theirs, spec = outcomes.problems(first), outcomes.problems(second), outcomes.recipe.evaluation
+    cells, counts = dict[str, Record](), []
+    for task in spec.tasks:
+        shared = [key for key in ours if key[0] == task and key in theirs]
+        both = [(ours[key][spec.verdict], theirs[key][spec.verdict]) for key in shared]
+        if n := len(both):
+            gained, lost = sum(a > b for a, b in both), sum(a < b for a, b in both)
+            counts.append((gained, lost, n))
+            cells[task] = {
+                "difference": (gained - lost) / n,
+                "only_first": gained,
+                "only_second": lost,
+                "n": n,
+            }
+    if cells:
+        cells[AVERAGE] = _average(cells, intervals.difference_interval(counts), ("n",), ("difference",))
+    return cells
 
 
 def gap_sheet(outcomes: Outcomes) -> Sheet:
     """Table 1: averages of trained students and their difference to the untrained student (equation 2)."""
-    recipe = outcomes.recipe
-    rows = [
-        [_gap(outcomes, student, method, corpus)]
-        for student, method in table_rows(recipe, "table1")
-        if (corpus := recipe.methods[method])
-    ]
+    recipe, rows = outcomes.recipe, []
+    for student, method in table_rows(recipe, "table1"):
+        corpus = recipe.methods[method]
+        if not corpus:
+            continue
+        slot, before = (f"evaluate/{student}/{name}" for name in (method, baseline(recipe)))
+        spec, model, state = recipe.corpora[corpus], recipe.students[student].model, outcomes.state(slot)
+        teacher = next((recipe.teachers[name].model for name in strong_teachers(recipe, corpus)), "")
+        source = "File" if spec.file else "Teacher" if spec.from_ in recipe.teachers else "TA"
+        record: Record = {"student": model, "teacher": teacher, "corpus_from": source, "state": state}
+        if printed := paper("table1", teacher, model, source):
+            record |= {"paper_average": printed[0], "paper_delta": printed[1]}
+        if state == DONE:
+            average = accuracies(outcomes, slot)[-1]
+            record |= {"average": average["accuracy"], **{key: average[key] for key in ("low", "high", "n")}}
+        if change := differences(outcomes, slot, before).get(AVERAGE):
+            record |= {
+                "delta": change["difference"],
+                "delta_low": change["low"],
+                "delta_high": change["high"],
+            }
+        else:
+            start = outcomes.state(before) if before in outcomes.plan.slots else "no row"
+            record["delta_state"] = state if start == DONE else start
+        rows.append([record])
     return make_sheet("gap", "table1", rows, **vars(recipe.evaluation))
-
-
-def _gap(outcomes: Outcomes, student: str, method: str, corpus: str) -> Record:
-    recipe, spec = outcomes.recipe, outcomes.recipe.corpora[corpus]
-    slot, before = (f"evaluate/{student}/{name}" for name in (method, baseline(recipe)))
-    teacher = next((recipe.teachers[name].model for name in strong_teachers(recipe, corpus)), "")
-    source = "File" if spec.file else "Teacher" if spec.from_ in recipe.teachers else "TA"
-    model, state = recipe.students[student].model, outcomes.state(slot)
-    record: Record = {"student": model, "teacher": teacher, "corpus_from": source, "state": state}
-    if printed := paper("table1", teacher, model, source):
-        record |= {"paper_average": printed[0], "paper_delta": printed[1]}
-    if state == DONE:
-        average = accuracies(outcomes, slot, {}, {})[-1]
-        record |= {"average": average["accuracy"], **{key: average[key] for key in ("low", "high", "n")}}
-    if counts := discordant(outcomes, slot, before):
-        delta, low, high = average_difference(counts)
-        return record | {"delta": delta, "delta_low": low, "delta_high": high}
-    start = outcomes.state(before) if before in outcomes.plan.slots else "no row"
-    return record | {"delta_state": state if start == DONE else start}
 
 
 def bpc_sheet(outcomes: Outcomes) -> Sheet:
     """Table 4: mean BPC of each corpus under each untrained model."""
-    recipe, spec = outcomes.recipe, outcomes.recipe.bpc
+    recipe, spec, rows = outcomes.recipe, outcomes.recipe.bpc, []
     titles = {corpus: method for method, corpus in reversed(recipe.methods.items()) if corpus}
     models = {f"bpc/{name}": model_of(recipe, name).model for name in spec.models}
-    rows = []
     for number, corpus in enumerate(spec.corpora):
         row, method = [], titles.get(corpus, corpus)
         for slot, model in models.items():
@@ -140,15 +183,14 @@ def corpora_sheet(outcomes: Outcomes, steps: Collection[str] | None = None) -> S
         parts = " + ".join(f"{ratio:g} {part}" for part, ratio in spec.mix.items())
         record = {"corpus": name, "source": spec.from_ or spec.file or parts, "state": outcomes.state(slot)}
         if results := outcomes.results(slot):
-            total = results["rows" if spec.mix else "responses"]
-            counts = (
-                dict(zip(spec.mix, results["rows_by_part"], strict=True)) if spec.mix else results["reasons"]
-            )
-            record |= {
-                "responses": total, "kept": total if spec.mix else counts.get("kept", 0),
-                "mean_response_tokens": results["mean_response_tokens"],
-                "reasons": ", ".join(f"{count} {reason}" for reason, count in counts.items()),
-            }  # fmt: skip
+            if spec.mix:
+                total = kept = results["rows"]
+                counts = dict(zip(spec.mix, results["rows_by_part"], strict=True))
+            else:
+                total, kept, counts = results["responses"], results["reasons"]["kept"], results["reasons"]
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+            record |= {"responses": total, "kept": kept}
+            record |= {"mean_response_tokens": results["mean_response_tokens"], "reasons": reasons}
         rows.append([record])
     generations = [f"generate/{spec.from_}" for spec in corpora.values()]
     numerics = outcomes.numerics_note(generations, "sets of responses")

@@ -11,29 +11,25 @@ from pathlib import Path
 from ..plan.plan import Plan
 from ..recipe.lineage import table_names
 from ..recipe.sections import Recipe
-from ..system.files import Row, write_text
-from . import read
-from .compare import comparison_sheet
+from ..system.files import write_text
+from . import paper
 from .figures import FIGURES, draw, figure_sheet
 from .outcomes import Outcomes
-from .sheets import Sheet, csv_text, latex, section
-from .tables import accuracy_sheet, bpc_sheet, corpora_sheet, gap_sheet
+from .sheets import Sheet, csv_text, document, latex
+from .tables import accuracy_sheet, bpc_sheet, comparison_sheet, corpora_sheet, gap_sheet
 
 
 def write_report(recipe: Recipe, plan: Plan, workspace: Path) -> Path:
     """Write the report and its files; return the path of the Markdown file."""
     outcomes, directory = Outcomes(recipe, plan, workspace), workspace / "reports" / recipe.name
-    parts = [f"# {recipe.name}: report"]
-    for sheet in sheets(outcomes):
+    shown = list(sheets(outcomes))
+    for sheet in shown:
         write_text(directory / f"{sheet.name}.csv", csv_text(sheet))
         write_text(directory / f"{sheet.name}.tex", latex(sheet))
-        image = [f"![{sheet.title}]({sheet.name}.png)"] if sheet.name in FIGURES else []
-        if image:
+        if sheet.name in FIGURES:
             draw(outcomes, sheet, directory / f"{sheet.name}.png")
-        parts.append(section(sheet, *image))
-    parts += ["## Overlap of training prompts and benchmarks", overlap_words(outcomes.results("overlap"))]
-    parts += ["## The paper's numbers", *(f"- {note}" for note in read("paper")["notes"])]
-    write_text(directory / "report.md", "\n\n".join(parts) + "\n")
+    values = {"overlap": outcomes.results("overlap"), "figures": FIGURES, "notes": paper("notes")}
+    write_text(directory / "report.md", document("report.md", recipe=recipe, sheets=shown, **values))
     return directory / "report.md"
 
 
@@ -49,13 +45,3 @@ def sheets(outcomes: Outcomes) -> Iterator[Sheet]:
             yield comparison_sheet(outcomes, table)
     yield corpora_sheet(outcomes)
     yield from (sheet for name in FIGURES if (sheet := figure_sheet(outcomes, name)).lines)
-
-
-def overlap_words(results: Row | None) -> str:
-    """What the report says of benchmark problems among the training prompts."""
-    if results is None:
-        return "Not checked yet."
-    line: str = read("sheets")["overlap"]
-    counts = results["benchmarks"].items()
-    lines = [line.format_map({**results, "name": name, **count}) for name, count in counts]
-    return "\n".join([*lines, "", "The pairs are in the step's `pairs.jsonl`."])
