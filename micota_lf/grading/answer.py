@@ -13,19 +13,20 @@ holds, after `</think>` if there is one; without any box, what follows `the answ
 never outweighs a box, nor an earlier box the last.
 """
 
-import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import SourceFileLoader
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 from .equal import Verdict, same_answer
 from .notation import is_list
 
-UNPARSEABLE = "unparseable"
-REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE}
+UNPARSEABLE, TIMEOUT = "unparseable", "timeout"
+REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE, TIMEOUT: TIMEOUT}
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -62,21 +63,22 @@ def grade(
     answer: str | None,
     truncated: bool = False,
     legacy_rule: str = "hendrycks",
-    same: Callable[[str, str], Verdict] = same_answer,
+    same: Callable[[str, str], Verdict | str] = same_answer,
 ) -> Grade:
     """Grade one response against its gold answer.
 
     A truncated response can still be right; `truncated` is its reason only where it is not. `legacy_rule`
     is a benchmark's: `hendrycks`, or `number` for AIME, AMC and OlympiadBench. `same` compares the final
-    answer with the gold one; what it raises on odd text passes through (`grading` lets nothing through).
+    answer with the gold one, or says that this took too long (`timeout`); what it raises on odd text passes
+    through (`workers` lets nothing through).
     """
     response, answer = response or "", answer or ""
     boxed = extract_boxed(response)
     legacy = boxed is not None and legacy_equal(boxed, answer, legacy_rule)
     final = final_answer(response, is_list(answer))
-    verdict = None if final is None else same(final, answer)
-    reason = "no answer" if final is None else REASONS[verdict]
-    return Grade(final, legacy, bool(verdict), "truncated" if truncated and not verdict else reason)
+    reason = "no answer" if final is None else REASONS[same(final, answer)]
+    right = reason == REASONS[True]
+    return Grade(final, legacy, right, "truncated" if truncated and not right else reason)
 
 
 def final_answer(response: str, several: bool = False) -> str | None:
@@ -86,23 +88,19 @@ def final_answer(response: str, several: bool = False) -> str | None:
     boxes that only a comma or an `and` parts count together.
     """
     ending = response.rpartition("</think>")[2]
-    for text in (ending, response):
-        if boxes := list(_boxes(text)):
-            break
-    else:
+    boxes = list(_boxes(response, len(response) - len(ending))) or list(_boxes(response, 0))
+    if not boxes:
         return _said(ending)
     *earlier, (start, _, answer) = boxes
-    while several and answer is not None and earlier:
-        before, end, content = earlier.pop()
-        if not _JOINT.fullmatch(text, end, start):
+    for before, end, content in reversed(earlier):
+        if not several or answer is None or not _JOINT.fullmatch(response, end, start):
             break
         start, answer = before, f"{content}, {answer}"
     return answer
 
 
-def _boxes(text: str) -> Iterator[tuple[int, int, str | None]]:
-    """Start, end and content of each outermost box that is not empty; content None if it never closes."""
-    at = 0
+def _boxes(text: str, at: int) -> Iterator[tuple[int, int, str | None]]:
+    """Start, end and content of each outermost box from `at` that is not empty; None if it never closes."""
     while match := _BOX.search(text, at):
         at = match.end()
         if text.startswith("{", at):
@@ -119,7 +117,7 @@ def _closing_brace(text: str, at: int) -> int:
     depth = 0
     for brace in _BRACE.finditer(text, at):  # no copy of the text: there may be a box every few characters
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0 and brace[0] == "}":
+        if depth == 0:
             return brace.start()
     return len(text)
 
@@ -140,10 +138,9 @@ def extract_boxed(response: str) -> str | None:
     their run and has no answer here.
     """
     text = _hendrycks().last_boxed_only_string(response)
-    framed = text is not None and text.startswith("\\fbox{")
-    if text is None or ("\\fbox{" in text and not framed):
+    if text is None or "\\fbox{" in text[1:]:
         return None
-    content = str(text)[len("\\fbox{" if framed else "\\boxed{") :]
+    content = str(text)[len("\\fbox{" if text.startswith("\\fbox{") else "\\boxed{") :]
     return content if text.startswith("\\boxed ") else content[:-1]
 
 
@@ -165,12 +162,10 @@ def _bare_number(text: str) -> str:
 
 @cache
 def _hendrycks() -> ModuleType:
-    package = importlib.util.find_spec("lm_eval")
+    package = find_spec("lm_eval")
     assert package and package.origin
     # By its path, as lm-eval itself loads task helpers: importing the package would take 3 s.
     path = Path(package.origin).with_name("tasks") / "hendrycks_math" / "utils.py"
-    spec = importlib.util.spec_from_file_location("hendrycks_math_utils", path)
-    assert spec and spec.loader
-    helpers = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(helpers)
+    helpers = ModuleType("hendrycks_math_utils")
+    SourceFileLoader(helpers.__name__, str(path)).exec_module(helpers)
     return helpers

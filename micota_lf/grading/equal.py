@@ -11,7 +11,7 @@ is left goes to math-verify (github.com/huggingface/Math-Verify).
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -82,17 +82,19 @@ class Comparison:
         (a, ours), (b, theirs) = sequence(got), sequence(gold)
         for left, right in ((ours if a == "()" else [], golds), (gots, theirs if b == "()" else [])):
             if left and len(left) == len(right):
-                return self._all(zip(left, right, strict=True))
+                return self._in_order(left, right)
         return self._any_order(gots, golds)
 
-    def _all(self, pairs: Iterable[Pair]) -> Verdict:
-        verdicts = [self._same(clean(got), clean(gold)) for got, gold in pairs]
+    def _in_order(self, gots: list[str], golds: list[str]) -> Verdict:
+        if len(gots) != len(golds):
+            return False
+        verdicts = [self._same(clean(got), clean(gold)) for got, gold in zip(gots, golds, strict=True)]
         return False if False in verdicts else None if None in verdicts else True
 
-    def _any_order(self, gots: Iterable[str], golds: Iterable[str]) -> Verdict:
-        left, wanted, unread = [clean(text) for text in gots], [clean(text) for text in golds], False
-        if len(left) != len(wanted):
+    def _any_order(self, gots: list[str], golds: list[str]) -> Verdict:
+        if len(gots) != len(golds):
             return False
+        left, wanted, unread = [clean(text) for text in gots], [clean(text) for text in golds], False
         for want in wanted:
             left.sort(key=lambda text: key(text) != key(want))  # the cheap candidate first
             for text in left:
@@ -116,10 +118,10 @@ class Comparison:
             return self._any_order(*unions)
         (a, entries), (b, wanted) = sequence(got), sequence(gold)
         if a and b:
-            return a == b and len(entries) == len(wanted) and self._all(zip(entries, wanted, strict=True))
+            return a == b and self._in_order(entries, wanted)
         if (p := _MATRIX.fullmatch(got)) and (q := _MATRIX.fullmatch(gold)):
             (widths, cells), (wanted_widths, wanted_cells) = _cells(p[2]), _cells(q[2])
-            return widths == wanted_widths and self._all(zip(cells, wanted_cells, strict=True))
+            return widths == wanted_widths and self._in_order(cells, wanted_cells)
         return self._same_value(got, gold)
 
     def _same_equation(self, got: str, gold: str, ours: list[str], theirs: list[str]) -> Verdict:
@@ -152,7 +154,7 @@ class Comparison:
                 return x == y or 100 * x == y
             return x == 100 * y or (x == y and abs(y) >= 1)  # 0.5% is not 0.5, though 50% may mean 50
         words = [bare(key(text)) for text in (a, b)]
-        if key(a) == key(b) or words[0] == words[1]:
+        if words[0] == words[1]:
             return True
         for text, word in zip((a, b), words, strict=True):
             if _WORDS.fullmatch(word) and (len(word) > 3 or "\\text" in text):

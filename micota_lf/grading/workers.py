@@ -12,8 +12,6 @@ is touched. Workers are fresh interpreters (nothing is forked from a process tha
 a script needs no `__main__` guard: joblib's start method) that the kernel ends with their parent.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import resource
@@ -23,16 +21,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import MicotaError
 from ..system.processes import die_with_parent
-from .answer import UNPARSEABLE, Grade, grade
+from .answer import TIMEOUT, UNPARSEABLE, Grade, grade
 from .equal import NeedsAlgebra, Pair, Verdict, same_answer, same_text
 
-TIMEOUT = "timeout"
 AHEAD_ROWS, AHEAD_CHARACTERS = 2**11, 2**25  # how far text may get ahead of algebra
 
 T = TypeVar("T")
@@ -63,6 +59,70 @@ class Question(NamedTuple):
     legacy_rule: str = "hendrycks"
 
 
+class _Waiting(NamedTuple):
+    """A question whose answer only computer algebra can compare, and the verdict to come."""
+
+    question: Question
+    pair: Pair
+    verdict: Future[Verdict]
+
+
+class Algebra:
+    """Worker processes that compare pairs of answers; none is started before the first pair."""
+
+    def __init__(self, workers: int, limits: Limits) -> None:
+        self._limits, self._workers = limits, workers
+        self._pool: Any = None
+        self._compare = lru_cache(AHEAD_ROWS)(self._schedule)  # the same pairs come again, hostile ones too
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool:
+            self._pool.stop()
+            self._pool.join()
+
+    def begin(self, question: Question) -> Grade | _Waiting:
+        """The grade of a question whose text is enough; for any other, a worker is asked."""
+        cut = question._replace(response=(question.response or "")[-self._limits.characters :])
+        try:
+            return grade(*cut, same=same_text)
+        except NeedsAlgebra as needed:
+            return _Waiting(cut, needed.args, self._compare(needed.args))
+        except Exception:  # an odd text must not end the others
+            return Grade(None, False, False, UNPARSEABLE)
+
+    def end(self, begun: Grade | _Waiting) -> Grade:
+        """The grade, once a worker has ended with the pair or by it."""
+        if isinstance(begun, Grade):
+            return begun
+        verdict = self._verdict(begun.pair, begun.verdict)
+        return grade(*begun.question, same=lambda got, gold: verdict)
+
+    def _verdict(self, pair: Pair, waiting: Future[Verdict]) -> Verdict | str:
+        for _ in range(2):
+            try:
+                return waiting.result()
+            except BrokenProcessPool as error:  # by the death of an idle worker (pebble's find_expired_task)
+                broken = error
+                self._compare.cache_clear()
+                waiting = self._compare(pair)
+            except Exception as error:  # of the comparison, or pebble's by the worker's end
+                late = isinstance(error, TimeoutError) or getattr(error, "exitcode", 0) == -signal.SIGPROF
+                return TIMEOUT if late else None
+        raise MicotaError(f"grading processes do not start; is there memory for one? {broken}") from broken
+
+    def _schedule(self, pair: Pair) -> Future[Verdict]:
+        # Not at the top: most of our processes grade nothing, and these take as long as all the rest.
+        from joblib.externals.loky.backend.context import get_context
+        from pebble import ProcessPool
+
+        seconds, memory, _, answers = self._limits
+        if not (self._pool and self._pool.active):
+            self._pool = ProcessPool(self._workers, answers, _limit, (memory,), get_context("loky"))
+        task: Future[Verdict] = self._pool.schedule(_compare, (*pair, seconds), timeout=8 * seconds)
+        return task
+
+
 def grade_rows(
     rows: Iterable[T],
     questions: Callable[[T], Sequence[Question]],
@@ -73,105 +133,35 @@ def grade_rows(
 
     Verdicts do not depend on `workers` (default: one a core); memory does not grow with the number of rows.
     """
-    held: deque[tuple[T, list[_Pending], int]] = deque()  # rows read and not yet given, their characters
+    held: deque[tuple[T, list[Grade | _Waiting], int]] = deque()  # rows not yet given, their sizes
     ahead = 0
     with closing(Algebra(workers or len(os.sched_getaffinity(0)), limits)) as algebra:
         for row in rows:
             asked = questions(row)
             size = sum(len(question.response or "") for question in asked)
-            held.append((row, [_Pending(question, algebra) for question in asked], size))
+            held.append((row, [algebra.begin(question) for question in asked], size))
             ahead += size
             while held and (
-                len(held) > AHEAD_ROWS or ahead > AHEAD_CHARACTERS or all(one.done() for one in held[0][1])
+                len(held) > AHEAD_ROWS
+                or ahead > AHEAD_CHARACTERS
+                or all(isinstance(one, Grade) or one.verdict.done() for one in held[0][1])
             ):
-                row, pending, size = held.popleft()
+                row, begun, size = held.popleft()
                 ahead -= size
-                yield row, [one.grade() for one in pending]
-        for row, pending, _ in held:
-            yield row, [one.grade() for one in pending]
+                yield row, [algebra.end(one) for one in begun]
+        for row, begun, _ in held:
+            yield row, [algebra.end(one) for one in begun]
 
 
 def grade_safely(question: Question, limits: Limits = LIMITS) -> Grade:
     """The grade of one response; the worker that it may need is kept for the next one."""
-    return _Pending(question, _kept_algebra(os.getpid(), limits)).grade()
+    algebra = _kept_algebra(os.getpid(), limits)
+    return algebra.end(algebra.begin(question))
 
 
 @cache
 def _kept_algebra(pid: int, limits: Limits) -> Algebra:
     return Algebra(1, limits)  # of this process: a fork's threads are gone
-
-
-class Algebra:
-    """Worker processes that compare pairs of answers; none is started before the first pair."""
-
-    def __init__(self, workers: int, limits: Limits) -> None:
-        self.limits, self._workers = limits, workers
-        self._pool: Any = None
-        self.compare = lru_cache(AHEAD_ROWS)(self._schedule)  # the same pairs come again, hostile ones too
-
-    def close(self) -> None:
-        """End the workers."""
-        if self._pool:
-            self._pool.stop()
-            self._pool.join()
-
-    def verdict(self, pair: Pair, waiting: Future[Verdict]) -> tuple[Verdict, str]:
-        """What a worker says of a pair, and the reason where that is None."""
-        from pebble import ProcessExpired
-
-        for _ in range(2):
-            try:
-                return waiting.result(), UNPARSEABLE
-            except TimeoutError:
-                return None, TIMEOUT
-            except ProcessExpired as end:
-                return None, TIMEOUT if end.exitcode == -signal.SIGPROF else UNPARSEABLE
-            except BrokenProcessPool as error:  # by the death of an idle worker (pebble's find_expired_task)
-                broken = error
-                self.compare.cache_clear()
-                waiting = self.compare(pair)
-            except Exception:
-                return None, UNPARSEABLE
-        raise MicotaError(f"grading processes do not start; is there memory for one? {broken}") from broken
-
-    def _schedule(self, pair: Pair) -> Future[Verdict]:
-        # Not at the top: most of our processes grade nothing, and these take as long as all the rest.
-        from joblib.externals.loky.backend.context import get_context
-        from pebble import ProcessPool
-
-        seconds, memory, _, answers = self.limits
-        if not (self._pool and self._pool.active):
-            self._pool = ProcessPool(self._workers, answers, _limit, (memory,), get_context("loky"))
-        task: Future[Verdict] = self._pool.schedule(_compare, (*pair, seconds), timeout=8 * seconds)
-        return task
-
-
-class _Pending:
-    """One question, judged from its text if that is enough, else waiting for a worker's verdict."""
-
-    def __init__(self, question: Question, algebra: Algebra) -> None:
-        cut = (question.response or "")[-algebra.limits.characters :]
-        self._question, self._algebra = question._replace(response=cut), algebra
-        self._known: Grade | None = None
-        try:
-            self._known = grade(*self._question, same=same_text)
-        except NeedsAlgebra as needed:
-            self._pair: Pair = needed.args
-            self._waiting = algebra.compare(self._pair)
-        except Exception:  # an odd text must not end the others
-            self._known = Grade(None, False, False, UNPARSEABLE)
-
-    def done(self) -> bool:
-        """Whether `grade` returns at once."""
-        return self._known is not None or self._waiting.done()
-
-    def grade(self) -> Grade:
-        """The grade, once a worker has ended with the pair or by it."""
-        if self._known:
-            return self._known
-        verdict, unread = self._algebra.verdict(self._pair, self._waiting)
-        found = grade(*self._question, same=lambda got, gold: verdict)
-        return replace(found, reason=unread) if found.reason == UNPARSEABLE else found  # and not truncated
 
 
 def _limit(memory: int) -> None:
