@@ -9,6 +9,7 @@ one of its kind), and a changed input is followed to its own change.
 
 from contextlib import suppress
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ def _changes(earlier: Step, step: Step, plan: Plan, workspace: Path) -> list[str
         elif not (given.step and before.step):
             lines += _differences(before.identity, given.identity, role)
         elif before.step != given.step:
-            old = next((_stored(path)[0] for path in workspace.glob(f"*/*-{before.step}/step.json")), None)
-            new = plan.steps[given.step]
+            stored, new = next(workspace.glob(f"*/*-{before.step}/step.json"), None), plan.steps[given.step]
+            old = stored and Step.from_json(read_json(stored))
             inner = _changes(old, new, plan, workspace) if old else ["made from a step that is gone"]
             lines += [f"{role} <- {new.name}: {line}" for line in inner]
     return lines + [f"{role}: no longer an input" for role in earlier.inputs if role not in step.inputs]
@@ -71,16 +72,11 @@ def _differences(old: Any, new: Any, at: str = "") -> list[str]:
 
 def _nearest_finished(step: Step, slots: set[str], workspace: Path) -> Step | None:
     """The finished step of the same kind that shares a slot, or else has the fewest differing values."""
-    found: list[tuple[bool, int, float, Step]] = []
+    found: list[tuple[tuple[bool, int, float], Step]] = []
     for done in workspace.glob(f"{step.kind}/*/done.json"):
         with suppress(MicotaError, LookupError, TypeError):  # damaged, or another program's
-            other, places = _stored(done.with_name("step.json"))
+            raw = read_json(done.with_name("step.json"))
+            other = Step.from_json(raw)
             differing = len(_differences(asdict(other), asdict(step)))
-            found.append((not slots & places, differing, -done.stat().st_mtime, other))
-    return min(found, key=lambda entry: entry[:3])[3] if found else None
-
-
-def _stored(path: Path) -> tuple[Step, set[str]]:
-    """The step of a `step.json`, and the slots that it had."""
-    raw = read_json(path)
-    return Step.from_json(raw), set(raw["slots"])
+            found.append(((slots.isdisjoint(raw["slots"]), differing, -done.stat().st_mtime), other))
+    return min(found, key=itemgetter(0))[1] if found else None

@@ -6,7 +6,6 @@
 Nothing outside the workspace's step directories is read or removed, and no symbolic link is followed.
 """
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,11 +64,7 @@ def unreferred(plans: Iterable[Plan], workspace: Path) -> list[Path]:
 
 def size_of(directory: Path) -> int:
     """Bytes of the files below a directory; links count as themselves."""
-    return sum(
-        os.lstat(os.path.join(folder, name)).st_size
-        for folder, _, names in os.walk(directory)
-        for name in names
-    )
+    return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
 
 
 def remove(directories: Iterable[Path], workspace: Path) -> None:
