@@ -13,11 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,12 @@ from ..plan.plan import Plan, Step
 from ..stages import launch, stage
 from ..system.files import digest, read_json, write_json
 from ..system.locks import holder, lease
-from ..system.processes import die_with_parent, engine_argv
+from ..system.processes import engine_argv, started
 from . import slurm
 from .step import DONE, FAILED, LEASE, MISSING, RUN_LEASE, RUNNING, failure_report, state, states
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
+LOG = Path(".micota") / "snakemake.log"  # below the workspace
 POLL_SECONDS = 0.5
 STATUS_SECONDS = 15.0
 STOP_SECONDS = 30.0  # for Snakemake to end its jobs when we are interrupted
@@ -80,16 +80,12 @@ def run_plan(
         where = ["--cores", str(jobs or plan.cores), "--resources", f"gpu={plan.gpus}"]
         if on_slurm is not None:
             where = ["--local-cores", str(plan.cores), *slurm.options(workspace, jobs or len(pending))]
-        with (workspace / ".micota" / "snakemake.log").open("ab") as log:
-            child = subprocess.Popen(
-                _snakemake(frozen, workspace, where), cwd=workspace, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent,
-            )  # fmt: skip
-            try:
-                _watch(plan, workspace, pending, child, say)
-            finally:
-                if child.poll() is None:
-                    _stop(child, workspace, on_slurm is not None)
+        child = started(_snakemake(frozen, workspace, where), workspace, workspace / LOG)
+        try:
+            _watch(plan, workspace, pending, child, say)
+        finally:
+            if child.poll() is None:
+                _stop(child, workspace, on_slurm is not None)
     _raise_failures(plan, workspace, pending, child.returncode)
 
 
@@ -103,25 +99,21 @@ def freeze(
     left = {} if on_slurm is None else slurm.leftovers(workspace)
     slurm.cancel([job for job, now in left.items() if now == "PENDING"])
     # Steps that most others wait for go first: the method's chain is long, its side branches are short.
-    done = plan.steps.keys() - set(pending)
-    waiting = Counter(chain.from_iterable(plan.needed([step_id], done) for step_id in pending))
+    waiting: defaultdict[str, set[str]] = defaultdict(set)
     todo: dict[str, Any] = {}
-    for step in (plan.steps[step_id] for step_id in pending):
-        here, resources = True, {"gpu": step.gpus}
+    for step in (plan.steps[step_id] for step_id in reversed(pending)):
+        for before in step.needs:
+            waiting[before] |= {step.id, *waiting[step.id]}
+        here, asked = True, {"gpu": step.gpus}
         if on_slurm is not None and not stage(step.kind).quick:
             job = holder(workspace / step.directory / LEASE).get("job")
-            here, resources = False, slurm.resources(step.gpus, on_slurm, job if job in left else None)
-        todo[step.id] = {
-            "ended": f".micota/ended/{step.id}",
-            "after": [f".micota/ended/{before}" for before in _after(plan, step) if before in pending],
-            "here": here,
-            "resources": resources,
-            "priority": waiting[step.id],
-        }
-        (workspace / todo[step.id]["ended"]).unlink(missing_ok=True)
+            here, asked = False, slurm.resources(step.gpus, on_slurm, job if job in left else None)
+        after = [before for before in _after(plan, step) if before in pending]
+        todo[step.id] = {"after": after, "here": here, "resources": asked, "priority": len(waiting[step.id])}
+        (workspace / ".micota" / "ended" / step.id).unlink(missing_ok=True)
     content = asdict(plan)
     path = workspace / ".micota" / f"{plan.recipe}-{digest([content, pending])}.json"
-    write_json(path, {**content, "pending": todo})
+    write_json(path, {**content, "pending": {step_id: todo[step_id] for step_id in pending}})
     return path
 
 
@@ -202,5 +194,5 @@ def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) 
     if len(failed) < len(left):
         lines.append(f"{len(left) - len(failed)} steps that need others could not run")
     if not failed:
-        lines.append(f"snakemake ended with exit code {code}; see {workspace / '.micota' / 'snakemake.log'}")
+        lines.append(f"snakemake ended with exit code {code}; see {workspace / LOG}")
     raise StepFailed("\n".join(lines) + "\nRun the same command again to go on from here.")

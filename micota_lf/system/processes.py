@@ -78,6 +78,15 @@ def untested_versions() -> list[str]:
     ]
 
 
+def started(argv: list[str], cwd: Path, log: Path, **env: str) -> subprocess.Popen[bytes]:
+    """A process in a session of its own, both outputs appended to `log`; the kernel kills it if we end."""
+    with log.open("ab") as handle:
+        return subprocess.Popen(
+            argv, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle,
+            preexec_fn=die_with_parent, start_new_session=True,
+        )  # fmt: skip
+
+
 @contextmanager
 def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process with both outputs appended to `log`, of which nothing is left when the block ends.
@@ -87,11 +96,7 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
     left: the kernel would end the child alone, and its orphans would go on writing and hold their GPUs.
     """
     mark = f"MICOTA_ENGINE_{os.urandom(8).hex()}"
-    with log.open("ab") as handle:
-        child = subprocess.Popen(
-            argv, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1", **env, mark: "1"}, stdout=handle,
-            stderr=handle, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, start_new_session=True,
-        )  # fmt: skip
+    child = started(argv, cwd, log, PYTHONUNBUFFERED="1", **env, **{mark: "1"})
     guard = ["/bin/sh", "-c", GUARD, f"{mark}=1"]
     with subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
         try:
