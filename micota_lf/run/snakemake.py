@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -66,7 +66,7 @@ def run_plan(
     *,
     jobs: int | None = None,
     say: Say = print,
-    on_slurm: Mapping[str, Any] | None = None,
+    on_slurm: slurm.Settings | None = None,
 ) -> None:
     """Run the pending steps; independent branches go on after a failure.
 
@@ -89,9 +89,7 @@ def run_plan(
     _raise_failures(plan, workspace, pending, child.returncode)
 
 
-def freeze(
-    plan: Plan, workspace: Path, pending: list[str], on_slurm: Mapping[str, Any] | None = None
-) -> Path:
+def freeze(plan: Plan, workspace: Path, pending: list[str], on_slurm: slurm.Settings | None = None) -> Path:
     """Write the plan and what Snakemake must do to the workspace; return the file's path.
 
     On Slurm, queued jobs that a killed run has left are cancelled; a step waits for the one that is at it.

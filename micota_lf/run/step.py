@@ -38,7 +38,6 @@ LEASE = ".lease"
 RUN_LEASE = Path(".micota") / "run.lease"  # below the workspace
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
 BOOKKEEPING = {"step.json", "done.json", "failed.json", LOG, "trainer_log.jsonl", "responses.server.log"}
-Record = dict[str, Any]
 
 
 def run_step(plan: Plan, step_id: str, workspace: Path, quiet: bool = False) -> Results:
@@ -49,7 +48,7 @@ def run_step(plan: Plan, step_id: str, workspace: Path, quiet: bool = False) -> 
 
 
 def execute(
-    step: Step, inputs: dict[str, ModelRef], directory: Path, facts: Record, quiet: bool = False
+    step: Step, inputs: dict[str, ModelRef], directory: Path, facts: dict[str, Any], quiet: bool = False
 ) -> Results:
     """Do one step in a directory and return its results; a finished one is left alone.
 
@@ -96,11 +95,10 @@ def execute(
 
 def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
     """The stage's work, with GPUs for this step alone out of those that the recipe counts."""
-    env: dict[str, str] = {}
+    at_home = not kind.hub and all(given.local for given in context.inputs.values())
+    env = {"HF_HUB_OFFLINE": "1"} if at_home else {}  # nothing to look up: do not wait for a hub
     if not context.gpus:  # else every engine starts a thread a core, and steps side by side fight for them
-        env = {"OMP_NUM_THREADS": str(context.threads), "TOKENIZERS_PARALLELISM": "false"}
-    if not kind.hub and all(given.local for given in context.inputs.values()):
-        env["HF_HUB_OFFLINE"] = "1"  # nothing to look up: do not wait for a hub
+        env |= {"OMP_NUM_THREADS": str(context.threads), "TOKENIZERS_PARALLELISM": "false"}
     locks = context.directory.parent.parent / ".micota" / "gpus"
     with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):
         kind.check(context)
@@ -124,7 +122,7 @@ def _printing_to(log: Path) -> Iterator[None]:
             os.close(saved)
 
 
-def finished(directory: Path, *keys: str) -> Record | None:
+def finished(directory: Path, *keys: str) -> dict[str, Any] | None:
     """The `done.json` of a step, with `results` and the other `keys` in it; None if the step is not done.
 
     Raises UserError, naming the file and what to do, for one that is damaged.
@@ -136,7 +134,7 @@ def finished(directory: Path, *keys: str) -> Record | None:
         record = read_json(path)
     except UserError as error:
         raise UserError(f"{error}; {cure}") from error
-    facts: Record = record if isinstance(record, dict) else {}
+    facts: dict[str, Any] = record if isinstance(record, dict) else {}
     missing = [key for key in ("results", *keys) if key not in facts]
     if missing or not isinstance(facts["results"], dict):
         raise UserError(f"{path}: damaged, it has no {', '.join(missing) or 'mapping of results'}; {cure}")
