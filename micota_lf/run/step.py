@@ -95,9 +95,9 @@ def execute(
 
 def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
     """The stage's work, with GPUs for this step alone out of those that the recipe counts."""
-    at_home = not kind.hub and all(given.local for given in context.inputs.values())
-    env = {"HF_HUB_OFFLINE": "1"} if at_home else {}  # nothing to look up: do not wait for a hub
-    if not context.gpus:  # else every engine starts a thread a core, and steps side by side fight for them
+    offline = not kind.hub and all(given.local for given in context.inputs.values())
+    env = {"HF_HUB_OFFLINE": "1"} if offline else {}  # nothing to look up: do not wait for a hub
+    if not context.gpus:  # unlimited, every engine starts a thread a core, and two at a time fight for them
         env |= {"OMP_NUM_THREADS": str(context.threads), "TOKENIZERS_PARALLELISM": "false"}
     locks = context.directory.parent.parent / ".micota" / "gpus"
     with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):

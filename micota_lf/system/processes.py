@@ -96,7 +96,7 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
     left: the kernel would end the child alone, and its orphans would go on writing and hold their GPUs.
     """
     mark = f"MICOTA_ENGINE_{os.urandom(8).hex()}"
-    child = started(argv, cwd, log, PYTHONUNBUFFERED="1", **env, **{mark: "1"})
+    child = started(argv, cwd, log, **{"PYTHONUNBUFFERED": "1", **env, mark: "1"})
     guard = ["/bin/sh", "-c", GUARD, f"{mark}=1"]
     with subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
         try:
