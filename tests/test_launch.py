@@ -170,7 +170,7 @@ def test_two_real_processes_train_with_the_batch_that_was_asked_for(tmp_path):
     rows = [{"prompt": f"What is {n} + 1?", "response": f"\\boxed{{{n + 1}}}"} for n in range(32)]
     write_jsonl(tmp_path / "corpus.jsonl", rows)
     inputs = {"model": ModelRef("tiny:student-s"), "corpus": ModelRef(str(tmp_path / "corpus.jsonl"))}
-    results = execute(Context(tmp_path / "step", step.config, inputs, step.how), step, {})
+    results = execute(step, inputs, tmp_path / "step", {})
     log = (tmp_path / "step" / "log.txt").read_text()
     assert "Total train batch size (w. parallel, distributed & accumulation) = 16" in log
     assert results["steps"] == 2 and results["trained_tokens"] > 32 * 10

@@ -13,9 +13,9 @@ from conftest import TINY
 from micota_lf import StepFailed, UserError, compile_plan, load_recipe
 from micota_lf.cli.main import main
 from micota_lf.errors import StepLocked
-from micota_lf.run.explain import explain
 from micota_lf.run.snakemake import pending_steps, run_plan
 from micota_lf.run.step import LEASE, RUN_LEASE, run_step, state, states
+from micota_lf.run.workspace import explain
 from micota_lf.system.gpus import assigned_gpus
 from micota_lf.system.locks import lease
 

@@ -47,7 +47,8 @@ def test_slurms_options_change_no_steps_identity():
 def test_quick_steps_run_here_and_the_others_as_jobs(tmp_path, programs):
     programs("squeue", "true")
     plan = compile_plan(load_recipe(TINY, ON_GPUS))
-    todo = json.loads(freeze(plan, tmp_path, list(plan.steps), {}).read_text())["pending"].values()
+    frozen = json.loads(freeze(plan, tmp_path, list(plan.steps), {}).read_text())
+    todo = [{**frozen["steps"][made], **step} for made, step in frozen["pending"].items()]
     assert {step["kind"] for step in todo if step["here"]} == {"preflight", "overlap", "filter", "mix"}
     assert {step["resources"]["gpu"] for step in todo if step["kind"] == "train"} == {4}
     todo = json.loads(freeze(plan, tmp_path, list(plan.steps)).read_text())["pending"].values()

@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
 
 def explain(args: argparse.Namespace) -> None:
     """Why steps are fresh, stale or missing."""
-    from ..run.explain import explain
+    from ..run.workspace import explain
 
     args.recipe = None
     if args.step.endswith((".yaml", ".yml")):
@@ -160,7 +160,7 @@ def _existing(workspace: str) -> Path:
 
 def verify(args: argparse.Namespace) -> None:
     """Whether finished steps are still what they were."""
-    from ..run.upkeep import damage, finished_steps
+    from ..run.workspace import damage, finished_steps
 
     workspace = _existing(args.workspace)
     directories = finished_steps(workspace)
@@ -187,7 +187,7 @@ def verify(args: argparse.Namespace) -> None:
 def gc(args: argparse.Namespace) -> None:
     """Steps that none of the recipes refers to."""
     from ..recipe.load import load_recipe
-    from ..run.upkeep import remove, size_of, unreferred
+    from ..run.workspace import remove, size_of, unreferred
 
     workspace = _existing(args.workspace)
     found = unreferred([compile_plan(load_recipe(path)) for path in args.recipes], workspace)

@@ -18,7 +18,7 @@ from ..inputs.references import DataRef, ModelRef
 from ..inputs.weights import model_problem
 from ..plan.compile import Compiler
 from ..plan.plan import Input, Step
-from ..run.step import context_of, execute, failure_report
+from ..run.step import execute, failure_report
 from ..stages import Results, parity
 from ..system.files import read_json
 
@@ -119,9 +119,9 @@ def _run(args: argparse.Namespace, build: Build, said: Said) -> None:
 
 
 def _execute(step: Step, compiler: Compiler, directory: Path, begun: bool) -> Results:
-    context = context_of(step, directory, compiler.plan({}), directory)
+    inputs = compiler.plan({}).inputs_of(step, directory)
     try:
-        return execute(context, step, {"recipe": "", "slots": []})
+        return execute(step, inputs, directory, {"recipe": "", "slots": []})
     except StepFailed as error:
         raise StepFailed(failure_report(directory)) from error
     except UserError:

@@ -10,7 +10,7 @@ that the recipe uses for them; several slots can share a step, and steps of equa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,10 +148,13 @@ class Plan:
             chosen |= dict.fromkeys(found)
         return list(chosen)
 
-    def needed(self, targets: Iterable[str] = ()) -> list[str]:
-        """The steps that targets name and those that they need (all without targets), inputs first."""
-        wanted = set(self.select(targets)) or set(self.steps)
+    def needed(self, targets: Iterable[str] = (), done: Set[str] = frozenset()) -> list[str]:
+        """The steps that targets name and those that they need (all without targets), inputs first.
+
+        Those that are `done` are left out, and need nothing.
+        """
+        wanted = (set(self.select(targets)) or set(self.steps)) - done
         for step in reversed(self.steps.values()):
             if step.id in wanted:
-                wanted |= set(step.needs)
+                wanted |= set(step.needs) - done
         return [step_id for step_id in self.steps if step_id in wanted]

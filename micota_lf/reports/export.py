@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import StepFailed, UserError
 from ..run.step import finished
-from ..run.upkeep import damage
+from ..run.workspace import damage
 from ..stages.merge import TOKENIZER_FILES
 from ..system.files import read_json, write_json, write_text
 from .card import model_card

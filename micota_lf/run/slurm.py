@@ -23,9 +23,11 @@ from ..system.files import digest
 # sbatch's options that the executor (snakemake-executor-plugin-slurm) wants as resources; others go through.
 RESOURCES = {"account": "slurm_account", "partition": "slurm_partition", "time": "runtime", "mem": "mem",
              "constraint": "constraint", "qos": "qos"}  # fmt: skip
+Settings = Mapping[str, Any]
+"""`hardware.slurm` of a recipe."""
 
 
-def check(settings: Mapping[str, Any], nodes: int) -> None:
+def check(settings: Settings, nodes: int) -> None:
     """Raise UserError for several `nodes`, for a `time` that is not like 90m or 2d, or if Slurm is absent."""
     if find_spec("snakemake_executor_plugin_slurm") is None:
         raise UserError("--executor slurm: its package is not installed; pip install 'micota_lf[slurm]'")
@@ -51,7 +53,7 @@ def options(workspace: Path, jobs: int) -> list[str]:
     ]  # fmt: skip
 
 
-def resources(gpus: int, settings: Mapping[str, Any], after: str | None = None) -> dict[str, Any]:
+def resources(gpus: int, settings: Settings, after: str | None = None) -> dict[str, Any]:
     """Snakemake's resources for a step's job, which starts after the job with the id `after` has ended."""
     given = {RESOURCES[key]: value for key, value in settings.items() if key in RESOURCES}
     others = {key: value for key, value in settings.items() if key not in RESOURCES}

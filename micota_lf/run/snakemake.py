@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,13 +23,14 @@ from typing import Any
 from ..errors import StepFailed, UserError
 from ..plan.plan import Plan, Step
 from ..stages import launch, stage
-from ..system.files import digest, write_json
+from ..system.files import digest, read_json, write_json
 from ..system.locks import holder, lease
-from ..system.processes import die_with_parent, engine_argv
+from ..system.processes import engine_argv, started
 from . import slurm
-from .step import DONE, FAILED, LEASE, MISSING, RUN_LEASE, RUNNING, failure_report, finished, state, states
+from .step import DONE, FAILED, LEASE, MISSING, RUN_LEASE, RUNNING, failure_report, state, states
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
+LOG = Path(".micota") / "snakemake.log"  # below the workspace
 POLL_SECONDS = 0.5
 STATUS_SECONDS = 15.0
 STOP_SECONDS = 30.0  # for Snakemake to end its jobs when we are interrupted
@@ -40,14 +42,11 @@ def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> l
 
     The preflight is among them wherever there are any.
     """
-    undone = {step_id for step_id, now in states(plan, workspace).items() if now != DONE}
-    needed = set(plan.select(targets)) or set(plan.steps)
-    for step in reversed(plan.steps.values()):
-        if step.id in needed & undone:
-            needed |= set(step.needs)
-    if needed & undone:
-        needed |= plan.gates
-    return [step_id for step_id in plan.steps if step_id in needed & undone]
+    done = {step_id for step_id, now in states(plan, workspace).items() if now == DONE}
+    needed = set(plan.needed(targets, done))
+    if needed:
+        needed |= plan.gates - done
+    return [step_id for step_id in plan.steps if step_id in needed]
 
 
 def check_engines(plan: Plan, pending: list[str]) -> None:
@@ -67,7 +66,7 @@ def run_plan(
     *,
     jobs: int | None = None,
     say: Say = print,
-    on_slurm: Mapping[str, Any] | None = None,
+    on_slurm: slurm.Settings | None = None,
 ) -> None:
     """Run the pending steps; independent branches go on after a failure.
 
@@ -78,58 +77,41 @@ def run_plan(
     check_engines(plan, pending)
     with lease(workspace / RUN_LEASE, f"another run is at work in {workspace}"):
         frozen = freeze(plan, workspace, pending, on_slurm)
-        if on_slurm is None:
-            where = ["--cores", str(jobs or plan.cores), "--resources", f"gpu={plan.gpus}"]
-        else:
+        where = ["--cores", str(jobs or plan.cores), "--resources", f"gpu={plan.gpus}"]
+        if on_slurm is not None:
             where = ["--local-cores", str(plan.cores), *slurm.options(workspace, jobs or len(pending))]
-        with (workspace / ".micota" / "snakemake.log").open("ab") as log:
-            child = subprocess.Popen(
-                _snakemake(frozen, workspace, where), cwd=workspace, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent,
-            )  # fmt: skip
-            try:
-                _watch(plan, workspace, pending, child, say)
-            finally:
-                if child.poll() is None:
-                    _stop(child, workspace, on_slurm is not None)
+        child = started(_snakemake(frozen, workspace, where), workspace, workspace / LOG)
+        try:
+            _watch(plan, workspace, pending, child, say)
+        finally:
+            if child.poll() is None:
+                _stop(child, workspace, on_slurm is not None)
     _raise_failures(plan, workspace, pending, child.returncode)
 
 
-def freeze(
-    plan: Plan, workspace: Path, pending: list[str], on_slurm: Mapping[str, Any] | None = None
-) -> Path:
+def freeze(plan: Plan, workspace: Path, pending: list[str], on_slurm: slurm.Settings | None = None) -> Path:
     """Write the plan and what Snakemake must do to the workspace; return the file's path.
 
     On Slurm, queued jobs that a killed run has left are cancelled; a step waits for the one that is at it.
     """
     left = {} if on_slurm is None else slurm.leftovers(workspace)
     slurm.cancel([job for job, now in left.items() if now == "PENDING"])
-    steps = [plan.steps[step_id] for step_id in pending]
     # Steps that most others wait for go first: the method's chain is long, its side branches are short.
-    waiting: dict[str, set[str]] = {step_id: set() for step_id in pending}
-    for step in reversed(steps):
-        for before in set(step.needs) & set(pending):
-            waiting[before] |= {step.id, *waiting[step.id]}
+    waiting: defaultdict[str, set[str]] = defaultdict(set)
     todo: dict[str, Any] = {}
-    for step in steps:
-        resources: dict[str, Any] = {"gpu": step.gpus}
-        here = on_slurm is None or stage(step.kind).quick
-        if not here:
-            at_work = holder(workspace / step.directory / LEASE).get("job")
-            resources = slurm.resources(step.gpus, on_slurm or {}, at_work if at_work in left else None)
-        todo[step.id] = {
-            "kind": step.kind,
-            "ended": f".micota/ended/{step.id}",
-            "after": [f".micota/ended/{before}" for before in _after(plan, step) if before in pending],
-            "threads": step.threads,
-            "here": here,
-            "resources": resources,
-            "priority": len(waiting[step.id]),
-        }
-        (workspace / todo[step.id]["ended"]).unlink(missing_ok=True)
+    for step in (plan.steps[step_id] for step_id in reversed(pending)):
+        for before in step.needs:
+            waiting[before] |= {step.id, *waiting[step.id]}
+        here, asked = True, {"gpu": step.gpus}
+        if on_slurm is not None and not stage(step.kind).quick:
+            job = holder(workspace / step.directory / LEASE).get("job")
+            here, asked = False, slurm.resources(step.gpus, on_slurm, job if job in left else None)
+        after = [before for before in _after(plan, step) if before in pending]
+        todo[step.id] = {"after": after, "here": here, "resources": asked, "priority": len(waiting[step.id])}
+        (workspace / ".micota" / "ended" / step.id).unlink(missing_ok=True)
     content = asdict(plan)
     path = workspace / ".micota" / f"{plan.recipe}-{digest([content, pending])}.json"
-    write_json(path, {**content, "pending": todo})
+    write_json(path, {**content, "pending": {step_id: todo[step_id] for step_id in pending}})
     return path
 
 
@@ -163,7 +145,7 @@ def _stop(child: subprocess.Popen[bytes], workspace: Path, jobs: bool) -> None:
 def _watch(plan: Plan, workspace: Path, pending: list[str], child: subprocess.Popen[bytes], say: Say) -> None:
     """Say what starts and ends, and now and then how far the running steps are, until Snakemake ends."""
     begun = last_status = time.monotonic()
-    seen = dict.fromkeys(pending, MISSING)
+    steps, seen = [plan.steps[step_id] for step_id in pending], dict.fromkeys(pending, MISSING)
 
     def tell(words: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - begun), 60)
@@ -172,29 +154,25 @@ def _watch(plan: Plan, workspace: Path, pending: list[str], child: subprocess.Po
     over = False
     while not over:
         over = child.poll() is not None
-        running: list[Step] = []
-        for step in (plan.steps[step_id] for step_id in pending if seen[step_id] != DONE):
+        for step in (step for step in steps if seen[step.id] != DONE):
             before, now = seen[step.id], state(workspace / step.directory)
-            if now == RUNNING:
-                running.append(step)
-            left_by_an_earlier_run = now == FAILED and before == MISSING and not over
-            if now in (before, MISSING) or left_by_an_earlier_run:
-                continue
+            if now == FAILED and before == MISSING and not over:
+                continue  # left by an earlier run
             seen[step.id] = now
+            if now in (before, MISSING):
+                continue
             ended = sum(then in (DONE, FAILED) for then in seen.values())
             tell(f"{ended}/{len(pending)} {'started' if now == RUNNING else now:7} {step.name}")
             if now == DONE and step.id in plan.gates:
-                results = (finished(workspace / step.directory) or {})["results"]
-                for line in results["warnings"]:
+                for line in read_json(workspace / step.directory / "done.json")["results"]["warnings"]:
                     say(f"warning: {line}")
-        if running and time.monotonic() - last_status > STATUS_SECONDS:
+        if time.monotonic() - last_status > STATUS_SECONDS:
             last_status = time.monotonic()
-            for step in running:
+            for step in (step for step in steps if seen[step.id] == RUNNING):
                 words = stage(step.kind).progress(workspace / step.directory) or "running"
                 tell(f"    ... {step.name}: {words}")
-        if not over:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(POLL_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(POLL_SECONDS)
 
 
 def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) -> None:
@@ -214,5 +192,5 @@ def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) 
     if len(failed) < len(left):
         lines.append(f"{len(left) - len(failed)} steps that need others could not run")
     if not failed:
-        lines.append(f"snakemake ended with exit code {code}; see {workspace / '.micota' / 'snakemake.log'}")
+        lines.append(f"snakemake ended with exit code {code}; see {workspace / LOG}")
     raise StepFailed("\n".join(lines) + "\nRun the same command again to go on from here.")

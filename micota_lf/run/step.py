@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FREE_SOME, UserError
+from ..inputs.references import ModelRef
 from ..plan.plan import Plan, Step
 from ..stages import LOG, Context, Results, Stage, stage
 from ..system.files import PARTIAL, read_json, sha256_file, write_json
 from ..system.gpus import assigned_gpus
 from ..system.locks import holder, lease
-from ..system.processes import cpu_env, last_errors, versions
+from ..system.processes import last_errors, versions
 
 SILENT = "ended without a word: killed from outside, or at a limit of time, memory or disk"
 FULL_BYTES = 2**20  # less is as good as none
@@ -37,31 +38,25 @@ LEASE = ".lease"
 RUN_LEASE = Path(".micota") / "run.lease"  # below the workspace
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
 BOOKKEEPING = {"step.json", "done.json", "failed.json", LOG, "trainer_log.jsonl", "responses.server.log"}
-Record = dict[str, Any]
 
 
 def run_step(plan: Plan, step_id: str, workspace: Path, quiet: bool = False) -> Results:
     """Do one step of a plan; with `quiet`, what this process prints goes to the step's log."""
     step = plan.steps[step_id]
     facts = {"recipe": plan.recipe, "slots": sorted(plan.slots_of(step_id)), "gpus_of": plan.gpus}
-    context = context_of(step, workspace / step.directory, plan, workspace)
-    return execute(context, step, facts, quiet)
+    return execute(step, plan.inputs_of(step, workspace), workspace / step.directory, facts, quiet)
 
 
-def context_of(step: Step, directory: Path, plan: Plan, workspace: Path) -> Context:
-    """What a step works with, in a directory of choice."""
-    return Context(directory, step.config, plan.inputs_of(step, workspace), step.how, step.gpus, step.threads)
-
-
-def execute(context: Context, step: Step, facts: Record, quiet: bool = False) -> Results:
-    """Do one step and return its results; a finished one is left alone.
+def execute(
+    step: Step, inputs: dict[str, ModelRef], directory: Path, facts: dict[str, Any], quiet: bool = False
+) -> Results:
+    """Do one step in a directory and return its results; a finished one is left alone.
 
     `facts` go to `step.json` too; `gpus_of` among them is how many GPUs the machine has. Raises StepLocked if
     another process is at it (in a Slurm job: waits for it), StepFailed or UserError (and leaves
     `failed.json`) if the engine did not deliver or an input is refused.
     """
-    directory, kind = context.directory, stage(step.kind)
-    directory.mkdir(parents=True, exist_ok=True)
+    context = Context(directory, step.config, inputs, step.how, step.gpus, step.threads)
     # Under Slurm, a job that a killed run has left may be at it: it is waited for, and its work taken over.
     busy = f"{directory} is being worked on"
     with lease(directory / LEASE, busy, wait="SLURM_JOB_ID" in os.environ):
@@ -72,10 +67,10 @@ def execute(context: Context, step: Step, facts: Record, quiet: bool = False) ->
             left.unlink(missing_ok=True)
         resumed = (directory / LOG).is_file()
         write_json(directory / "step.json", {**asdict(step), **facts})
-        started, began = time.time(), time.monotonic()
+        started, began = datetime.now(UTC), time.monotonic()
         try:
             with _printing_to(directory / LOG) if quiet else nullcontext():
-                results = _work(context, kind, facts.get("gpus_of", step.gpus))
+                results = _work(context, stage(step.kind), facts.get("gpus_of", step.gpus))
         except Exception as error:
             with suppress(OSError):  # a full disk, mostly: the first error says more
                 failed = {"error": str(error) or repr(error), "command": "".join(context.commands[-1:])}
@@ -85,7 +80,7 @@ def execute(context: Context, step: Step, facts: Record, quiet: bool = False) ->
             **{key: getattr(step, key) for key in ("id", "kind", "label", "how", "gpus")},
             "results": results,
             "commands": context.commands,
-            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - began, 2),
             "engine_seconds": round(context.engine_seconds, 2),
             "resumed": resumed,  # then all seconds are those of the last attempt
@@ -100,11 +95,10 @@ def execute(context: Context, step: Step, facts: Record, quiet: bool = False) ->
 
 def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
     """The stage's work, with GPUs for this step alone out of those that the recipe counts."""
-    env = cpu_env(context.threads, context.gpus)
-    if not kind.hub and all(
-        Path(given.ref).is_absolute() or given.local for given in context.inputs.values()
-    ):
-        env["HF_HUB_OFFLINE"] = "1"  # nothing to look up: do not wait for a hub
+    offline = not kind.hub and all(given.local for given in context.inputs.values())
+    env = {"HF_HUB_OFFLINE": "1"} if offline else {}  # nothing to look up: do not wait for a hub
+    if not context.gpus:  # unlimited, every engine starts a thread a core, and two at a time fight for them
+        env |= {"OMP_NUM_THREADS": str(context.threads), "TOKENIZERS_PARALLELISM": "false"}
     locks = context.directory.parent.parent / ".micota" / "gpus"
     with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):
         kind.check(context)
@@ -128,7 +122,7 @@ def _printing_to(log: Path) -> Iterator[None]:
             os.close(saved)
 
 
-def finished(directory: Path, *keys: str) -> Record | None:
+def finished(directory: Path, *keys: str) -> dict[str, Any] | None:
     """The `done.json` of a step, with `results` and the other `keys` in it; None if the step is not done.
 
     Raises UserError, naming the file and what to do, for one that is damaged.
@@ -140,7 +134,7 @@ def finished(directory: Path, *keys: str) -> Record | None:
         record = read_json(path)
     except UserError as error:
         raise UserError(f"{error}; {cure}") from error
-    facts: Record = record if isinstance(record, dict) else {}
+    facts: dict[str, Any] = record if isinstance(record, dict) else {}
     missing = [key for key in ("results", *keys) if key not in facts]
     if missing or not isinstance(facts["results"], dict):
         raise UserError(f"{path}: damaged, it has no {', '.join(missing) or 'mapping of results'}; {cure}")

@@ -15,11 +15,10 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .locks import try_lock
+from filelock import FileLock, Timeout
 
 POLL_SECONDS = 1.0
 
@@ -62,9 +61,12 @@ def assigned_gpus(count: int, of: int, locks: Path) -> Iterator[dict[str, str]]:
     locks.mkdir(parents=True, exist_ok=True)
     while True:
         with ExitStack() as held:
-            free = (name for name in names if try_lock(locks / f"{platform.node()}-{name}.lock", held))
-            taken = list(islice(free, count))
-            if len(taken) == count:
-                yield {"CUDA_VISIBLE_DEVICES": ",".join(taken)}
-                return
+            taken: list[str] = []
+            for name in names:
+                with suppress(Timeout):
+                    held.enter_context(FileLock(locks / f"{platform.node()}-{name}.lock", timeout=0))
+                    taken.append(name)
+                if len(taken) == count:
+                    yield {"CUDA_VISIBLE_DEVICES": ",".join(taken)}
+                    return
         time.sleep(POLL_SECONDS)

@@ -1,10 +1,9 @@
-"""Locks and leases: one process at a time, also where several machines share a directory.
+"""Leases: one process at a time, also where several machines share a directory.
 
-    try_lock("gpus/node1-0.lock", held)               # False: somebody else on this machine has it
     with lease(Path("train/x/.lease"), "train/x is being worked on"):
         ...                                           # StepLocked names the holder: host, process, Slurm job
 
-`try_lock` is the kernel's: free as soon as its holder dies, but not every file server carries it to other
+The kernel's locks would be free as soon as their holder dies, but not every file server carries them to other
 machines. A lease is filelock's SoftFileLease, a file created exclusively and touched every BEAT_SECONDS. Its
 holder is dead if it was a process of this machine that is gone, or if the file stays untouched for
 PATIENCE_SECONDS of the waiter's own clock: machines' clocks differ and jump. NAME.json beside it says who
@@ -16,27 +15,18 @@ import os
 import platform
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, SoftFileLease, Timeout
+from filelock import SoftFileLease, Timeout
 
 from ..errors import StepLocked
 
 BEAT_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0  # above the beat plus the minute for which NFS may show an old time
 POLL_SECONDS = 0.5
-
-
-def try_lock(path: str | Path, held: ExitStack) -> bool:
-    """Lock a file until `held` closes; False if it is locked elsewhere. A killed holder's is free."""
-    try:
-        held.enter_context(FileLock(path, timeout=0))
-    except Timeout:
-        return False
-    return True
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from ..errors import UserError
 
+ENGINES = ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch", "math-verify")
 STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 # At a line's start, or after a logger's `[core.py:708] ` or torchrun's `[rank0]: `.
 NAMED_ERROR = re.compile(r"(?:^|\]:? )([\w.]+Error: .+)", re.MULTILINE)
@@ -57,18 +58,10 @@ def engine_argv(command: str) -> list[str]:
     return [program, *words[1:]]
 
 
-def cpu_env(threads: int, gpus: int) -> dict[str, str]:
-    """Environment of a step: on the CPU, as many math threads as the step was given.
-
-    Without the limit every engine starts one thread a core, and two steps side by side fight for them.
-    """
-    return {} if gpus else {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the engines, by package name; absent ones are left out."""
+def versions(packages: Iterable[str] = ENGINES) -> dict[str, str]:
+    """Installed versions of packages by name; absent ones are left out."""
     found = {}
-    for package in ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch", "math-verify"):
+    for package in packages:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
@@ -76,14 +69,22 @@ def versions() -> dict[str, str]:
 
 def untested_versions() -> list[str]:
     """A line for each engine beside us whose version is not the one that this package names."""
-    lines = []
-    for word in metadata.requires("micota_lf") or []:
-        name, _, tested = word.partition(";")[0].partition("==")
-        with suppress(metadata.PackageNotFoundError):
-            found = metadata.version(name.partition("[")[0]).partition("+")[0]
-            if tested and found != tested.strip():
-                lines.append(f"{name} {found} is installed; micota_lf was tested with {tested.strip()}")
-    return lines
+    requirements = "\n".join(metadata.requires("micota_lf") or [])
+    tested = dict(re.findall(r"^([\w-]+)(?:\[.*\])?==([\w.]+)", requirements, re.MULTILINE))
+    return [
+        f"{name} {found} is installed; micota_lf was tested with {tested[name]}"
+        for name, version in versions(tested).items()
+        if (found := version.partition("+")[0]) != tested[name]
+    ]
+
+
+def started(argv: list[str], cwd: Path, log: Path, **env: str) -> subprocess.Popen[bytes]:
+    """A process in a session of its own, both outputs appended to `log`; the kernel kills it if we end."""
+    with log.open("ab") as handle:
+        return subprocess.Popen(
+            argv, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle,
+            preexec_fn=die_with_parent, start_new_session=True,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -95,11 +96,7 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
     left: the kernel would end the child alone, and its orphans would go on writing and hold their GPUs.
     """
     mark = f"MICOTA_ENGINE_{os.urandom(8).hex()}"
-    with log.open("ab") as handle:
-        child = subprocess.Popen(
-            argv, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1", **env, mark: "1"}, stdout=handle,
-            stderr=handle, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, start_new_session=True,
-        )  # fmt: skip
+    child = started(argv, cwd, log, **{"PYTHONUNBUFFERED": "1", **env, mark: "1"})
     guard = ["/bin/sh", "-c", GUARD, f"{mark}=1"]
     with subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
         try:
