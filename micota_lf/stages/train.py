@@ -1,18 +1,29 @@
-"""Supervised fine-tuning through LLaMA-Factory.
+"""Supervised fine-tuning through LLaMA-Factory, on one or several processes, GPUs or machines.
 
 In: a model, a corpus (JSONL with `prompt` and `response`), training settings. Out: `train.yaml`,
 `dataset_info.json` (with DeepSpeed also `ds_zero3.json`), and `model/` with weights, `trainer_log.jsonl` and
 `all_results.json`.
 
     train_config(recipe, "student-s", "micota")["gradient_accumulation_steps"]
+    deepspeed_config("zero3")
+    launch_env({"processes": 8, "nodes": 1, "train": {"deepspeed": "zero3"}}, "/venv/bin/llamafactory-cli")
+        -> {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "8", "NNODES": "1", "NODE_RANK": "0", "PATH": ...}
+
+LLaMA-Factory's `train` command starts torchrun itself when FORCE_TORCHRUN is set, and takes the rest from
+these variables (llamafactory launcher.py). Without GPUs it needs NPROC_PER_NODE: its default is their number.
 """
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ..errors import StepFailed, UserError
 from ..inputs.chat import load_chat, overlong, overlong_problem
@@ -22,11 +33,12 @@ from ..recipe.sections import Recipe, Train
 from ..system.files import read_json, read_jsonl, write_json, write_yaml
 from ..system.processes import engine_argv
 from . import Context, Results, Settings, Stage
-from .launch import deepspeed_config, launch_env
 
 CORPUS = "corpus"
 # What a training runs without, or says to us alone: LLaMA-Factory does not know these keys.
 OURS = ("global_batch_size", "extra", "check_template", "deepspeed")
+# Which machine this is, and where the first one listens: the user's or the scheduler's to say.
+RENDEZVOUS = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def dataset_info(files: Mapping[str, str]) -> dict[str, Any]:
@@ -79,39 +91,73 @@ def render(
 ) -> dict[str, Any]:
     """Put the pieces of a training YAML together, in LLaMA-Factory's own key names."""
     values = {**config["train"], **how["train"]}
-    stage, system = values["deepspeed"], config["system"]
+    zero = values["deepspeed"]
+    optional = {
+        "model_revision": model.revision,
+        "default_system": config["system"],
+        "deepspeed": str(Path(dataset_dir) / f"ds_{zero}.json") if zero != "none" else None,
+    }
     return {
         "model_name_or_path": model.resolved,
-        **({"model_revision": model.revision} if model.revision else {}),
-        "trust_remote_code": False,
-        "stage": "sft",
-        "do_train": True,
+        **_always("llamafactory"),
         "dataset": CORPUS,
         "dataset_dir": dataset_dir,
         "output_dir": output_dir,
-        "overwrite_output_dir": False,  # so that an interrupted training resumes (hparams/parser.py)
-        "report_to": "none",
-        "plot_loss": False,
-        "include_num_input_tokens_seen": True,  # gives the trained tokens and their speed
         **{key: value for key, value in values.items() if key not in OURS},
         "gradient_accumulation_steps": how["gradient_accumulation_steps"],
-        **({"default_system": system} if system else {}),
-        **({"deepspeed": str(Path(dataset_dir) / f"ds_{stage}.json")} if stage != "none" else {}),
+        **{key: value for key, value in optional.items() if value},
         **values["extra"],
     }
 
 
+def deepspeed_config(stage: str) -> dict[str, Any]:
+    """DeepSpeed's configuration for `zero2` (optimizer and gradients split) or `zero3` (weights too)."""
+    return _always(stage)
+
+
+def _always(part: str) -> dict[str, Any]:
+    """A part of train.yaml."""
+    parts = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return dict(parts[part])
+
+
+def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
+    """Environment that starts LLaMA-Factory's `program` on a step's processes; empty for a single one.
+
+    Raises UserError if DeepSpeed is asked for and absent, or if several machines are and the environment
+    does not say which one this is.
+    """
+    processes, nodes, zero = how["processes"], how["nodes"], how["train"]["deepspeed"]
+    if processes * nodes == 1 and zero == "none":
+        return {}
+    ours = Path(program).parent == Path(sys.executable).parent  # an engine elsewhere has its own packages
+    if zero != "none" and ours and find_spec("deepspeed") is None:
+        raise UserError(
+            f"train.deepspeed: {zero}, but the package deepspeed is not installed; "
+            "pip install 'micota_lf[gpu]', or set train.deepspeed=none"
+        )
+    # torchrun is looked up on PATH, where an environment that is not activated does not stand.
+    path = os.pathsep.join([str(Path(program).parent), os.environ.get("PATH", os.defpath)])
+    env = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(processes), "NNODES": str(nodes), "PATH": path}
+    if nodes == 1:
+        return {**env, "NODE_RANK": "0"}  # said outright, like NNODES: the user's environment may differ
+    missing = [name for name in RENDEZVOUS if not os.environ.get(name)]
+    if missing:
+        raise UserError(f"hardware.nodes: {nodes}, but {', '.join(missing)} is not set in the environment")
+    return {**env, **{name: os.environ[name] for name in RENDEZVOUS}}
+
+
 def check(step: Context) -> None:
     """Raise UserError if LLaMA-Factory would cut a row of the corpus: it says nothing, the end is lost."""
-    settings = step.config["train"]
     if is_complete(step.directory / "model"):
         return
-    rows = read_jsonl(step.inputs["corpus"].ref)
+    corpus, cutoff = step.inputs["corpus"].ref, step.config["train"]["cutoff_len"]
+    rows = read_jsonl(corpus)
     bare = next((n for n, row in enumerate(rows, 1) if not (row.get("prompt") and row.get("response"))), None)
     if bare or not rows:
-        raise UserError(f"corpus: {step.inputs['corpus'].ref}: row {bare or 1} has no prompt or no response")
-    found = overlong(rows, load_chat(step.inputs["model"]), settings["cutoff_len"], step.config["system"])
-    if problem := overlong_problem(found, settings["cutoff_len"]):
+        raise UserError(f"corpus: {corpus}: row {bare or 1} has no prompt or no response")
+    found = overlong(rows, load_chat(step.inputs["model"]), cutoff, step.config["system"])
+    if problem := overlong_problem(found, cutoff):
         raise UserError(problem)
 
 
