@@ -1,61 +1,16 @@
-"""How far generating is, and what came of it: counts, lengths, the share cut at the limit.
+"""How far generating is, in words for people.
 
 for completion in watched(completions, total=500, done=0):
     ...                          # says "128/500 responses, 2,345 tokens/s, 1.6% cut at the limit, ..."
-response_summary("out.jsonl")    # {"responses": 500, "mean_response_tokens": 812.4, "truncated": 7, ...}
 """
 
-import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
 
-from ..errors import StepFailed
-from ..system.files import iter_jsonl
-from ..system.processes import log_tail
 from . import Completion
 
 REPORT_SECONDS = 5.0
-
-
-def response_summary(output: str | Path) -> dict[str, Any]:
-    """Counts, mean tokens, responses that hit the limit, and `lengths`: how many are up to 2, 4, 8... tokens.
-
-    Raises StepFailed if rows failed.
-    """
-    columns = ("id", "status", "error", "finish_reason", "response_tokens")
-    rows = [{column: row[column] for column in columns} for row in iter_jsonl(output)]
-    if failed := [row for row in rows if row["status"] != "ok"]:
-        raise StepFailed(
-            f"{len(failed)} of {len(rows)} responses in {output} failed, the first ({failed[0]['id']}) with: "
-            f"{failed[0]['error']}. Run the same command again: it retries only those."
-        )
-    lengths = Counter(1 << (row["response_tokens"] - 1).bit_length() for row in rows)
-    return {
-        "responses": len(rows),
-        "mean_response_tokens": sum(row["response_tokens"] for row in rows) / len(rows),
-        "truncated": sum(row["finish_reason"] == "length" for row in rows),
-        "lengths": {str(bound): number for bound, number in sorted(lengths.items())},
-    }
-
-
-def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """The summary in words: counts, the share cut at the limit, and how long responses are."""
-    n, cut, mean = (summary[key] for key in ("responses", "truncated", "mean_response_tokens"))
-    words = ", ".join(f"<={bound}: {count}" for bound, count in summary["lengths"].items())
-    return [
-        f"{n} responses, mean {mean:.1f} tokens, {cut} ({cut / n:.1%}) cut at the limit",
-        f"response tokens: {words}",
-    ]
-
-
-def generation_progress(directory: Path) -> str:
-    """What a step that generates said last, such as `128/500 responses, ...`; empty before the first."""
-    said = re.findall(r"generate: (\d+/\d+ responses.*)", log_tail(directory / "log.txt", 50))
-    return str(said[-1]) if said else ""
 
 
 def watched(completions: Iterable[Completion], total: int, done: int) -> Iterator[Completion]:

@@ -10,6 +10,8 @@ A killed run is continued by running it again, on other GPUs
 or endpoints too: finished rows are kept, a torn last line is dropped, failed rows are tried once more.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
@@ -17,28 +19,28 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import DEFAULT_LAUNCH, Completion, Launch, Request, open_backend
-from ..backends.progress import generation_progress, response_summary, say, watched
-from ..errors import UserError
+from ..backends.progress import say, watched
+from ..errors import StepFailed, UserError
 from ..inputs.problems import Prompts, chat, load_problems, user_text
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation, Recipe
 from ..system.fields import identity, joined
 from ..system.files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
-from . import Context, Results, Settings, Stage
+from ..system.processes import log_tail
+from . import LOG, Context, Results, Settings, Stage
 
 NAMED_IDS = 5  # of problems that differ, in an error
 
 
 def settings(recipe: Recipe) -> Settings:
     """Of a step that generates; vLLM splits the model over some GPUs and serves all copies that fit."""
-    available, backend = recipe.hardware.gpus, recipe.generation.backend
-    split = min(recipe.hardware.inference_gpus, available)
+    hardware, backend = recipe.hardware, recipe.generation.backend
+    split = min(hardware.inference_gpus, hardware.gpus)
+    copies = {"endpoint": 0, "vllm": max(1, hardware.gpus // max(1, split))}.get(backend, 1)
     launch: dict[str, Any] = {}
     if backend == "vllm":
-        parallel = {"tensor_parallel": max(1, split), "data_parallel": max(1, available // max(1, split))}
-        launch = {"engine": recipe.engines.vllm, **parallel}
-    gpus = 0 if backend == "endpoint" else split * launch.get("data_parallel", 1)
-    return Settings.of(recipe.generation, recipe.prompts, gpus=gpus, **launch)
+        launch = {"engine": recipe.engines.vllm, "tensor_parallel": max(1, split), "data_parallel": copies}
+    return Settings.of(recipe.generation, recipe.prompts, gpus=split * copies, **launch)
 
 
 def run(step: Context, output: str = "responses.jsonl") -> Results:
@@ -130,4 +132,41 @@ def _changes(before: Row, asked: Row) -> list[str]:
     return changed
 
 
-STAGE = Stage(run, progress=generation_progress, output="responses.jsonl")
+def response_summary(output: str | Path) -> dict[str, Any]:
+    """Counts, mean tokens, responses that hit the limit, and `lengths`: how many are up to 2, 4, 8... tokens.
+
+    Raises StepFailed if rows failed.
+    """
+    columns = ("id", "status", "error", "finish_reason", "response_tokens")
+    rows = [{column: row[column] for column in columns} for row in iter_jsonl(output)]
+    if failed := [row for row in rows if row["status"] != "ok"]:
+        raise StepFailed(
+            f"{len(failed)} of {len(rows)} responses in {output} failed, the first ({failed[0]['id']}) with: "
+            f"{failed[0]['error']}. Run the same command again: it retries only those."
+        )
+    lengths = Counter(1 << (row["response_tokens"] - 1).bit_length() for row in rows)
+    return {
+        "responses": len(rows),
+        "mean_response_tokens": sum(row["response_tokens"] for row in rows) / len(rows),
+        "truncated": sum(row["finish_reason"] == "length" for row in rows),
+        "lengths": {str(bound): number for bound, number in sorted(lengths.items())},
+    }
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """The summary in words: counts, the share cut at the limit, and how long responses are."""
+    n, cut, mean = (summary[key] for key in ("responses", "truncated", "mean_response_tokens"))
+    words = ", ".join(f"<={bound}: {count}" for bound, count in summary["lengths"].items())
+    return [
+        f"{n} responses, mean {mean:.1f} tokens, {cut} ({cut / n:.1%}) cut at the limit",
+        f"response tokens: {words}",
+    ]
+
+
+def progress(directory: Path) -> str:
+    """What a step that generates said last, such as `128/500 responses, ...`; empty before the first."""
+    said = re.findall(r"generate: (\d+/\d+ responses.*)", log_tail(directory / LOG, 50))
+    return str(said[-1]) if said else ""
+
+
+STAGE = Stage(run, progress=progress, output="responses.jsonl")

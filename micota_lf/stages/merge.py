@@ -88,8 +88,8 @@ def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str
 
 def check(step: Context) -> Results:
     """The models' cosines and data types. Raises UserError for models that cannot be merged."""
-    roles = [role for role in ("before", "after", "pretrained") if role in step.inputs]
-    problems, facts = merge_check.compare({role: weights_directory(step.inputs[role]) for role in roles})
+    models = {role: weights_directory(model) for role, model in step.inputs.items() if role != "prompts"}
+    problems, facts = merge_check.compare(models)
     if problems:
         raise UserError("\n".join(problems))
     return facts

@@ -60,14 +60,12 @@ def cosine(one: Path, other: Path) -> float:
     from torch import cosine_similarity
 
     left, right = tensors(one), tensors(other)
-    matrices = sorted(name for name, tensor in left.items() if len(tensor.shape) > 1)
-    shared = [name for name in matrices if name in right and right[name].shape == left[name].shape]
-    step = max(1, len(shared) // SAMPLED_MATRICES)
-    found = [
-        float(cosine_similarity(first_values(left[name]), first_values(right[name]), dim=0))
-        for name in shared[::step]
-    ]
-    return statistics.median(found) if found else 0.0
+    pairs = [(left[name], right[name]) for name in sorted(left.keys() & right.keys())]
+    matrices = [(a, b) for a, b in pairs if len(a.shape) > 1 and a.shape == b.shape]
+    step = max(1, len(matrices) // SAMPLED_MATRICES)
+    values = ((first_values(a), first_values(b)) for a, b in matrices[::step])
+    cosines = [float(cosine_similarity(a, b, dim=0)) for a, b in values]
+    return statistics.median(cosines or [0.0])
 
 
 def health_problems(merged: Path, assistant: Path) -> list[str]:
@@ -78,9 +76,8 @@ def health_problems(merged: Path, assistant: Path) -> list[str]:
             problems.append(f"the merged model lacks the tensor {name}")
         elif made[name].shape != shape:
             problems.append(f"the merged model's {name} is {made[name].shape}, not {shape}")
-    return problems + [
-        f"the merged model's {name} is not finite" for name, t in made.items() if not finite(t)
-    ]
+    problems += [f"the merged model's {name} is not finite" for name, t in made.items() if not finite(t)]
+    return problems
 
 
 def _differences(model: Path, before: Path) -> list[str]:
@@ -112,14 +109,13 @@ def answer_health(answers: Path) -> dict[str, Any]:
     """How many of the merged model's greedy answers ended; StepFailed if none did."""
     rows = read_jsonl(answers)
     ended = sum(row["finish_reason"] == "stop" for row in rows)
+    tokens = [row["response_tokens"] for row in rows]
     if not ended:
-        most = max(row["response_tokens"] for row in rows)
         raise StepFailed(
-            f"none of the merged model's {len(rows)} greedy answers ended within {most} tokens "
+            f"none of the merged model's {len(rows)} greedy answers ended within {max(tokens)} tokens "
             f"(generation.max_tokens): it does not stop, or only repeats itself; see {answers}"
         )
-    mean = sum(row["response_tokens"] for row in rows) / len(rows)
-    return {"prompts": len(rows), "ended": ended, "mean_response_tokens": mean}
+    return {"prompts": len(rows), "ended": ended, "mean_response_tokens": sum(tokens) / len(rows)}
 
 
 def vocabulary(model: Path) -> dict[str, int]:

@@ -99,7 +99,7 @@ def render(
     }
     return {
         "model_name_or_path": model.resolved,
-        **_always("llamafactory"),
+        **_always_said("llamafactory"),
         "dataset": CORPUS,
         "dataset_dir": dataset_dir,
         "output_dir": output_dir,
@@ -112,13 +112,13 @@ def render(
 
 def deepspeed_config(stage: str) -> dict[str, Any]:
     """DeepSpeed's configuration for `zero2` (optimizer and gradients split) or `zero3` (weights too)."""
-    return _always(stage)
+    return _always_said(stage)
 
 
-def _always(part: str) -> dict[str, Any]:
-    """A part of train.yaml."""
+def _always_said(engine: str) -> dict[str, Any]:
+    """What every training says to an engine: a part of train.yaml."""
     parts = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return dict(parts[part])
+    return dict(parts[engine])
 
 
 def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
@@ -175,18 +175,19 @@ def run(step: Context) -> Results:
 
 def write_training(step: Context) -> None:
     """Write `dataset_info.json`, `train.yaml` and DeepSpeed's file into a step's directory."""
-    here, stage = step.directory, step.how["train"]["deepspeed"]
+    here = step.directory
     write_json(here / "dataset_info.json", dataset_info({CORPUS: step.inputs["corpus"].ref}))
-    yaml = render(step.config, step.how, step.inputs["model"], str(here), str(here / "model"))
-    write_yaml(here / "train.yaml", yaml)
-    if stage != "none":
-        write_json(here / f"ds_{stage}.json", deepspeed_config(stage))
+    config = render(step.config, step.how, step.inputs["model"], str(here), str(here / "model"))
+    write_yaml(here / "train.yaml", config)
+    if file := config.get("deepspeed"):
+        write_json(file, deepspeed_config(step.how["train"]["deepspeed"]))
 
 
 def is_complete(model: Path) -> bool:
     """Whether LLaMA-Factory finished: it writes weights, then all_results.json, then trainer_state.json."""
     state = model / "trainer_state.json"
-    if not (state.is_file() and (model / "all_results.json").is_file() and _weights(model)):
+    written = any(model.glob("*.safetensors")) and (model / "all_results.json").is_file()
+    if not (written and state.is_file()):
         return False
     facts = read_json(state)
     return bool(facts["global_step"] == facts["max_steps"])
@@ -203,7 +204,7 @@ def clear_unfinished(model: Path) -> None:
             read_json(checkpoint / "trainer_state.json")
         except UserError:
             shutil.rmtree(checkpoint)
-    if _weights(model) and not any(model.glob("checkpoint-*")):
+    if any(model.glob("*.safetensors")) and not any(model.glob("checkpoint-*")):
         shutil.rmtree(model)
 
 
@@ -239,10 +240,6 @@ def progress(directory: Path) -> str:
         return f"step {last['current_steps']}/{last['total_steps']} loss {last['loss']:.3f}"
     except (OSError, IndexError, ValueError, KeyError):
         return ""
-
-
-def _weights(model: Path) -> bool:
-    return any(model.glob("*.safetensors"))
 
 
 STAGE = Stage(run, check, progress, output="model")
