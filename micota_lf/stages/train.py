@@ -99,7 +99,7 @@ def render(
     }
     return {
         "model_name_or_path": model.resolved,
-        **_always_said("llamafactory"),
+        **_fixed("llamafactory"),
         "dataset": CORPUS,
         "dataset_dir": dataset_dir,
         "output_dir": output_dir,
@@ -112,13 +112,13 @@ def render(
 
 def deepspeed_config(stage: str) -> dict[str, Any]:
     """DeepSpeed's configuration for `zero2` (optimizer and gradients split) or `zero3` (weights too)."""
-    return _always_said(stage)
+    return _fixed(stage)
 
 
-def _always_said(engine: str) -> dict[str, Any]:
-    """What every training says to an engine: a part of train.yaml."""
+def _fixed(part: str) -> dict[str, Any]:
+    """What is the same in every training: a part of train.yaml."""
     parts = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return dict(parts[engine])
+    return dict(parts[part])
 
 
 def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
@@ -149,15 +149,15 @@ def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
 
 def check(step: Context) -> None:
     """Raise UserError if LLaMA-Factory would cut a row of the corpus: it says nothing, the end is lost."""
+    settings = step.config["train"]
     if is_complete(step.directory / "model"):
         return
-    corpus, cutoff = step.inputs["corpus"].ref, step.config["train"]["cutoff_len"]
-    rows = read_jsonl(corpus)
+    rows = read_jsonl(step.inputs["corpus"].ref)
     bare = next((n for n, row in enumerate(rows, 1) if not (row.get("prompt") and row.get("response"))), None)
     if bare or not rows:
-        raise UserError(f"corpus: {corpus}: row {bare or 1} has no prompt or no response")
-    found = overlong(rows, load_chat(step.inputs["model"]), cutoff, step.config["system"])
-    if problem := overlong_problem(found, cutoff):
+        raise UserError(f"corpus: {step.inputs['corpus'].ref}: row {bare or 1} has no prompt or no response")
+    found = overlong(rows, load_chat(step.inputs["model"]), settings["cutoff_len"], step.config["system"])
+    if problem := overlong_problem(found, settings["cutoff_len"]):
         raise UserError(problem)
 
 
