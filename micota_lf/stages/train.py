@@ -70,7 +70,7 @@ def train_config(
     """
     made = settings(recipe, training(recipe, student, corpus))
     model = ModelRef(model_path) if model_path else model_of(recipe, student).reference
-    return render(made.config, made.how, model, dataset_dir, output_dir)
+    return render(made, model, dataset_dir, output_dir)
 
 
 def settings(recipe: Recipe, train: Train) -> Settings:
@@ -86,15 +86,13 @@ def settings(recipe: Recipe, train: Train) -> Settings:
     )  # fmt: skip
 
 
-def render(
-    config: Mapping[str, Any], how: Mapping[str, Any], model: ModelRef, dataset_dir: str, output_dir: str
-) -> dict[str, Any]:
+def render(made: Settings, model: ModelRef, dataset_dir: str, output_dir: str) -> dict[str, Any]:
     """Put the pieces of a training YAML together, in LLaMA-Factory's own key names."""
-    values = {**config["train"], **how["train"]}
+    values = {**made.config["train"], **made.how["train"]}
     zero = values["deepspeed"]
     optional = {
         "model_revision": model.revision,
-        "default_system": config["system"],
+        "default_system": made.config["system"],
         "deepspeed": str(Path(dataset_dir) / f"ds_{zero}.json") if zero != "none" else None,
     }
     return {
@@ -104,7 +102,7 @@ def render(
         "dataset_dir": dataset_dir,
         "output_dir": output_dir,
         **{key: value for key, value in values.items() if key not in OURS},
-        "gradient_accumulation_steps": how["gradient_accumulation_steps"],
+        "gradient_accumulation_steps": made.how["gradient_accumulation_steps"],
         **{key: value for key, value in optional.items() if value},
         **values["extra"],
     }
@@ -177,7 +175,8 @@ def write_training(step: Context) -> None:
     """Write `dataset_info.json`, `train.yaml` and DeepSpeed's file into a step's directory."""
     here = step.directory
     write_json(here / "dataset_info.json", dataset_info({CORPUS: step.inputs["corpus"].ref}))
-    config = render(step.config, step.how, step.inputs["model"], str(here), str(here / "model"))
+    made = Settings(step.config, step.how)
+    config = render(made, step.inputs["model"], str(here), str(here / "model"))
     write_yaml(here / "train.yaml", config)
     if file := config.get("deepspeed"):
         write_json(file, deepspeed_config(step.how["train"]["deepspeed"]))
