@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from .recipe.load import load_recipe
     from .recipe.sections import Recipe
     from .stages.evaluate import evaluate_command
-    from .stages.launch import deepspeed_config
     from .stages.merge import merge_config
-    from .stages.train import dataset_info, train_config
+    from .stages.train import dataset_info, deepspeed_config, train_config
 
 __all__ = [
     "MicotaError", "Recipe", "RecipeError", "StepFailed", "UserError", "compile_plan", "dataset_info",
@@ -33,9 +32,8 @@ _HOMES = {
     "recipe.load": ("load_recipe",),
     "recipe.sections": ("Recipe",),
     "stages.evaluate": ("evaluate_command",),
-    "stages.launch": ("deepspeed_config",),
     "stages.merge": ("merge_config",),
-    "stages.train": ("dataset_info", "train_config"),
+    "stages.train": ("dataset_info", "deepspeed_config", "train_config"),
 }
 
 

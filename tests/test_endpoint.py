@@ -13,13 +13,12 @@ from conftest import ROOT, TINY
 from servers import ANSWER, FaultyServer, client_argv, completion
 
 from micota_lf.backends import Request, api, endpoint, open_backend
-from micota_lf.backends.progress import summary_lines
 from micota_lf.errors import StepFailed, UserError
 from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.load import load_recipe
 from micota_lf.recipe.sections import Generation
-from micota_lf.stages.generate import generate
+from micota_lf.stages.generate import generate, summary_lines
 from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
 MODEL = ModelRef("m")

@@ -12,8 +12,7 @@ from micota_lf.inputs.references import ModelRef
 from micota_lf.run.snakemake import check_engines
 from micota_lf.run.step import execute
 from micota_lf.stages import Context
-from micota_lf.stages.launch import RENDEZVOUS, launch_env
-from micota_lf.stages.train import write_training
+from micota_lf.stages.train import RENDEZVOUS, launch_env, write_training
 from micota_lf.system.files import write_jsonl
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
@@ -99,7 +98,7 @@ def test_several_machines_need_to_know_each_other(monkeypatch, no_rendezvous):
 
 
 def test_deepspeed_has_its_file_beside_the_yaml(tmp_path, monkeypatch):
-    monkeypatch.setattr("micota_lf.stages.launch.find_spec", lambda name: True)
+    monkeypatch.setattr("micota_lf.stages.train.find_spec", lambda name: True)
     recipe = on(2, 1, 32, "train.deepspeed=zero3", "train.use_cpu=false")
     assert train_config(recipe, "student-s", "micota")["deepspeed"] == "ds_zero3.json"
     step = train_step(recipe)[1]
@@ -114,7 +113,7 @@ def test_deepspeed_has_its_file_beside_the_yaml(tmp_path, monkeypatch):
 
 
 def test_an_absent_deepspeed_is_said_before_anything_runs(monkeypatch):
-    monkeypatch.setattr("micota_lf.stages.launch.find_spec", lambda name: None)
+    monkeypatch.setattr("micota_lf.stages.train.find_spec", lambda name: None)
     plan, step = train_step(on(1, 1, 32, "train.deepspeed=zero2", "train.use_cpu=false"))
     with pytest.raises(UserError, match=r"zero2, but the package deepspeed is not installed; pip install"):
         check_engines(plan, [step.id])

@@ -13,7 +13,7 @@ from micota_lf.plan.compile import compile_plan
 from micota_lf.recipe.lineage import training
 from micota_lf.recipe.load import load_layers
 from micota_lf.recipe.sources import source_rows
-from micota_lf.stages import Context, stage
+from micota_lf.stages import Context, Settings, stage
 from micota_lf.stages.merge import render as render_merge
 from micota_lf.stages.train import render as render_training
 
@@ -115,7 +115,8 @@ def test_llamafactory_accepts_every_training_of_the_paper(plan, tmp_path):
     for number, step in enumerate(steps):
         how = {**step.how, "train": {**step.how["train"], "deepspeed": "none", "use_cpu": True}}
         model = replace(step.inputs["model"], ref="m")
-        config = render_training(step.config, how, model, str(tmp_path), str(tmp_path / str(number)))
+        made = Settings(step.config, how)
+        config = render_training(made, model, str(tmp_path), str(tmp_path / str(number)))
         model, data, arguments, _, _ = get_train_args(yaml.safe_load(yaml.safe_dump(config)))
         assert data.cutoff_len == 18432 and data.template == "qwen" and arguments.bf16
         batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * 8

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ..backends.progress import summary_lines
 from ..errors import StepFailed, UserError
 from ..grading.regrade import Columns, grade_file
 from ..inputs.problems import Prompts
@@ -20,6 +19,7 @@ from ..plan.compile import Compiler
 from ..plan.plan import Input, Step
 from ..run.step import execute, failure_report
 from ..stages import Results, parity
+from ..stages.generate import summary_lines
 from ..system.files import read_json
 
 Build = Callable[[Compiler], Input]

@@ -22,7 +22,7 @@ from typing import Any
 
 from ..errors import StepFailed, UserError
 from ..plan.plan import Plan, Step
-from ..stages import launch, stage
+from ..stages import stage, train
 from ..system.files import digest, read_json, write_json
 from ..system.locks import holder, lease
 from ..system.processes import engine_argv, started
@@ -54,7 +54,7 @@ def check_engines(plan: Plan, pending: list[str]) -> None:
     for step in (plan.steps[step_id] for step_id in pending):
         program = engine_argv(step.how["engine"])[0] if "engine" in step.how else ""
         if step.kind == "train":
-            launch.launch_env(step.how, program)
+            train.launch_env(step.how, program)
         if step.gpus > plan.gpus:  # Snakemake would silently lower the request to the limit
             raise UserError(f"hardware.gpus: {plan.gpus}, but {step.label} needs {step.gpus}")
 

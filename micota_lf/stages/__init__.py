@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import StepFailed
@@ -91,20 +90,15 @@ class Context:
     @contextmanager
     def environment(self, given: dict[str, str]) -> Iterator[None]:
         """The environment of this step, in this process too, as some stages load a model here."""
-        before = {key: os.environ.get(key) for key in given}
+        before = {key: os.environ[key] for key in given if key in os.environ}
         self.env |= given
         os.environ.update(given)
         try:
             yield
         finally:
-            for key, value in before.items():
-                os.environ.pop(key)
-                if value is not None:
-                    os.environ[key] = value
-
-
-def _nothing(step: Context) -> None:
-    """No check."""
+            for key in given:
+                del os.environ[key]
+            os.environ.update(before)
 
 
 @dataclass(frozen=True)
@@ -117,7 +111,7 @@ class Stage:
     """
 
     run: Callable[[Context], Results]
-    check: Callable[[Context], None] = _nothing
+    check: Callable[[Context], object] = lambda step: None
     progress: Callable[[Path], str] = lambda directory: ""
     quick: bool = False
     hub: bool = False
@@ -128,8 +122,3 @@ def stage(kind: str) -> Stage:
     """The stage of a kind of steps."""
     found: Stage = import_module(f".{kind}", __name__).STAGE
     return found
-
-
-def kinds() -> list[str]:
-    """Names of this package's modules, those of the kinds among them."""
-    return [module.name for module in iter_modules(__path__)]

@@ -10,47 +10,44 @@ A killed run is continued by running it again, on other GPUs
 or endpoints too: finished rows are kept, a torn last line is dropped, failed rows are tried once more.
 """
 
-from contextlib import ExitStack
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..backends import DEFAULT_LAUNCH, Completion, Launch, Request, open_backend
-from ..backends.progress import Progress, generation_progress, response_summary, say
-from ..errors import UserError
+from ..backends.progress import say, watched
+from ..errors import StepFailed, UserError
 from ..inputs.problems import Prompts, chat, load_problems, user_text
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation, Recipe
 from ..system.fields import identity, joined
 from ..system.files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
-from . import Context, Results, Settings, Stage
+from ..system.processes import log_tail
+from . import LOG, Context, Results, Settings, Stage
 
 NAMED_IDS = 5  # of problems that differ, in an error
 
 
 def settings(recipe: Recipe) -> Settings:
-    """Of a step that generates; its GPUs are those of one copy of the model, with vLLM of all copies."""
+    """Of a step that generates; vLLM splits the model over some GPUs and serves all copies that fit."""
     hardware, backend = recipe.hardware, recipe.generation.backend
-    one = min(hardware.inference_gpus, hardware.gpus)
-    gpus = one * {"endpoint": 0, "vllm": hardware.gpus // max(1, one)}.get(backend, 1)
-    return asking(recipe, recipe.generation, recipe.prompts, gpus)
-
-
-def asking(recipe: Recipe, sampling: Generation, prompts: Prompts, gpus: int) -> Settings:
-    """How a model is asked on so many GPUs: vLLM splits it over some and serves copies of it."""
+    split = min(hardware.inference_gpus, hardware.gpus)
+    copies = {"endpoint": 0, "vllm": max(1, hardware.gpus // max(1, split))}.get(backend, 1)
     launch: dict[str, Any] = {}
-    if sampling.backend == "vllm":
-        split = max(1, min(recipe.hardware.inference_gpus, gpus))
-        copies = max(1, gpus // split)
-        launch = {"engine": recipe.engines.vllm, "tensor_parallel": split, "data_parallel": copies}
-    return Settings.of(sampling, prompts, gpus=gpus, **launch)
+    if backend == "vllm":
+        launch = {"engine": recipe.engines.vllm, "tensor_parallel": max(1, split), "data_parallel": copies}
+    return Settings.of(recipe.generation, recipe.prompts, gpus=split * copies, **launch)
 
 
-def respond(step: Context, output: Path) -> Results:
-    """Generate as a step says, from its inputs `model` and `prompts`."""
+def run(step: Context, output: str = "responses.jsonl") -> Results:
+    """A model's responses to prompts, in a file of the step's directory."""
     sampling, launch = step.section(Generation), joined(Launch, step.how)
     with step.working():
-        return generate(step.inputs["model"], step.prompts, output, sampling, launch)
+        return generate(step.inputs["model"], step.prompts, step.directory / output, sampling, launch)
 
 
 def generate(
@@ -72,22 +69,28 @@ def generate(
         **identity(sampling), **identity(prompts), "revision": prompts.revision, "model": model.ref,
         "model_revision": model.revision, "problems": {row["id"]: digest(row) for row in problems},
     }  # fmt: skip
-    with ExitStack() as stack:
-        done = _finished_ids(output, asked)
-        by_id = {row["id"]: row for row in problems if row["id"] not in done}
-        if by_id:
-            say(f"{len(done)}/{len(problems)} responses are there, {len(by_id)} to generate")
-            launch = replace(launch, log=output.with_suffix(".server.log"))
-            backend = stack.enter_context(open_backend(model, sampling, launch))
-            completions = backend.complete([_request(row, prompts, sampling) for row in by_id.values()])
-            progress = Progress(len(problems), len(done))  # a server has started: no part of the speed
-            for n, completion in enumerate(completions):
-                if n == 0:  # not before: a model or limit that is refused leaves no file behind
-                    numerics = {"backend": sampling.backend, **backend.numerics()}
-                    handle = stack.enter_context(_appendable(output, asked, numerics))
-                handle.write(json_line(_row(by_id[completion.id], completion, prompts)))
+    meta = output.with_suffix(".meta.json")
+    before = read_json(meta) if output.is_file() and output.stat().st_size else {}
+    if before and (changed := _changes(before, asked)):
+        raise UserError(
+            f"{output}: holds responses to another request ({'; '.join(changed)}); choose another"
+        )
+    done = {row["id"] for row in _finished(output)}
+    missing = {row["id"]: row for row in problems if row["id"] not in done}
+    if not missing:
+        return response_summary(output)
+    say(f"{len(done)}/{len(problems)} responses are there, {len(missing)} to generate")
+    with open_backend(model, sampling, replace(launch, log=output.with_suffix(".server.log"))) as backend:
+        requests = [_request(row, prompts, sampling) for row in missing.values()]
+        completions = watched(backend.complete(requests), len(problems), len(done))
+        first = next(completions)  # a model or limit that is refused leaves no file behind
+        numerics, known = {"backend": sampling.backend, **backend.numerics()}, before.get("numerics", [])
+        write_json(meta, {**asked, "numerics": known + [numerics] * (numerics not in known)})
+        write_jsonl(output, _finished(output))
+        with output.open("a", encoding="utf-8") as handle:
+            for completion in chain([first], completions):
+                handle.write(json_line(_row(missing[completion.id], completion, prompts)))
                 handle.flush()
-                progress.add(completion)
     return response_summary(output)
 
 
@@ -106,42 +109,64 @@ def _row(problem: Row, completion: Completion, prompts: Prompts) -> Row:
     }  # fmt: skip
 
 
-def _finished_ids(output: Path, asked: Row) -> set[str]:
-    """Ids of the rows that need no second answer. Raises UserError if they answer another request."""
-    if not output.exists() or not output.stat().st_size:
-        return set()
-    before = read_json(output.with_suffix(".meta.json"))
+def _finished(output: Path) -> Iterator[Row]:
+    """The rows that need no second answer."""
+    rows = iter_jsonl(output, repair=True) if output.is_file() else iter(())
+    return (row for row in rows if row["status"] == "ok")
+
+
+def _changes(before: Row, asked: Row) -> list[str]:
+    """How a request differs from the one that was answered before."""
     changed = [
         f"{key}: {before.get(key)!r} then, {value!r} now"
         for key, value in asked.items()
         if key != "problems" and before.get(key) != value
     ]
     then, now = before["problems"], asked["problems"]
-    for word, ids in (("added", now.keys() - then), ("removed", then.keys() - now),
-                      ("changed", {key for key in now.keys() & then if now[key] != then[key]})):  # fmt: skip
-        names = ", ".join([*sorted(ids)[:NAMED_IDS], *(["..."] if len(ids) > NAMED_IDS else [])])
-        changed += [f"{len(ids)} {word}: {names}"] if ids else []
-    if changed:
-        raise UserError(
-            f"{output}: holds responses to another request ({'; '.join(changed)}); choose another"
+    differing = {"added": now.keys() - then, "removed": then.keys() - now}
+    differing["changed"] = {key for key in now.keys() & then if now[key] != then[key]}
+    for word, ids in differing.items():
+        if ids:
+            names = sorted(ids)[:NAMED_IDS] + ["..."] * (len(ids) > NAMED_IDS)
+            changed.append(f"{len(ids)} {word}: {', '.join(names)}")
+    return changed
+
+
+def response_summary(output: str | Path) -> dict[str, Any]:
+    """Counts, mean tokens, responses that hit the limit, and `lengths`: how many are up to 2, 4, 8... tokens.
+
+    Raises StepFailed if rows failed.
+    """
+    columns = ("id", "status", "error", "finish_reason", "response_tokens")
+    rows = [{column: row[column] for column in columns} for row in iter_jsonl(output)]
+    if failed := [row for row in rows if row["status"] != "ok"]:
+        raise StepFailed(
+            f"{len(failed)} of {len(rows)} responses in {output} failed, the first ({failed[0]['id']}) with: "
+            f"{failed[0]['error']}. Run the same command again: it retries only those."
         )
-    return {row["id"] for row in iter_jsonl(output, repair=True) if row["status"] == "ok"}
+    lengths = Counter(1 << (row["response_tokens"] - 1).bit_length() for row in rows)
+    return {
+        "responses": len(rows),
+        "mean_response_tokens": sum(row["response_tokens"] for row in rows) / len(rows),
+        "truncated": sum(row["finish_reason"] == "length" for row in rows),
+        "lengths": {str(bound): number for bound, number in sorted(lengths.items())},
+    }
 
 
-def _appendable(output: Path, asked: Row, numerics: Row) -> IO[str]:
-    """The output opened for more rows, holding exactly the finished ones, with what was asked beside it."""
-    meta = output.with_suffix(".meta.json")
-    resumed = output.is_file() and output.stat().st_size > 0
-    known = read_json(meta)["numerics"] if resumed else []
-    write_json(meta, {**asked, "numerics": known + [numerics] * (numerics not in known)})
-    rows = iter_jsonl(output, repair=True) if resumed else iter(())
-    write_jsonl(output, (row for row in rows if row["status"] == "ok"))
-    return output.open("a", encoding="utf-8")
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """The summary in words: counts, the share cut at the limit, and how long responses are."""
+    n, cut, mean = (summary[key] for key in ("responses", "truncated", "mean_response_tokens"))
+    words = ", ".join(f"<={bound}: {count}" for bound, count in summary["lengths"].items())
+    return [
+        f"{n} responses, mean {mean:.1f} tokens, {cut} ({cut / n:.1%}) cut at the limit",
+        f"response tokens: {words}",
+    ]
 
 
-def run(step: Context) -> Results:
-    """The step: a model's responses to prompts."""
-    return respond(step, step.directory / STAGE.output)
+def progress(directory: Path) -> str:
+    """What a step that generates said last, such as `128/500 responses, ...`; empty before the first."""
+    said = re.findall(r"generate: (\d+/\d+ responses.*)", log_tail(directory / LOG, 50))
+    return str(said[-1]) if said else ""
 
 
-STAGE = Stage(run, progress=generation_progress, output="responses.jsonl")
+STAGE = Stage(run, progress=progress, output="responses.jsonl")

@@ -58,13 +58,15 @@ def merge_config(
 def settings(recipe: Recipe, spec: Merge) -> Settings:
     """Of a merge step; the merged model is asked for a few greedy answers, on one GPU at most."""
     limit = min(spec.health_prompts, recipe.prompts.limit or spec.health_prompts)
-    asked = replace(recipe.generation, temperature=0.0)
-    if asked.backend == "endpoint":  # no server serves the merged model yet
-        asked = replace(asked, backend="transformers")
-    gpus = min(1, recipe.hardware.gpus) if limit else 0
-    health = generate.asking(recipe, asked, replace(recipe.prompts, limit=limit or None), gpus)
-    apart = {"health": health.config if limit else None}
-    return Settings.of(spec, gpus=gpus, apart=apart, engine=recipe.engines.mergekit, answers=health.how)
+    sampling = replace(recipe.generation, temperature=0.0)
+    if sampling.backend == "endpoint":  # no server serves the merged model yet
+        sampling = replace(sampling, backend="transformers")
+    prompts = replace(recipe.prompts, limit=limit)
+    hardware = replace(recipe.hardware, gpus=min(1, recipe.hardware.gpus))
+    asked = replace(recipe, generation=sampling, prompts=prompts, hardware=hardware)
+    health, answers, gpus = generate.settings(asked) if limit else (None, {}, 0)
+    apart = {"health": health}
+    return Settings.of(spec, gpus=gpus, apart=apart, engine=recipe.engines.mergekit, answers=answers)
 
 
 def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str | None) -> dict[str, Any]:
@@ -84,9 +86,13 @@ def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str
     }
 
 
-def check(step: Context) -> None:
-    """Raise UserError for models that cannot be merged."""
-    _compare(step)
+def check(step: Context) -> Results:
+    """The models' cosines and data types. Raises UserError for models that cannot be merged."""
+    models = {role: weights_directory(model) for role, model in step.inputs.items() if role != "prompts"}
+    problems, facts = merge_check.compare(models)
+    if problems:
+        raise UserError("\n".join(problems))
+    return facts
 
 
 def run(step: Context) -> Results:
@@ -105,19 +111,10 @@ def run(step: Context) -> Results:
     if step.config["health"]:
         inputs = {"model": ModelRef(str(model)), "prompts": step.inputs["prompts"]}
         asking = replace(step, config=step.config["health"], how=step.how["answers"], inputs=inputs)
-        generate.respond(asking, step.directory / ANSWERS)
+        generate.run(asking, ANSWERS)
         step.engine_seconds = asking.engine_seconds
         health = merge_check.answer_health(step.directory / ANSWERS)
-    return {**results, "compatibility": _compare(step), "health": health}
-
-
-def _compare(step: Context) -> Results:
-    """The models' cosines and data types. Raises UserError for models that cannot be merged."""
-    roles = [role for role in ("before", "after", "pretrained") if role in step.inputs]
-    problems, facts = merge_check.compare({role: weights_directory(step.inputs[role]) for role in roles})
-    if problems:
-        raise UserError("\n".join(problems))
-    return facts
+    return {**results, "compatibility": check(step), "health": health}
 
 
 def finish(model: Path, assistant: Path) -> Results:
@@ -129,10 +126,9 @@ def finish(model: Path, assistant: Path) -> Results:
     if not shards or not (model / "config.json").is_file():
         raise StepFailed(f"mergekit left no complete model in {model}")
     for name in TOKENIZER_FILES:
+        (model / name).unlink(missing_ok=True)
         if (assistant / name).is_file():
             shutil.copyfile(assistant / name, model / name)
-        else:
-            (model / name).unlink(missing_ok=True)
     config, source = read_json(model / "config.json"), read_json(assistant / "config.json")
     write_json(model / "config.json", {**config, **{key: source.get(key) for key in merge_check.STOP_KEYS}})
     for shard in shards:

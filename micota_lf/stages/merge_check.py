@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StepFailed
-from ..inputs.weights import Tensor, finite, first_values, tensors
+from ..inputs.chat import load_chat
+from ..inputs.references import ModelRef
+from ..inputs.weights import finite, first_values, tensors
 from ..system.files import read_json, read_jsonl
 
 KINSHIP = 0.25
@@ -58,27 +60,24 @@ def cosine(one: Path, other: Path) -> float:
     from torch import cosine_similarity
 
     left, right = tensors(one), tensors(other)
-    matrices = sorted(name for name, tensor in left.items() if len(tensor.shape) > 1)
-    shared = [name for name in matrices if name in right and right[name].shape == left[name].shape]
-    step = max(1, len(shared) // SAMPLED_MATRICES)
-    found = [
-        float(cosine_similarity(first_values(left[name]), first_values(right[name]), dim=0))
-        for name in shared[::step]
-    ]
-    return statistics.median(found) if found else 0.0
+    pairs = [(left[name], right[name]) for name in sorted(left.keys() & right.keys())]
+    matrices = [(a, b) for a, b in pairs if len(a.shape) > 1 and a.shape == b.shape]
+    step = max(1, len(matrices) // SAMPLED_MATRICES)
+    values = ((first_values(a), first_values(b)) for a, b in matrices[::step])
+    cosines = [float(cosine_similarity(a, b, dim=0)) for a, b in values]
+    return statistics.median(cosines or [0.0])
 
 
 def health_problems(merged: Path, assistant: Path) -> list[str]:
     """What is wrong with a merged model's weights beside the fine-tuned assistant's; reads each once."""
-    made, wanted, problems = tensors(merged), tensors(assistant), []
-    for name, tensor in wanted.items():
-        if name not in made and not (_tied(assistant) and name.startswith("lm_head.")):
+    made, problems = tensors(merged), []
+    for name, shape in _shapes(assistant, assistant).items():
+        if name not in made:
             problems.append(f"the merged model lacks the tensor {name}")
-        elif name in made and made[name].shape != tensor.shape:
-            problems.append(f"the merged model's {name} is {made[name].shape}, not {tensor.shape}")
-    return problems + [
-        f"the merged model's {name} is not finite" for name, t in made.items() if not finite(t)
-    ]
+        elif made[name].shape != shape:
+            problems.append(f"the merged model's {name} is {made[name].shape}, not {shape}")
+    problems += [f"the merged model's {name} is not finite" for name, t in made.items() if not finite(t)]
+    return problems
 
 
 def _differences(model: Path, before: Path) -> list[str]:
@@ -86,18 +85,13 @@ def _differences(model: Path, before: Path) -> list[str]:
     found = config_differences(*(read_json(path / "config.json") for path in (model, before)))
     if found:
         return found
-    made, old = tensors(model), tensors(before)
-    differing = [n for n in sorted({*made, *old}) if _shape(made, n) != _shape(old, n)]
-    if _tied(before):
-        differing = [name for name in differing if not name.startswith("lm_head.")]
-    if differing:
-        name = differing[0]
-        shapes = f"{name} is {_shape(made, name)} and {_shape(old, name)}"
-        found.append(f"differ in {len(differing)} tensor(s), the first: {shapes}")
+    shapes, old_shapes = (_shapes(path, before) for path in (model, before))
+    if names := _differing(shapes, old_shapes):
+        first = f"{names[0]} is {shapes.get(names[0])} and {old_shapes.get(names[0])}"
+        found.append(f"differ in {len(names)} tensor(s), the first: {first}")
     words, old_words = vocabulary(model), vocabulary(before)
-    if words and old_words and words != old_words:
-        token = next(t for t in {**old_words, **words} if words.get(t) != old_words.get(t))
-        ids = f"{token!r} is {words.get(token)} and {old_words.get(token)}"
+    if words and old_words and (tokens := _differing(words, old_words)):
+        ids = f"{tokens[0]!r} is {words.get(tokens[0])} and {old_words.get(tokens[0])}"
         found.append(f"have tokenizers of different vocabulary: {ids}")
     return found
 
@@ -115,31 +109,28 @@ def answer_health(answers: Path) -> dict[str, Any]:
     """How many of the merged model's greedy answers ended; StepFailed if none did."""
     rows = read_jsonl(answers)
     ended = sum(row["finish_reason"] == "stop" for row in rows)
+    tokens = [row["response_tokens"] for row in rows]
     if not ended:
-        most = max(row["response_tokens"] for row in rows)
         raise StepFailed(
-            f"none of the merged model's {len(rows)} greedy answers ended within {most} tokens "
+            f"none of the merged model's {len(rows)} greedy answers ended within {max(tokens)} tokens "
             f"(generation.max_tokens): it does not stop, or only repeats itself; see {answers}"
         )
-    mean = sum(row["response_tokens"] for row in rows) / len(rows)
-    return {"prompts": len(rows), "ended": ended, "mean_response_tokens": mean}
+    return {"prompts": len(rows), "ended": ended, "mean_response_tokens": sum(tokens) / len(rows)}
 
 
 def vocabulary(model: Path) -> dict[str, int]:
     """Token to id of a model's tokenizer.json, added tokens included; empty without such a file."""
-    file = model / "tokenizer.json"
-    if not file.is_file():
+    if not (model / "tokenizer.json").is_file():
         return {}
-    content = read_json(file)
-    words = content["model"].get("vocab", {})
-    if isinstance(words, list):  # unigram: [token, score]
-        words = {entry[0]: n for n, entry in enumerate(words)}
-    return {**words, **{entry["content"]: entry["id"] for entry in content.get("added_tokens", ())}}
+    return dict(load_chat(ModelRef(str(model))).tokenizer.get_vocab())
 
 
-def _shape(found: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return found[name].shape if name in found else None
+def _differing(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Names that one of two mappings lacks or that have other values, in alphabetical order."""
+    return sorted(name for name in {**found, **before} if found.get(name) != before.get(name))
 
 
-def _tied(model: Path) -> bool:
-    return bool(read_json(model / "config.json").get("tie_word_embeddings"))
+def _shapes(model: Path, origin: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes by name, without the output layer if `origin` has tied it to the embeddings."""
+    skipped = ("lm_head.",) if read_json(origin / "config.json").get("tie_word_embeddings") else ()
+    return {name: tensor.shape for name, tensor in tensors(model).items() if not name.startswith(skipped)}

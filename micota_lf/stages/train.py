@@ -1,18 +1,29 @@
-"""Supervised fine-tuning through LLaMA-Factory.
+"""Supervised fine-tuning through LLaMA-Factory, on one or several processes, GPUs or machines.
 
 In: a model, a corpus (JSONL with `prompt` and `response`), training settings. Out: `train.yaml`,
 `dataset_info.json` (with DeepSpeed also `ds_zero3.json`), and `model/` with weights, `trainer_log.jsonl` and
 `all_results.json`.
 
     train_config(recipe, "student-s", "micota")["gradient_accumulation_steps"]
+    deepspeed_config("zero3")
+    launch_env({"processes": 8, "nodes": 1, "train": {"deepspeed": "zero3"}}, "/venv/bin/llamafactory-cli")
+        -> {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "8", "NNODES": "1", "NODE_RANK": "0", "PATH": ...}
+
+LLaMA-Factory's `train` command starts torchrun itself when FORCE_TORCHRUN is set, and takes the rest from
+these variables (llamafactory launcher.py). Without GPUs it needs NPROC_PER_NODE: its default is their number.
 """
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ..errors import StepFailed, UserError
 from ..inputs.chat import load_chat, overlong, overlong_problem
@@ -22,11 +33,12 @@ from ..recipe.sections import Recipe, Train
 from ..system.files import read_json, read_jsonl, write_json, write_yaml
 from ..system.processes import engine_argv
 from . import Context, Results, Settings, Stage
-from .launch import deepspeed_config, launch_env
 
 CORPUS = "corpus"
 # What a training runs without, or says to us alone: LLaMA-Factory does not know these keys.
 OURS = ("global_batch_size", "extra", "check_template", "deepspeed")
+# Which machine this is, and where the first one listens: the user's or the scheduler's to say.
+RENDEZVOUS = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def dataset_info(files: Mapping[str, str]) -> dict[str, Any]:
@@ -58,7 +70,7 @@ def train_config(
     """
     made = settings(recipe, training(recipe, student, corpus))
     model = ModelRef(model_path) if model_path else model_of(recipe, student).reference
-    return render(made.config, made.how, model, dataset_dir, output_dir)
+    return render(made, model, dataset_dir, output_dir)
 
 
 def settings(recipe: Recipe, train: Train) -> Settings:
@@ -74,31 +86,63 @@ def settings(recipe: Recipe, train: Train) -> Settings:
     )  # fmt: skip
 
 
-def render(
-    config: Mapping[str, Any], how: Mapping[str, Any], model: ModelRef, dataset_dir: str, output_dir: str
-) -> dict[str, Any]:
+def render(made: Settings, model: ModelRef, dataset_dir: str, output_dir: str) -> dict[str, Any]:
     """Put the pieces of a training YAML together, in LLaMA-Factory's own key names."""
-    values = {**config["train"], **how["train"]}
-    stage, system = values["deepspeed"], config["system"]
+    values = {**made.config["train"], **made.how["train"]}
+    zero = values["deepspeed"]
+    optional = {
+        "model_revision": model.revision,
+        "default_system": made.config["system"],
+        "deepspeed": str(Path(dataset_dir) / f"ds_{zero}.json") if zero != "none" else None,
+    }
     return {
         "model_name_or_path": model.resolved,
-        **({"model_revision": model.revision} if model.revision else {}),
-        "trust_remote_code": False,
-        "stage": "sft",
-        "do_train": True,
+        **_fixed("llamafactory"),
         "dataset": CORPUS,
         "dataset_dir": dataset_dir,
         "output_dir": output_dir,
-        "overwrite_output_dir": False,  # so that an interrupted training resumes (hparams/parser.py)
-        "report_to": "none",
-        "plot_loss": False,
-        "include_num_input_tokens_seen": True,  # gives the trained tokens and their speed
         **{key: value for key, value in values.items() if key not in OURS},
-        "gradient_accumulation_steps": how["gradient_accumulation_steps"],
-        **({"default_system": system} if system else {}),
-        **({"deepspeed": str(Path(dataset_dir) / f"ds_{stage}.json")} if stage != "none" else {}),
+        "gradient_accumulation_steps": made.how["gradient_accumulation_steps"],
+        **{key: value for key, value in optional.items() if value},
         **values["extra"],
     }
+
+
+def deepspeed_config(stage: str) -> dict[str, Any]:
+    """DeepSpeed's configuration for `zero2` (optimizer and gradients split) or `zero3` (weights too)."""
+    return _fixed(stage)
+
+
+def _fixed(part: str) -> dict[str, Any]:
+    """What is the same in every training: a part of train.yaml."""
+    parts = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return dict(parts[part])
+
+
+def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
+    """Environment that starts LLaMA-Factory's `program` on a step's processes; empty for a single one.
+
+    Raises UserError if DeepSpeed is asked for and absent, or if several machines are and the environment
+    does not say which one this is.
+    """
+    processes, nodes, zero = how["processes"], how["nodes"], how["train"]["deepspeed"]
+    if processes * nodes == 1 and zero == "none":
+        return {}
+    ours = Path(program).parent == Path(sys.executable).parent  # an engine elsewhere has its own packages
+    if zero != "none" and ours and find_spec("deepspeed") is None:
+        raise UserError(
+            f"train.deepspeed: {zero}, but the package deepspeed is not installed; "
+            "pip install 'micota_lf[gpu]', or set train.deepspeed=none"
+        )
+    # torchrun is looked up on PATH, where an environment that is not activated does not stand.
+    path = os.pathsep.join([str(Path(program).parent), os.environ.get("PATH", os.defpath)])
+    env = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(processes), "NNODES": str(nodes), "PATH": path}
+    if nodes == 1:
+        return {**env, "NODE_RANK": "0"}  # said outright, like NNODES: the user's environment may differ
+    missing = [name for name in RENDEZVOUS if not os.environ.get(name)]
+    if missing:
+        raise UserError(f"hardware.nodes: {nodes}, but {', '.join(missing)} is not set in the environment")
+    return {**env, **{name: os.environ[name] for name in RENDEZVOUS}}
 
 
 def check(step: Context) -> None:
@@ -129,18 +173,20 @@ def run(step: Context) -> Results:
 
 def write_training(step: Context) -> None:
     """Write `dataset_info.json`, `train.yaml` and DeepSpeed's file into a step's directory."""
-    here, stage = step.directory, step.how["train"]["deepspeed"]
+    here = step.directory
     write_json(here / "dataset_info.json", dataset_info({CORPUS: step.inputs["corpus"].ref}))
-    yaml = render(step.config, step.how, step.inputs["model"], str(here), str(here / "model"))
-    write_yaml(here / "train.yaml", yaml)
-    if stage != "none":
-        write_json(here / f"ds_{stage}.json", deepspeed_config(stage))
+    made = Settings(step.config, step.how)
+    config = render(made, step.inputs["model"], str(here), str(here / "model"))
+    write_yaml(here / "train.yaml", config)
+    if file := config.get("deepspeed"):
+        write_json(file, deepspeed_config(step.how["train"]["deepspeed"]))
 
 
 def is_complete(model: Path) -> bool:
     """Whether LLaMA-Factory finished: it writes weights, then all_results.json, then trainer_state.json."""
     state = model / "trainer_state.json"
-    if not (state.is_file() and (model / "all_results.json").is_file() and _weights(model)):
+    written = any(model.glob("*.safetensors")) and (model / "all_results.json").is_file()
+    if not (written and state.is_file()):
         return False
     facts = read_json(state)
     return bool(facts["global_step"] == facts["max_steps"])
@@ -157,7 +203,7 @@ def clear_unfinished(model: Path) -> None:
             read_json(checkpoint / "trainer_state.json")
         except UserError:
             shutil.rmtree(checkpoint)
-    if _weights(model) and not any(model.glob("checkpoint-*")):
+    if any(model.glob("*.safetensors")) and not any(model.glob("checkpoint-*")):
         shutil.rmtree(model)
 
 
@@ -193,10 +239,6 @@ def progress(directory: Path) -> str:
         return f"step {last['current_steps']}/{last['total_steps']} loss {last['loss']:.3f}"
     except (OSError, IndexError, ValueError, KeyError):
         return ""
-
-
-def _weights(model: Path) -> bool:
-    return any(model.glob("*.safetensors"))
 
 
 STAGE = Stage(run, check, progress, output="model")
