@@ -6,7 +6,6 @@ recipe = load_recipe("recipes/tiny.yaml")
 train_config(recipe, "student-s", "micota")     # a plain dict in LLaMA-Factory's key names
 """
 
-import ast
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +17,8 @@ __version__ = "0.1.0"
 @cache
 def _homes() -> dict[str, str | None]:
     """The module of each public name, as `__init__.pyi` states them for type checkers too."""
+    import ast
+
     stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     return {name.name: node.module for node in imports for name in node.names}

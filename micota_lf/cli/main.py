@@ -17,14 +17,13 @@ written), 3 another process is at work there, 130 interrupted.
 
 import argparse
 import errno
+import json
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-
-import yaml
 
 from .. import __version__
 from ..errors import FREE_SOME, MicotaError
@@ -64,10 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The parser of the commands in `commands.yaml`."""
-    text = Path(__file__).with_name("commands.yaml").read_text(encoding="utf-8")
-    fast_loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # where it is compiled in: 6 ms, not 46
-    modules = yaml.load(text, fast_loader)
+    """The parser of the commands in `commands.json`, which is read in a tenth of the time of YAML.
+
+    There, each module has its commands in the order of `micota --help`: a sentence, the words of an example,
+    and keys of `flags`, which holds what argparse's `add_argument` takes. A flag with variants has a key for
+    each; the one `type` is int.
+    """
+    modules = json.loads(Path(__file__).with_name("commands.json").read_text(encoding="utf-8"))
     flags = modules.pop("flags")
     layout = argparse.RawDescriptionHelpFormatter
     words = "MiCoTA distillation with LLaMA-Factory, mergekit and lm-evaluation-harness."
