@@ -18,12 +18,12 @@ from ..run.step import DONE, states
 from ..system.gpus import gpu_shortage, present_gpus
 
 ESTIMATED = (
-    "estimated: {gpu_hours} GPU-hours, {disk_gib} GiB of disk and {scratch_gib} GiB for a while (checkpoints); "
-    "at most {gpu_memory_gib} GiB a GPU, {host_memory_gib} GiB of memory a step"
+    "estimated: {gpu_hours} GPU-hours, {disk_gib} GiB of disk and {scratch_gib} GiB for a while "
+    "(checkpoints); at most {gpu_memory_gib} GiB a GPU, {host_memory_gib} GiB of memory a step"
 )
 FIGURES = (
-    "(from {tflops:g} TFLOPS at {mfu:g} in training, {decode_tokens_per_second:g} output tokens/s a GPU of a 1B "
-    "model, `estimates.response_tokens`; `--pilot WORKSPACE` takes what a pilot measured)"
+    "(from {tflops:g} TFLOPS at {mfu:g} in training, {decode_tokens_per_second:g} output tokens/s a GPU of "
+    "a 1B model, `estimates.response_tokens`; `--pilot WORKSPACE` takes what a pilot measured)"
 )
 
 
