@@ -6,39 +6,28 @@ recipe = load_recipe("recipes/tiny.yaml")
 train_config(recipe, "student-s", "micota")     # a plain dict in LLaMA-Factory's key names
 """
 
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from .errors import MicotaError, RecipeError, StepFailed, UserError
-    from .plan.compile import compile_plan
-    from .recipe.load import load_recipe
-    from .recipe.sections import Recipe
-    from .stages.evaluate import evaluate_command
-    from .stages.merge import merge_config
-    from .stages.train import dataset_info, deepspeed_config, train_config
 
-__all__ = [
-    "MicotaError", "Recipe", "RecipeError", "StepFailed", "UserError", "compile_plan", "dataset_info",
-    "deepspeed_config", "evaluate_command", "load_recipe", "merge_config", "train_config",
-]  # fmt: skip
+@cache
+def _homes() -> dict[str, str | None]:
+    """The module of each public name, as `__init__.pyi` states them for type checkers too."""
+    import ast
 
-# Loaded when they are asked for: each step of a run is a process, and needs few of them.
-_HOMES = {
-    "errors": ("MicotaError", "RecipeError", "StepFailed", "UserError"),
-    "plan.compile": ("compile_plan",),
-    "recipe.load": ("load_recipe",),
-    "recipe.sections": ("Recipe",),
-    "stages.evaluate": ("evaluate_command",),
-    "stages.merge": ("merge_config",),
-    "stages.train": ("dataset_info", "deepspeed_config", "train_config"),
-}
+    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    return {name.name: node.module for node in imports for name in node.names}
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
+    """A public name, loaded when it is asked for: each step of a run is a process, and needs few of them."""
+    if name == "__all__":
+        return list(_homes())
+    if name in _homes():
+        return getattr(import_module(f".{_homes()[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
+import micota_lf
 from micota_lf import load_recipe
 
 
@@ -33,6 +34,18 @@ def test_every_recipe_loads_and_its_header_says_how_to_run_it():
         load_recipe(path)
         for word in ("Paper row:", "Hardware:", "Command:", "Override:"):
             assert word in path.read_text()[:900], (path, word)
+
+
+PUBLIC = (
+    "MicotaError Recipe RecipeError StepFailed UserError compile_plan dataset_info deepspeed_config "
+    "evaluate_command load_recipe merge_config train_config"
+)
+
+
+def test_the_public_names_are_there_under_their_own_names():
+    assert sorted(micota_lf.__all__) == PUBLIC.split()
+    assert [getattr(micota_lf, name).__name__ for name in PUBLIC.split()] == PUBLIC.split()
+    assert not hasattr(micota_lf, "yaml")
 
 
 def test_make_help_lists_the_targets():

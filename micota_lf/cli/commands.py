@@ -4,24 +4,35 @@ In: the words of the command line, parsed by `main.py`. Out: text on the termina
 """
 
 import argparse
-import contextlib
 import json
-import os
 import shlex
-import signal
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..errors import MicotaError, StepFailed, UserError
+from ..errors import StepFailed, UserError
 from ..plan.compile import compile_plan
 from ..plan.plan import Plan
+from ..recipe.load import load_layers, load_recipe
+from ..recipe.load import schema as recipe_schema
 from ..recipe.sections import Recipe
+from ..recipe.sources import source_rows
+from ..reports.export import export_model, push_model, refuse_push
+from ..reports.outcomes import Outcomes
+from ..reports.pilot import measured
+from ..reports.write import write_report
 from ..run import slurm
 from ..run.snakemake import check_engines, pending_steps, run_plan
 from ..run.step import run_step
+from ..run.workspace import damage, finished_steps, remove, size_of, unreferred
+from ..run.workspace import explain as reasons
+from ..stages.evaluate import tasks_folder
+from ..stages.preflight import Report
 from ..system.files import read_json, write_json
-from ..system.processes import die_with_parent, untested_versions
+from ..system.processes import untested_versions
+from .show import shortages, show_plan, show_sources, show_tables
 
 LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
 
@@ -31,19 +42,12 @@ def _load(args: argparse.Namespace) -> tuple[Recipe, Plan, Path]:
     if args.recipe is None:
         last = read_json(Path(args.workspace) / LAST_RUN)
         args.recipe, args.overrides = last["recipe"], [*last["overrides"], *args.overrides]
-    from ..recipe.load import load_recipe
-
     recipe = load_recipe(args.recipe, args.overrides)
     return recipe, compile_plan(recipe), Path(args.workspace).absolute()
 
 
 def plan(args: argparse.Namespace) -> None:
     """Steps, their state and what they need; or where values come from."""
-    from ..recipe.load import load_layers
-    from ..recipe.sources import source_rows
-    from ..reports.pilot import measured
-    from .show import show_plan, show_sources
-
     if args.pilot:
         words = measured(Path(args.pilot))
         print(f"measured in {args.pilot}: {' '.join(words) or 'no finished step'}")
@@ -56,22 +60,8 @@ def plan(args: argparse.Namespace) -> None:
     show_plan(recipe, plan, workspace, [step_id for step_id in plan.steps if step_id in needed])
 
 
-def _need_hardware(recipe: Recipe, plan: Plan, workspace: Path, pending: list[str], here: bool) -> None:
-    """Show the plan and raise UserError if this machine, or one of a cluster, lacks what the steps need."""
-    from .show import shortages, show_plan
-
-    lacks = shortages(recipe, plan, workspace, pending, here)
-    if lacks:
-        show_plan(recipe, plan, workspace, pending)
-        words = "nothing was started; run where there is enough, or lower these values"
-        raise UserError("\n".join([*lacks, words]))
-
-
 def run(args: argparse.Namespace) -> None:
     """A recipe's unfinished steps, then its report."""
-    from ..reports.write import write_report
-    from .show import show_tables
-
     started = time.monotonic()
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs: {args.jobs} must be above 0")
@@ -88,17 +78,20 @@ def run(args: argparse.Namespace) -> None:
     on_slurm = recipe.hardware.slurm if args.executor == "slurm" else None
     if on_slurm is not None:
         slurm.check(on_slurm, recipe.hardware.nodes)
-    _need_hardware(recipe, plan, workspace, pending, here=on_slurm is None)
+    if lacks := shortages(recipe, plan, workspace, pending, here=on_slurm is None):
+        show_plan(recipe, plan, workspace, pending)
+        words = "nothing was started; run where there is enough, or lower these values"
+        raise UserError("\n".join([*lacks, words]))
     check_engines(plan, pending)
     for line in untested_versions():
         print(f"warning: {line}", flush=True)
     print(f"{recipe.name}: {len(pending)} of {len(plan.steps)} steps to do in {workspace}", flush=True)
-    last = {"recipe": str(Path(args.recipe).absolute()), "overrides": args.overrides}
-    write_json(workspace / LAST_RUN, last)
+    recipe_file = str(Path(args.recipe).absolute())
+    write_json(workspace / LAST_RUN, {"recipe": recipe_file, "overrides": args.overrides})
     try:
-        run_plan(plan, workspace, pending, jobs=args.jobs, say=_say, on_slurm=on_slurm)
+        run_plan(plan, workspace, pending, jobs=args.jobs, say=partial(print, flush=True), on_slurm=on_slurm)
     except BaseException:
-        with contextlib.suppress(OSError):  # a half run has a report too, if there is room for it
+        with suppress(OSError):  # a half run has a report too, if there is room for it
             write_report(recipe, plan, workspace)
         raise
     path = write_report(recipe, plan, workspace)
@@ -108,8 +101,6 @@ def run(args: argparse.Namespace) -> None:
 
 def explain(args: argparse.Namespace) -> None:
     """Why steps are fresh, stale or missing."""
-    from ..run.workspace import explain
-
     args.recipe = None
     if args.step.endswith((".yaml", ".yml")):
         args.recipe = args.step
@@ -117,15 +108,12 @@ def explain(args: argparse.Namespace) -> None:
     _, plan, workspace = _load(args)
     for step_id in plan.select([args.step], "STEP"):
         print(f"{plan.steps[step_id].name} ({step_id})")
-        for line in explain(plan, step_id, workspace):
+        for line in reasons(plan, step_id, workspace):
             print(f"  {line}")
 
 
 def report(args: argparse.Namespace) -> None:
     """The tables from the steps that are done."""
-    from ..reports.write import write_report
-    from .show import show_tables
-
     recipe, plan, workspace = _load(args)
     path = write_report(recipe, plan, workspace)
     show_tables(recipe, plan, workspace, ())
@@ -134,13 +122,11 @@ def report(args: argparse.Namespace) -> None:
 
 def preflight(args: argparse.Namespace) -> None:
     """What can be known before the first GPU hour; in a workspace it is the run's own first step."""
-    from ..stages.preflight import Report
-
-    with contextlib.ExitStack() as scratch:
-        args.workspace = args.workspace or scratch.enter_context(TemporaryDirectory())
+    with TemporaryDirectory() as scratch:
+        args.workspace = args.workspace or scratch
         _, plan, workspace = _load(args)
         step = plan.steps[plan.slots["preflight"]]
-        with contextlib.suppress(UserError):  # its lines are the report's
+        with suppress(UserError):  # its lines are the report's
             run_step(plan, step.id, workspace, quiet=True)
         report = Report(**read_json(workspace / step.directory / "report.json"))
     for line in [*report.facts, *(f"warning: {line}" for line in report.warnings)]:
@@ -160,8 +146,6 @@ def _existing(workspace: str) -> Path:
 
 def verify(args: argparse.Namespace) -> None:
     """Whether finished steps are still what they were."""
-    from ..run.workspace import damage, finished_steps
-
     workspace = _existing(args.workspace)
     directories = finished_steps(workspace)
     if args.recipe:
@@ -186,9 +170,6 @@ def verify(args: argparse.Namespace) -> None:
 
 def gc(args: argparse.Namespace) -> None:
     """Steps that none of the recipes refers to."""
-    from ..recipe.load import load_recipe
-    from ..run.workspace import remove, size_of, unreferred
-
     workspace = _existing(args.workspace)
     found = unreferred([compile_plan(load_recipe(path)) for path in args.recipes], workspace)
     sizes = {directory: size_of(directory) for directory in found}
@@ -202,9 +183,6 @@ def gc(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """A checkpoint as a hub folder."""
-    from ..reports.export import export_model, push_model, refuse_push
-    from ..reports.outcomes import Outcomes
-
     if args.push:
         refuse_push(args.push)
     recipe, plan, workspace = _load(args)
@@ -221,33 +199,9 @@ def export(args: argparse.Namespace) -> None:
 
 def schema(args: argparse.Namespace) -> None:
     """The JSON Schema of recipe files."""
-    from ..recipe.load import schema
-
-    print(json.dumps(schema(), indent=2))
+    print(json.dumps(recipe_schema(), indent=2))
 
 
 def tasks(args: argparse.Namespace) -> None:
     """The folder of lm-eval task files."""
-    from ..stages.evaluate import tasks_folder
-
     print(tasks_folder())
-
-
-def step(args: argparse.Namespace) -> None:
-    """One step of a frozen plan."""
-    raw = read_json(args.plan)
-    if not isinstance(raw, dict) or args.id not in raw.get("steps", ()):
-        raise UserError(f"{args.plan}: no step {args.id!r}")
-    plan, workspace = Plan.from_json(raw), Path(args.plan).absolute().parent.parent
-    if args.parent:
-        die_with_parent(signal.SIGTERM)
-        if os.getppid() != args.parent:  # it was gone before we could ask
-            raise StepFailed(f"process {args.parent}, which started this step, is gone")
-    try:
-        run_step(plan, args.id, workspace, quiet=True)
-    except MicotaError as error:
-        raise StepFailed(f"{plan.steps[args.id].directory}: {error}") from error
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

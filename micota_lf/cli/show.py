@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..plan.costs import Cost, estimate, total
+from ..plan.costs import estimate, total
 from ..plan.plan import Plan
 from ..recipe.sections import Recipe
 from ..recipe.sources import Sourced
@@ -16,6 +16,15 @@ from ..reports.outcomes import Outcomes
 from ..reports.write import sheets
 from ..run.step import DONE, states
 from ..system.gpus import gpu_shortage, present_gpus
+
+ESTIMATED = (
+    "estimated: {gpu_hours} GPU-hours, {disk_gib} GiB of disk and {scratch_gib} GiB for a while "
+    "(checkpoints); at most {gpu_memory_gib} GiB a GPU, {host_memory_gib} GiB of memory a step"
+)
+FIGURES = (
+    "(from {tflops:g} TFLOPS at {mfu:g} in training, {decode_tokens_per_second:g} output tokens/s a GPU of "
+    "a 1B model, `estimates.response_tokens`; `--pilot WORKSPACE` takes what a pilot measured)"
+)
 
 
 def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]) -> None:
@@ -31,26 +40,12 @@ def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]
     done = f"{len(chosen) - len(pending)} done, {len(pending)} to do"
     print(f"{len(chosen)} steps, {done}; workspace {workspace}")
     if pending:
-        print(cost_words(recipe, [costs[step_id] for step_id in pending]))
+        whole = total(costs[step_id] for step_id in pending)
+        print(ESTIMATED.format(**{name: _number(value) for name, value in whole._asdict().items()}))
+    if pending and recipe.hardware.gpus:
+        print(FIGURES.format(**vars(recipe.estimates)))
     for lack in shortages(recipe, plan, workspace, pending):
         print(f"missing: {lack}")
-
-
-def cost_words(recipe: Recipe, costs: Sequence[Cost]) -> str:
-    """The estimated needs of unfinished steps, with the figures behind them."""
-    whole, figures = total(costs), recipe.estimates
-    words = (
-        f"estimated: {_number(whole.gpu_hours)} GPU-hours, {_number(whole.disk_gib)} GiB of disk and "
-        f"{_number(whole.scratch_gib)} GiB for a while (checkpoints); at most "
-        f"{_number(whole.gpu_memory_gib)} GiB a GPU, {_number(whole.host_memory_gib)} GiB of memory a step"
-    )
-    if recipe.hardware.gpus:
-        words += (
-            f"\n(from {figures.tflops:g} TFLOPS at {figures.mfu:g} in training, "
-            f"{figures.decode_tokens_per_second:g} output tokens/s a GPU of a 1B model, "
-            "`estimates.response_tokens`; `--pilot WORKSPACE` takes what a pilot measured)"
-        )
-    return words
 
 
 def shortages(
@@ -86,7 +81,7 @@ def show_sources(rows: Sequence[Sourced]) -> None:
     _print(200, ("key", "value", "source", "set in"), lines)
 
 
-def show_tables(recipe: Recipe, plan: Plan, workspace: Path, names: Sequence[str] = ("table2",)) -> None:
+def show_tables(recipe: Recipe, plan: Plan, workspace: Path, names: Sequence[str]) -> None:
     """The named tables with their comparisons, `figures` as numbers (everything if there are no names)."""
     for sheet in sheets(Outcomes(recipe, plan, workspace)):
         kind = "figures" if sheet.name.startswith("figure") else sheet.name.removesuffix("-differences")

@@ -16,24 +16,23 @@ from ..inputs.problems import Prompts
 from ..inputs.references import DataRef, ModelRef
 from ..inputs.weights import model_problem
 from ..plan.compile import Compiler
-from ..plan.plan import Input, Step
+from ..plan.plan import Input
+from ..recipe.load import settings
 from ..run.step import execute, failure_report
 from ..stages import Results, parity
 from ..stages.generate import summary_lines
 from ..system.files import read_json
 
-Build = Callable[[Compiler], Input]
-Said = Callable[[Results], list[str]]
-
 
 def generate(args: argparse.Namespace) -> None:
     """Responses of a model to prompts."""
-    _run(args, lambda c: c.generate("", _model(args, chat=False)), summary_lines)
+    _say(args, *summary_lines(_made(args, lambda c: c.generate("", _model(args, chat=False)))))
 
 
 def filter(args: argparse.Namespace) -> None:
     """Responses that become training rows."""
-    _run(args, lambda c: c.filter("", _data(args.responses), c.recipe.filter), _filter_words)
+    made = _made(args, lambda c: c.filter("", _data(args.responses), c.recipe.filter))
+    _say(args, f"{made['responses']} responses judged by {made['verdict']}: {_counted(made['reasons'])}")
 
 
 def mix(args: argparse.Namespace) -> None:
@@ -48,39 +47,48 @@ def mix(args: argparse.Namespace) -> None:
         except ValueError:
             raise UserError(f"--part: {part!r} is not of the form RATIO=CORPUS.jsonl") from None
     files, ratios = list(map(_data, parts)), list(parts.values())
-    words = "{rows} rows, {rows_by_part} by part"
-    _run(args, lambda c: c.mix("", files, ratios, args.seed, args.size), lambda r: [words.format(**r)])
+    made = _made(args, lambda c: c.mix("", files, ratios, args.seed, args.size))
+    _say(args, f"{made['rows']} rows, {made['rows_by_part']} by part")
 
 
 def train(args: argparse.Namespace) -> None:
     """A model fine-tuned on a corpus, once its template is known to give the tokens that inference meets."""
 
     def build(compiler: Compiler) -> Input:
-        model, settings, recipe = _model(args), compiler.recipe.train, compiler.recipe
-        if settings.check_template and parity.available():  # in a run, the preflight looks at it
+        model, recipe, spec = _model(args), compiler.recipe, compiler.recipe.train
+        if spec.check_template and parity.available():  # in a run, the preflight looks at it
             prompts = Prompts("", template="{problem}", system=recipe.prompts.system)
-            found = parity.template_parity(model.reference, settings.template, prompts, settings.extra)
+            found = parity.template_parity(model.reference, spec.template, prompts, spec.extra)
             if problems := [*found.unknown, *(f"train.template: {line}" for line in found.problems)]:
                 raise UserError("\n".join(problems))
-        return compiler.train("", model, _data(args.corpus), settings)
+        return compiler.train("", model, _data(args.corpus), spec)
 
-    _run(args, build, lambda r: [f"{r['steps']} steps, mean training loss {r['train_loss']:.4f}"])
+    made = _made(args, build)
+    _say(args, f"{made['steps']} steps, mean training loss {made['train_loss']:.4f}")
 
 
 def merge(args: argparse.Namespace) -> None:
     """A model merged with its earlier self."""
     before, after = (_model(args, role, chat=False) for role in ("before", "after"))
-    _run(args, lambda c: c.merge("", before, after, c.recipe.assistants["it"].merge), _merge_words)
+    made = _made(args, lambda c: c.merge("", before, after, c.recipe.assistants["it"].merge))
+    tried = "{ended} of {prompts} answers ended" if made["health"]["prompts"] else "no answers tried"
+    weights = f"{made['bytes'] / 1e6:.1f} MB of weights in {made['shards']} file(s), all finite"
+    _say(args, f"{weights}; {tried.format(**made['health'])}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """A model on tasks."""
-    _run(args, lambda c: c.evaluate("", _model(args)), _score_words)
+    for task, score in _made(args, lambda c: c.evaluate("", _model(args))).items():
+        right = "n={n}, right: {symbolic:g} symbolic, {legacy:g} legacy".format(**score)
+        length = "mean {mean_response_tokens:.1f} tokens, {truncated:g} cut".format(**score)
+        _say(args, f"{task}: {right}; {length}")
 
 
 def bpc(args: argparse.Namespace) -> None:
     """Corpora under a model."""
-    _run(args, lambda c: c.bpc("", _model(args, chat=False), list(map(_data, args.corpus))), _bpc_words)
+    made = _made(args, lambda c: c.bpc("", _model(args, chat=False), list(map(_data, args.corpus))))
+    for name, row in made.items():
+        _say(args, "{}: {mean:.4f} [{low:.4f}, {high:.4f}] {unit}, n={n} texts".format(name, **row))
 
 
 def grade(args: argparse.Namespace) -> None:
@@ -89,36 +97,27 @@ def grade(args: argparse.Namespace) -> None:
         raise UserError(f"--workers: {args.workers} must be above 0")
     columns = Columns(args.response_field, args.answer_field, args.legacy_rule, args.samples)
     counts = grade_file(args.input, args.output, columns, args.workers, print if args.disagreements else None)
-    reasons = ", ".join(f"{n} {reason}" for reason, n in counts["reasons"].items())
-    right = f"legacy {counts['legacy']}, symbolic {counts['symbolic']}, {counts['differ']} differ"
-    print(f"{args.output}: n={counts['n']}, right: {right}; {reasons}")
+    right = "n={n}, right: legacy {legacy}, symbolic {symbolic}, {differ} differ".format(**counts)
+    _say(args, f"{right}; {_counted(counts['reasons'])}")
 
 
-def _run(args: argparse.Namespace, build: Build, said: Said) -> None:
+def _made(args: argparse.Namespace, build: Callable[[Compiler], Input]) -> Results:
     """Do a stage's step in `-o DIR`. Raises UserError, with nothing written, if that holds something else."""
-    from ..recipe.load import settings
-
-    prompts = getattr(args, "prompts", None)
-    merge = {} if prompts else {"health_prompts": 0}
+    prompts, tasks = vars(args).get("prompts"), vars(args).get("tasks", "")
     given = {
         "name": "stage", "prompts": {"path": prompts or ""},
-        "assistants": {"it": {"from": "", "merge": merge}},
-        "evaluation": {"tasks": dict.fromkeys(getattr(args, "tasks", "").split(","), "")},
+        "assistants": {"it": {"from": "", "merge": {} if prompts else {"health_prompts": 0}}},
+        "evaluation": {"tasks": dict.fromkeys(tasks.split(","), "")},
     }  # fmt: skip
     words = [f"assistants.it.{word}" if word.startswith("merge.") else word for word in args.overrides]
     compiler = Compiler(settings(words, **given))
     step = compiler.steps[build(compiler).step]
     directory = Path(args.output).absolute()
-    begun = not directory.is_dir() or any(directory.iterdir()) if directory.exists() else False
-    if begun and not (directory / "step.json").is_file():
-        raise UserError(f"-o: {directory} exists and is not an empty directory")
+    begun = (directory / "step.json").is_file()
     if begun and read_json(directory / "step.json").get("id") != step.id:
         raise UserError(f"-o: {directory} holds the outputs of other settings or inputs; choose another")
-    for line in said(_execute(step, compiler, directory, begun)):
-        print(f"{args.output}: {line}")
-
-
-def _execute(step: Step, compiler: Compiler, directory: Path, begun: bool) -> Results:
+    if not begun and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"-o: {directory} exists and is not an empty directory")
     inputs = compiler.plan({}).inputs_of(step, directory)
     try:
         return execute(step, inputs, directory, {"recipe": "", "slots": []})
@@ -132,7 +131,7 @@ def _execute(step: Step, compiler: Compiler, directory: Path, begun: bool) -> Re
 
 def _model(args: argparse.Namespace, flag: str = "model", chat: bool = True) -> Input:
     """A model's input; a directory that is there needs no `./` before its name."""
-    name, revision = getattr(args, flag), getattr(args, "model_revision", None)
+    name, revision = getattr(args, flag), vars(args).get("model_revision")
     ref = ModelRef(f"./{name}" if name[:1] not in "./~" and Path(name).is_dir() else name, revision)
     problem = model_problem(ref, chat) if name else "no model given"
     if problem:
@@ -147,29 +146,10 @@ def _data(path: str) -> Input:
     return Input.of(file)
 
 
-def _filter_words(results: Results) -> list[str]:
-    reasons = ", ".join(f"{n} {reason}" for reason, n in results["reasons"].items())
-    return [f"{results['responses']} responses judged by {results['verdict']}: {reasons}"]
+def _say(args: argparse.Namespace, *lines: str) -> None:
+    for line in lines:
+        print(f"{args.output}: {line}")
 
 
-def _merge_words(results: Results) -> list[str]:
-    health, size = results["health"], f"{results['bytes'] / 1e6:.1f} MB of weights"
-    ended = (
-        f"{health['ended']} of {health['prompts']} answers ended" if health["prompts"] else "no answers tried"
-    )
-    return [f"{size} in {results['shards']} file(s), all finite; {ended}"]
-
-
-def _score_words(results: Results) -> list[str]:
-    return [
-        f"{task}: n={score['n']}, right: {score['symbolic']:g} symbolic, {score['legacy']:g} legacy; "
-        f"mean {score['mean_response_tokens']:.1f} tokens, {score['truncated']:g} cut"
-        for task, score in results.items()
-    ]
-
-
-def _bpc_words(results: Results) -> list[str]:
-    return [
-        f"{name}: {row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}] {row['unit']}, n={row['n']} texts"
-        for name, row in results.items()
-    ]
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in reasons.items())
