@@ -93,9 +93,9 @@ def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp
     monkeypatch.setattr(api, "completion", read)
     port = free_port()
     argv = [*ENGINE.split(), *vllm_arguments(ModelRef(model), GREEDY, Launch(), 512, port)]
-    with serving(argv, port, tmp_path / "server.log") as server:
+    with serving(argv, port, tmp_path / "server.log") as (url, _):
         for prompt_format in ("chat", "raw"):
-            asked = replace(GREEDY, backend="endpoint", endpoints=[server.url], prompt_format=prompt_format)
+            asked = replace(GREEDY, backend="endpoint", endpoints=[url], prompt_format=prompt_format)
             found, numerics = answers(model, asked)
             assert found == local[prompt_format]
             assert {"stop", "length"} == {c.finish_reason for c in found.values()}

@@ -4,10 +4,11 @@ body(Request("a", messages), sampling)    -> {"messages": [...], "max_tokens": 1
 completion(request, answer, opened="")    -> Completion("a", "<think>...", "stop", 41, 812)
 """
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.request import urlopen
 
@@ -17,17 +18,14 @@ from ..inputs.chat import THINK
 from ..recipe.sections import Generation
 from ..system.files import digest
 from . import Completion, Request
+from .progress import say
 
 PROBE_TIMEOUT = 30.0  # seconds; also of connecting
 KEEPALIVE_SECONDS = 3.0  # below the 5 s after which vLLM closes an idle connection
 # A long response may wait behind others; servers that hang are noticed by probes.
 REQUEST_SECONDS = 4 * 3600.0
-BROKEN = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)  # what reading an answer of another shape raises
+STRIKES = 3  # failures or unanswered probes in a row, after which a server is taken out
+BROKEN = (ValueError, LookupError, TypeError, AttributeError)  # of reading an answer of another shape
 
 
 class Transient(Exception):
@@ -47,21 +45,39 @@ def session(key: str) -> aiohttp.ClientSession:
 
 
 @dataclass
-class Api:
-    """A server's address and the key that it wants, which is sent and never told."""
+class Server:
+    """A server and how it does; `out` says why it is asked nothing, and is empty while it is in.
+
+    The key is sent and never told. `room` is for how many requests at a time.
+    """
 
     url: str
     key: str
+    room: int
+    model: str = ""
+    out: str = "has not been asked"
+    strikes: int = STRIKES
+    asked: set[asyncio.Task[Completion]] = field(default_factory=set)
 
-    async def served(self, http: aiohttp.ClientSession) -> list[str]:
-        """Names of the models that the server lists. Raises Transient with the reason why there are none."""
+    def strike(self, reason: str) -> None:
+        """Count a failure, and take the server out after STRIKES in a row."""
+        self.strikes += 1
+        if self.strikes >= STRIKES and self.out != reason:
+            say(f"{self.url} {reason}")
+            self.out = reason
+
+    async def served(self, http: aiohttp.ClientSession, names: Sequence[str]) -> str:
+        """The first of a model's names that the server lists. Raises Transient with the reason if none is."""
         timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
         with _failures("list of models at /v1/models"):
             async with http.get(f"{self.url}/v1/models", timeout=timeout) as response:
                 if response.status in (401, 403):
                     refused = f"refuses the key (status {response.status})"
                     raise Transient(f"{refused}: generation.api_key_env names its variable")
-                return [entry["id"] for entry in json.loads(await response.read())["data"]]
+                listed = [entry["id"] for entry in json.loads(await response.read())["data"]]
+            if found := [name for name in names if name in listed]:
+                return found[0]
+            raise Transient(f"does not serve {names[0]}, only {', '.join(listed)}")
 
     async def ask(
         self, http: aiohttp.ClientSession, request: Request, body: dict[str, Any], opened: str
