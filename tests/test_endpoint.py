@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, TINY
 from servers import ANSWER, FaultyServer, client_argv, completion
 
-from micota_lf.backends import Request, api, endpoint, open_backend
+from micota_lf.backends import Request, endpoint, open_backend
 from micota_lf.backends.progress import summary_lines
 from micota_lf.errors import StepFailed, UserError
 from micota_lf.inputs.problems import Prompts
@@ -152,7 +152,7 @@ def test_a_server_that_dies_is_taken_out_and_comes_back(serve, monkeypatch, caps
 
 
 def test_what_a_hanging_server_holds_goes_to_another(serve, monkeypatch):
-    monkeypatch.setattr(api, "PROBE_TIMEOUT", 1.0)
+    monkeypatch.setattr(endpoint, "PROBE_TIMEOUT", 1.0)
     well, hanging = serve(), serve()
     # Once it is asked for a completion, its list of models hangs too.
     hanging.fault = lambda prompt, nth: (hanging.server.shutdown(), "hang")[1]
@@ -277,7 +277,7 @@ def test_a_set_resumed_with_other_numerics_lists_both(serve, tmp_path):
     with pytest.raises(StepFailed):
         generate(MODEL, Prompts("tiny:two", limit=4), out, sampling)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api.Server, "version", lambda self: "vllm 9.9")
+        patch.setattr(endpoint.Server, "version", lambda self: "vllm 9.9")
         generate(MODEL, Prompts("tiny:two", limit=4), out, sampling)
     assert read_json(out.with_suffix(".meta.json"))["numerics"] == [
         {"backend": "endpoint", "versions": ["vllm 0.0"]}, {"backend": "endpoint", "versions": ["vllm 9.9"]},

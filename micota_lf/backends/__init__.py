@@ -8,7 +8,7 @@ A new backend is a module here, and its name's place in `Generation.backend`.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -62,11 +62,11 @@ class Launch:
 DEFAULT_LAUNCH = Launch()
 
 
-class Backend:
+class Base:
     """What every backend is made from, and does."""
 
     def __init__(self, model: ModelRef, sampling: Generation, launch: Launch) -> None:
-        self.model, self.sampling, self.launch = model, sampling, launch
+        self.model, self.sampling, self.launch, self.held = model, sampling, launch, ExitStack()
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield one completion a request, as they finish, in any order.
@@ -81,10 +81,11 @@ class Backend:
 
     def close(self) -> None:
         """Free what the backend holds (memory, a server)."""
+        self.held.close()
 
 
 @contextmanager
-def open_backend(model: ModelRef, sampling: Generation, launch: Launch = DEFAULT_LAUNCH) -> Iterator[Backend]:
+def open_backend(model: ModelRef, sampling: Generation, launch: Launch = DEFAULT_LAUNCH) -> Iterator[Base]:
     """Open the backend that `sampling` names and close it on every way out."""
     module = import_module(f".{sampling.backend}", __name__)
     with closing(module.Backend(model, sampling, launch)) as backend:

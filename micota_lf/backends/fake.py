@@ -4,8 +4,7 @@ import random
 from collections.abc import Iterable, Iterator
 
 from ..system.files import digest
-from . import Backend as Base
-from . import Completion, Request
+from . import Base, Completion, Request
 
 
 class Backend(Base):

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,7 @@ from ..inputs.hub import positions
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
 from ..system.processes import engine_argv, last_errors, running, vllm_numerics
-from . import Backend as Base
-from . import Completion, Launch, Request, check_positions, endpoint
+from . import Base, Completion, Launch, Request, check_positions, endpoint
 
 HOST = "127.0.0.1"
 START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
@@ -40,20 +39,17 @@ ADVICE = (
 class Backend(Base):
     """A vLLM server that lives as long as the backend."""
 
-    def __init__(self, model: ModelRef, sampling: Generation, launch: Launch) -> None:
-        super().__init__(model, sampling, launch)
-        self.command, self.stack, self.chat = engine_argv(launch.engine), ExitStack(), load_chat(model)
-
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Start the server with room for the longest of these prompts, then ask it."""
+        command, chat = engine_argv(self.launch.engine), load_chat(self.model)
         requests, max_tokens = list(requests), self.sampling.max_tokens
-        prompts = (self.chat.prompt(r.messages) if r.raw is None else r.raw for r in requests)
-        longest, limit = max(self.chat.counts(prompts)), positions(self.model)
+        prompts = (chat.prompt(r.messages) if r.raw is None else r.raw for r in requests)
+        longest, limit = max(chat.counts(prompts)), positions(self.model)
         check_positions(longest, max_tokens, limit)
         room, port = longest + max_tokens + SPARE_TOKENS, free_port()
         arguments = vllm_arguments(self.model, self.sampling, self.launch, min(room, limit or room), port)
-        server = serving([*self.command, *arguments], port, self.launch.log.absolute())
-        url, alive = self.stack.enter_context(server)
+        server = serving([*command, *arguments], port, self.launch.log.absolute())
+        url, alive = self.held.enter_context(server)
         sampling = replace(self.sampling, endpoints=[url], api_key_env=None)
         self.asked = endpoint.Backend(self.model, sampling, self.launch, alive)
         return self.asked.complete(requests)
@@ -65,10 +61,6 @@ class Backend(Base):
             "tensor_parallel": self.launch.tensor_parallel, "data_parallel": self.launch.data_parallel,
             **vllm_numerics(self.launch.log),
         }  # fmt: skip
-
-    def close(self) -> None:
-        """Stop the server."""
-        self.stack.close()
 
 
 def vllm_arguments(
@@ -119,6 +111,5 @@ def _check(process: subprocess.Popen[bytes], log: Path, late: bool = False) -> N
 
 def free_port() -> int:
     """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
+    with socket.create_server((HOST, 0)) as probe:
         return int(probe.getsockname()[1])

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import UserError, nearest
-from ..inputs.chat import load_chat, opened_thought, overlong
+from ..inputs.chat import load_chat, opened_thought, row_lengths
 from ..inputs.problems import Prompts, chat
 from ..inputs.references import ModelRef
 from ..system.files import read_json, write_json
@@ -95,7 +95,7 @@ def _compared(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[s
         training = encode(messages[-1]["content"], response)
         found, after_end = _differences(training, original, prompt, response, stops)
         row = {"prompt": messages[-1]["content"], "response": response}
-        counted = overlong([row], counter, NO_CUTOFF, prompts.system).longest
+        (counted,) = row_lengths([row], counter, prompts.system)
         if not found and counted != len(training):
             found = f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"
         if found:

@@ -166,7 +166,7 @@ def _longest(
     counted: dict[int, tuple[int, int]] = {}
     for tokens in chats.values():
         if id(tokens) not in counted:
-            own, *others = (tokens.longest_prompt(messages) for messages in asked.values())
+            own, *others = (max(tokens.counts(map(tokens.prompt, one)), default=0) for one in asked.values())
             counted[id(tokens)] = own, max(others, default=own)
     if counted:
         most = max(own for own, _ in counted.values())
@@ -177,7 +177,8 @@ def _longest(
 def _cutoff(one: Mapping[str, Any], tokens: Chat, prompt: int, system: str | None, report: Report) -> None:
     """Warn of a cutoff that the longest possible row exceeds: the rows themselves are counted later."""
     try:
-        most = prompt + one["max_tokens"] + tokens.counts([tokens.frame(system).after])[0]
+        _, _, after = tokens.frame(system)
+        most = prompt + one["max_tokens"] + tokens.counts([after])[0]
     except UserError as error:
         report.problems.append(f"{one['model']}: {error}")
         return
