@@ -96,8 +96,6 @@ class Backend(Base):
     ) -> None:
         super().__init__(model, sampling, launch)
         self.alive = alive
-        if not sampling.endpoints:
-            raise UserError("generation.endpoints: the backend 'endpoint' needs at least one address")
         self.key = os.environ.get(sampling.api_key_env or "", "")
         if sampling.api_key_env and not self.key:
             raise UserError(f"generation.api_key_env: {sampling.api_key_env} is not set in the environment")
@@ -119,12 +117,14 @@ class Backend(Base):
         """Yield completions as they come. Raises UserError if no endpoint serves the model."""
         self.todo = deque((request, 0) for request in requests)  # with the number of failures
         self.found: list[Completion] = []
-        left = len(self.todo)
+        self.seen, left = time.monotonic(), len(self.todo)  # seen: when a server was last in
         with asyncio.Runner() as runner:
+            work = runner.get_loop().create_task(self._work())
             try:
-                runner.run(self._start())
                 while left:
-                    runner.run(asyncio.sleep(BATCH_SECONDS))
+                    runner.run(asyncio.wait([work], timeout=BATCH_SECONDS))
+                    if work.done():  # it only ends with an error
+                        work.result()
                     found, self.found = self.found, []
                     yield from found
                     left -= len(found)
@@ -132,7 +132,6 @@ class Backend(Base):
                     self._give_up()
             finally:
                 self.todo.clear()  # nothing more is sent
-                runner.run(self.http.close())
 
     def numerics(self) -> dict[str, Any]:
         """The servers' versions where they tell them; the rest is theirs to know."""
@@ -151,18 +150,18 @@ class Backend(Base):
             "seed": int(digest([sampling.seed, request.id], 7), 16),  # whatever the order of the rows
         }  # fmt: skip
 
-    async def _start(self) -> None:
-        self.http = aiohttp.ClientSession(
+    async def _work(self) -> None:
+        """Send requests, and watch the servers, until it is cancelled."""
+        async with aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=PROBE_TIMEOUT),
-        )
-        await asyncio.gather(*(self._look(server) for server in self.servers))
-        if all(server.out for server in self.servers):
-            raise UserError(f"generation.endpoints: {self._reasons()}")
-        self.seen = time.monotonic()  # when a server was last in
-        self.watches = [asyncio.create_task(self._watch(server)) for server in self.servers]
-        self._send()
+        ) as self.http:
+            await asyncio.gather(*(self._look(server) for server in self.servers))
+            if all(server.out for server in self.servers):
+                raise UserError(f"generation.endpoints: {self._reasons()}")
+            self._send()
+            await asyncio.gather(*(self._watch(server) for server in self.servers))
 
     def _send(self, *more: tuple[Request, int]) -> None:
         """Put requests to those that wait, and send what the servers have room for."""
@@ -199,13 +198,12 @@ class Backend(Base):
             self.found.append(task.result())
             server.strikes, server.room = 0, min(self.most, server.room + 1)
         except Transient as error:
-            full = isinstance(error, Full) and server.room > 1
-            if full:
+            if full := isinstance(error, Full) and server.room > 1:
                 server.room -= 1
             else:
                 server.strike(f"has failed {STRIKES} times in a row: {error}")
             self._retry(request, failures + (not full), str(error))
-        except asyncio.CancelledError:  # the server has been taken out
+        except asyncio.CancelledError:  # the server has been taken out, or nobody wants more
             self._retry(request, failures + 1, "no answer")
         self._send()
 

@@ -45,8 +45,7 @@ class Backend(Base):
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield completions a batch at a time; prompts of like length share a batch."""
-        encoded = [(request.id, *self._encode(request)) for request in requests]
-        encoded.sort(key=lambda entry: len(entry[1]))
+        encoded = sorted((self._encode(request) for request in requests), key=lambda entry: len(entry[1]))
         limit = getattr(self.loaded.config, "max_position_embeddings", None)
         check_positions(max((len(ids) for _, ids, _ in encoded), default=0), self.sampling.max_tokens, limit)
         for start in range(0, len(encoded), self.sampling.batch_size):
@@ -69,13 +68,13 @@ class Backend(Base):
         """Drop the weights."""
         del self.loaded
 
-    def _encode(self, request: Request) -> tuple[list[int], str]:
-        """The prompt's tokens, and the thought that a chat template opens at its end."""
+    def _encode(self, request: Request) -> tuple[str, list[int], str]:
+        """The request's id, its prompt's tokens, and the thought that a chat template opens at its end."""
         chat = request.raw is None and self.tokenizer.chat_template is not None
         render = self.tokenizer.apply_chat_template
         text = render(request.messages, tokenize=False, add_generation_prompt=True) if chat else request.text
         ids: list[int] = self.tokenizer(text, add_special_tokens=not chat)["input_ids"]
-        return ids, opened_thought(text) if chat else ""
+        return request.id, ids, opened_thought(text) if chat else ""
 
     def _complete_batch(self, batch: list[tuple[str, list[int], str]], start: int) -> Iterator[Completion]:
         import torch
