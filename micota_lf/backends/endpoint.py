@@ -203,8 +203,9 @@ class Backend(Base):
             else:
                 server.strike(f"has failed {STRIKES} times in a row: {error}")
             self._retry(request, failures + (not full), str(error))
-        except asyncio.CancelledError:  # the server has been taken out, or nobody wants more
-            self._retry(request, failures + 1, "no answer")
+        except asyncio.CancelledError:
+            if server.out:  # otherwise the run ends
+                self._retry(request, failures + 1, "no answer")
         self._send()
 
     def _retry(self, request: Request, failures: int, reason: str) -> None:
