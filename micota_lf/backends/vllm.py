@@ -102,6 +102,7 @@ def serving(argv: list[str], port: int, log: Path) -> Iterator[tuple[str, Callab
 
 
 def _check(process: subprocess.Popen[bytes], log: Path, late: bool = False) -> None:
+    """Raise StepFailed, with the log's last words, if the server has died or it is too late."""
     dead = process.poll() is not None
     if dead or late:
         what = "the vLLM server has died" if dead else f"no vLLM server after {START_SECONDS:.0f} s"
