@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, TINY
 from servers import ANSWER, FaultyServer, client_argv, completion
 
-from micota_lf.backends import Request, api, endpoint, open_backend
+from micota_lf.backends import Request, endpoint, open_backend
 from micota_lf.errors import StepFailed, UserError
 from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import ModelRef
@@ -100,8 +100,8 @@ def test_a_server_that_takes_few_at_a_time_gets_few(serve):
 
 
 def test_servers_share_the_work_and_each_is_asked_so_much_at_a_time(serve, monkeypatch):
-    monkeypatch.setattr(endpoint, "WORKERS", 10)
-    monkeypatch.setattr(endpoint, "MOST_WORKERS", 10)
+    monkeypatch.setattr(endpoint, "ROOM", 10)
+    monkeypatch.setattr(endpoint, "MOST_ROOM", 10)
     servers = [serve(delay=0.05), serve(delay=0.05)]
     asked(*servers, n=200)
     assert all(60 < server.asked.total() < 140 and server.most_busy <= 10 for server in servers)
@@ -128,8 +128,8 @@ def test_a_server_that_was_full_gets_more_again(serve):
 
 
 def test_a_server_that_dies_is_taken_out_and_comes_back(serve, monkeypatch, capsys):
-    monkeypatch.setattr(endpoint, "WORKERS", 4)
-    monkeypatch.setattr(endpoint, "MOST_WORKERS", 4)
+    monkeypatch.setattr(endpoint, "ROOM", 4)
+    monkeypatch.setattr(endpoint, "MOST_ROOM", 4)
     first, second = serve(delay=0.02), serve(delay=0.02)
     sampling = Generation(backend="endpoint", endpoints=[first.url, second.url + "/v1/"])
     requests = [Request(str(n), [{"role": "user", "content": str(n)}]) for n in range(400)]
@@ -151,7 +151,7 @@ def test_a_server_that_dies_is_taken_out_and_comes_back(serve, monkeypatch, caps
 
 
 def test_what_a_hanging_server_holds_goes_to_another(serve, monkeypatch):
-    monkeypatch.setattr(api, "PROBE_TIMEOUT", 1.0)
+    monkeypatch.setattr(endpoint, "PROBE_TIMEOUT", 1.0)
     well, hanging = serve(), serve()
     # Once it is asked for a completion, its list of models hangs too.
     hanging.fault = lambda prompt, nth: (hanging.server.shutdown(), "hang")[1]
@@ -276,7 +276,7 @@ def test_a_set_resumed_with_other_numerics_lists_both(serve, tmp_path):
     with pytest.raises(StepFailed):
         generate(MODEL, Prompts("tiny:two", limit=4), out, sampling)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api.Api, "version", lambda self: "vllm 9.9")
+        patch.setattr(endpoint.Server, "version", lambda self: "vllm 9.9")
         generate(MODEL, Prompts("tiny:two", limit=4), out, sampling)
     assert read_json(out.with_suffix(".meta.json"))["numerics"] == [
         {"backend": "endpoint", "versions": ["vllm 0.0"]}, {"backend": "endpoint", "versions": ["vllm 9.9"]},

@@ -23,7 +23,7 @@ from micota_lf.inputs.benchmarks import (
     benchmark_named,
     package_benchmarks,
 )
-from micota_lf.inputs.chat import Chat, load_chat, opened_thought, overlong, overlong_problem
+from micota_lf.inputs.chat import Chat, load_chat, opened_thought, overlong_problem, row_lengths
 from micota_lf.inputs.hub import hub_problems, model_file, positions, weights_directory
 from micota_lf.inputs.problems import Problems, Prompts, chat, load_problems
 from micota_lf.inputs.references import DataRef, ModelRef
@@ -572,21 +572,21 @@ def test_rows_are_counted_as_llamafactory_counts_them(system):
         return made["input_ids"][0], tokenizer.decode(made["labels"][0][-2:])
 
     for row in rows(3):
-        length = overlong([row], counter, 1, system).longest
+        lengths = [length] = row_lengths([row], counter, system)
         whole, end = processed(row, length)
         assert len(whole) == length and end == "<|im_end|>\n"
         assert whole == processed(row, 10_000)[0]
         cut, end = processed(row, length - 1)
         assert len(cut) == length - 1 and cut != whole
-        assert overlong([row], counter, length, system).number == 0
-        assert overlong([row], counter, length - 1, system).number == 1
+        assert overlong_problem(lengths, length) is None
+        assert "1 of 1 rows" in overlong_problem(lengths, length - 1)
 
 
 def test_the_refusal_of_rows_that_would_be_cut_says_how_many_and_what_length_they_need():
-    counter = load_chat(STUDENT)
-    longest = overlong(rows(30), counter, 1).longest
-    assert overlong_problem(overlong(rows(30), counter, longest), longest) is None
-    line = overlong_problem(overlong(rows(30), counter, longest - 1), longest - 1)
+    lengths = row_lengths(rows(30), load_chat(STUDENT))
+    longest = max(lengths)
+    assert overlong_problem(lengths, longest) is None
+    line = overlong_problem(lengths, longest - 1)
     assert line.startswith("train.cutoff_len: 7 of 30 rows (23.3%) are longer than cutoff_len")
     assert line.endswith(f"raise train.cutoff_len to at least {longest}, or lower filter.max_tokens")
-    assert overlong([], counter, 1) == (0, 0, 0)
+    assert row_lengths([], load_chat(STUDENT)) == [] and overlong_problem([], 1) is None

@@ -9,7 +9,7 @@ from conftest import TINY
 from micota_lf import UserError, compile_plan, load_recipe
 from micota_lf.backends import Request, open_backend
 from micota_lf.cli.main import main
-from micota_lf.inputs.chat import load_chat, overlong
+from micota_lf.inputs.chat import load_chat, row_lengths
 from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import DataRef, ModelRef
 from micota_lf.recipe.sections import Generation
@@ -129,8 +129,9 @@ def rows(number):
 def test_a_training_that_would_cut_rows_is_refused_with_the_length_that_it_needs(tmp_path, capsys):
     write_jsonl(tmp_path / "c.jsonl", rows(30))
     words = ["--model", STUDENT.ref, "--corpus", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]
-    longest = overlong(rows(30), load_chat(STUDENT), 1).longest
-    assert overlong(rows(30), load_chat(STUDENT), longest - 1).number == 7  # prompts of two digits
+    lengths = row_lengths(rows(30), load_chat(STUDENT))
+    longest = max(lengths)
+    assert sum(length > longest - 1 for length in lengths) == 7  # prompts of two digits
     settings = ["train.use_cpu=true", "train.bf16=false", f"train.cutoff_len={longest - 1}"]
     assert main(["train", *words, *settings]) == 2
     (line,) = capsys.readouterr().err.splitlines()

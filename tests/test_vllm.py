@@ -17,7 +17,7 @@ from servers import client_argv
 from test_server import complete, gone, processes
 from widened import widened
 
-from micota_lf.backends import DEFAULT_LAUNCH, Launch, Request, api, open_backend
+from micota_lf.backends import DEFAULT_LAUNCH, Launch, Request, endpoint, open_backend
 from micota_lf.backends.vllm import free_port, serving, vllm_arguments
 from micota_lf.errors import StepFailed
 from micota_lf.inputs.problems import Prompts, chat, load_problems, user_text
@@ -83,19 +83,19 @@ def test_a_widened_model_answers_as_the_original_does(local):
 
 def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp_path, monkeypatch):
     """Equal texts, ends, token counts and tokens, in both prompt formats."""
-    told, body, completion = {}, api.body, api.completion
+    told, body, completion = {}, endpoint.Backend.body, endpoint.completion
 
     def read(request, answer, opened):
         told[request.id] = answer["choices"][0]["token_ids"]
         return completion(request, answer, opened)
 
-    monkeypatch.setattr(api, "body", lambda *asked: {**body(*asked), "return_token_ids": True})
-    monkeypatch.setattr(api, "completion", read)
+    monkeypatch.setattr(endpoint.Backend, "body", lambda *asked: {**body(*asked), "return_token_ids": True})
+    monkeypatch.setattr(endpoint, "completion", read)
     port = free_port()
     argv = [*ENGINE.split(), *vllm_arguments(ModelRef(model), GREEDY, Launch(), 512, port)]
-    with serving(argv, port, tmp_path / "server.log") as server:
+    with serving(argv, port, tmp_path / "server.log") as (url, _):
         for prompt_format in ("chat", "raw"):
-            asked = replace(GREEDY, backend="endpoint", endpoints=[server.url], prompt_format=prompt_format)
+            asked = replace(GREEDY, backend="endpoint", endpoints=[url], prompt_format=prompt_format)
             found, numerics = answers(model, asked)
             assert found == local[prompt_format]
             assert {"stop", "length"} == {c.finish_reason for c in found.values()}

@@ -8,11 +8,11 @@ A new backend is a module here, and its name's place in `Generation.backend`.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import UserError
 from ..inputs.references import ModelRef
@@ -62,30 +62,33 @@ class Launch:
 DEFAULT_LAUNCH = Launch()
 
 
-class Backend(Protocol):
-    """What every backend does. It is made from a model, how to sample, and a Launch."""
+class Base:
+    """What every backend is made from, and does."""
+
+    def __init__(self, model: ModelRef, sampling: Generation, launch: Launch) -> None:
+        self.model, self.sampling, self.launch, self.held = model, sampling, launch, ExitStack()
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield one completion a request, as they finish, in any order.
 
         A request that fails yields a completion with `error` set and never ends the others.
         """
-        ...
+        raise NotImplementedError
 
     def numerics(self) -> dict[str, Any]:
         """What can change a last digit, and with it a greedy token: versions, dtype, parallelism, kernels."""
-        ...
+        return {}
 
     def close(self) -> None:
         """Free what the backend holds (memory, a server)."""
-        ...
+        self.held.close()
 
 
 @contextmanager
-def open_backend(model: ModelRef, sampling: Generation, launch: Launch = DEFAULT_LAUNCH) -> Iterator[Backend]:
+def open_backend(model: ModelRef, sampling: Generation, launch: Launch = DEFAULT_LAUNCH) -> Iterator[Base]:
     """Open the backend that `sampling` names and close it on every way out."""
-    found = import_module(f".{sampling.backend}", __name__).Backend
-    with closing(found(model, sampling, launch)) as backend:
+    module = import_module(f".{sampling.backend}", __name__)
+    with closing(module.Backend(model, sampling, launch)) as backend:
         yield backend
 
 

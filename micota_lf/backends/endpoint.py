@@ -5,60 +5,97 @@
         for completion in backend.complete(requests):
             ...
 
-Each server has workers, each of which takes the next request, asks, and takes another. A success brings the
-server one more; a worker that hears that the server is full ends. A request that fails is tried again, with
+    completion(request, answer, opened="")    -> Completion("a", "<think>...", "stop", 41, 812)
+
+Each request goes to the server that is least busy, of those that have room. A success makes room for one
+more; a server that says that it is full has room for one less. A request that fails is tried again, with
 back-off; one that is refused (4xx) is an error at once. A server that fails time and again or hangs is taken
 out, and back in once it lists the model again. With all of them out for GIVE_UP_SECONDS, what is left ends
 as errors.
 """
 
 import asyncio
+import json
 import os
 import random
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from urllib.request import urlopen
+
+import aiohttp
 
 from ..errors import UserError
-from ..inputs.chat import load_chat, opened_thought
+from ..inputs.chat import THINK, load_chat, opened_thought
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
-from . import Completion, Launch, Request, api
+from ..system.files import digest
+from . import Base, Completion, Launch, Request
 from .progress import say
 
 # Twice vLLM's usual number of running sequences (256): a full server, and a queue that keeps it full.
-WORKERS, MOST_WORKERS = 512, 4096
+ROOM, MOST_ROOM = 512, 4096
 TRIES = 6
 STRIKES = 3  # failures or unanswered probes in a row, after which a server is taken out
 BACKOFF_SECONDS, LONGEST_BACKOFF = 1.0, 60.0
 PROBE_SECONDS = 5.0
+PROBE_TIMEOUT = 30.0  # seconds; also of connecting
+KEEPALIVE_SECONDS = 3.0  # below the 5 s after which vLLM closes an idle connection
+# A long response may wait behind others; servers that hang are noticed by probes.
+REQUEST_SECONDS = 4 * 3600.0
 GIVE_UP_SECONDS = 300.0
+BATCH_SECONDS = 0.05  # what comes within it is given on together
+BROKEN = (ValueError, LookupError, TypeError, AttributeError)  # of reading an answer of another shape
+
+
+class Transient(Exception):
+    """A failure that another try may heal."""
+
+
+class Full(Transient):
+    """The server is well, but has no room for the request now."""
 
 
 @dataclass
-class Server(api.Api):
+class Server:
     """One endpoint and how it does; `out` says why it is asked nothing, and is empty while it is in."""
 
-    allowed: int  # workers: requests at a time
+    url: str
+    room: int  # for so many requests at a time
     model: str = ""
     out: str = "has not been asked"
     strikes: int = STRIKES
-    workers: set[asyncio.Task[None]] = field(default_factory=set)
+    asked: set[asyncio.Task[Completion]] = field(default_factory=set)
+
+    def strike(self, reason: str) -> None:
+        """Count a failure, and take the server out after STRIKES in a row."""
+        self.strikes += 1
+        if self.strikes >= STRIKES and self.out != reason:
+            say(f"{self.url} {reason}")
+            self.out = reason
+
+    def version(self) -> str:
+        """What vLLM tells of itself; other servers tell nothing."""
+        try:
+            with urlopen(f"{self.url}/version", timeout=PROBE_TIMEOUT) as response:
+                return f"vllm {json.load(response)['version']}"
+        except (OSError, *BROKEN):
+            return "unknown"
 
 
-class Backend:
+class Backend(Base):
     """Completions of the servers that serve the model; `alive` may raise to end them all."""
-
-    found: list[Completion]
 
     def __init__(
         self, model: ModelRef, sampling: Generation, launch: Launch, alive: Callable[[], None] = lambda: None
     ) -> None:
-        self.model, self.sampling, self.alive = model, sampling, alive
-        if not sampling.endpoints:
-            raise UserError("generation.endpoints: the backend 'endpoint' needs at least one address")
+        super().__init__(model, sampling, launch)
+        self.alive = alive
         self.key = os.environ.get(sampling.api_key_env or "", "")
         if sampling.api_key_env and not self.key:
             raise UserError(f"generation.api_key_env: {sampling.api_key_env} is not set in the environment")
@@ -72,131 +109,183 @@ class Backend:
         urls = dict.fromkeys(url.rstrip("/").removesuffix("/v1") for url in sampling.endpoints)
         _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # each request holds one
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-        self.most = MOST_WORKERS if files < 0 else min(MOST_WORKERS, max(1, (files - 256) // len(urls)))
-        self.servers = [Server(url, self.key, min(WORKERS * launch.data_parallel, self.most)) for url in urls]
+        self.most = MOST_ROOM if files < 0 else min(MOST_ROOM, max(1, (files - 256) // len(urls)))
+        room = min(ROOM * launch.data_parallel, self.most)
+        self.servers = [Server(url, room) for url in urls]
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield completions as they come. Raises UserError if no endpoint serves the model."""
+        self.todo = deque((request, 0) for request in requests)  # with the number of failures
+        self.found: list[Completion] = []
+        self.seen, left = time.monotonic(), len(self.todo)  # seen: when a server was last in
         with asyncio.Runner() as runner:
+            work = runner.get_loop().create_task(self._work())
             try:
-                runner.run(self._start(list(requests)))
-                while self.left or self.found:
-                    runner.run(self.news.wait())
-                    self.news.clear()
+                while left:
+                    runner.run(asyncio.wait([work], timeout=BATCH_SECONDS))
+                    if work.done():  # it only ends with an error
+                        work.result()
                     found, self.found = self.found, []
                     yield from found
+                    left -= len(found)
                     self.alive()
                     self._give_up()
             finally:
-                runner.run(self.http.close())
+                self.todo.clear()  # nothing more is sent
 
     def numerics(self) -> dict[str, Any]:
         """The servers' versions where they tell them; the rest is theirs to know."""
         return {"versions": sorted({server.version() for server in self.servers if not server.out})}
 
-    def close(self) -> None:
-        """Nothing is held between calls."""
-
     def body(self, request: Request) -> dict[str, Any]:
-        """What is posted for a request, except for the model's name."""
-        return api.body(request, self.sampling, self.plain)
+        """What is posted for a request, except for the model's name.
 
-    async def _start(self, requests: list[Request]) -> None:
-        self.http, self.seen = api.session(self.key), time.monotonic()  # seen: when a server was last in
-        self.todo = asyncio.Queue[tuple[Request, int]]()  # with the number of failures
-        self.left, self.found, self.news = len(requests), [], asyncio.Event()
-        for request in requests:
-            self.todo.put_nowait((request, 0))
-        await asyncio.gather(*(self._look(server) for server in self.servers))
-        if all(server.out for server in self.servers):
-            raise UserError(f"generation.endpoints: {self._reasons()}")
-        self.watches = [asyncio.create_task(self._watch(server)) for server in self.servers]
-        self._hire()
+        Everything that a server may have its own default for is said outright.
+        """
+        sampling, chat = self.sampling, request.raw is None and not self.plain
+        return {
+            **({"messages": request.messages} if chat else {"prompt": request.text}),
+            "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
+            "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
+            "seed": int(digest([sampling.seed, request.id], 7), 16),  # whatever the order of the rows
+        }  # fmt: skip
 
-    def _hire(self) -> None:
-        """Start the workers that are allowed, the servers in turn, so that they share what comes first."""
-        while short := [s for s in self.servers if not s.out and len(s.workers) < s.allowed]:
-            for server in short:
-                server.workers.add(asyncio.create_task(self._work(server)))
+    async def _work(self) -> None:
+        """Send requests, and watch the servers, until it is cancelled."""
+        async with aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=PROBE_TIMEOUT),
+        ) as self.http:
+            await asyncio.gather(*(self._look(server) for server in self.servers))
+            if all(server.out for server in self.servers):
+                raise UserError(f"generation.endpoints: {self._reasons()}")
+            self._send()
+            await asyncio.gather(*(self._watch(server) for server in self.servers))
 
-    async def _work(self, server: Server) -> None:
+    def _send(self, *more: tuple[Request, int]) -> None:
+        """Put requests to those that wait, and send what the servers have room for."""
+        self.todo.extend(more)
+        while self.todo and (free := [s for s in self.servers if not s.out and len(s.asked) < s.room]):
+            server = min(free, key=lambda server: len(server.asked))
+            request, failures = self.todo.popleft()
+            task = asyncio.create_task(self._ask(server, request))
+            server.asked.add(task)
+            task.add_done_callback(partial(self._receive, server, request, failures))
+
+    async def _ask(self, server: Server, request: Request) -> Completion:
+        """One completion, with an error if it is refused (4xx). Raises Transient for what may pass."""
+        body = {"model": server.model, **self.body(request)}
+        path = "completions" if "prompt" in body else "chat/completions"
+        with _failures("completion"):
+            async with self.http.post(f"{server.url}/v1/{path}", json=body) as response:
+                status, text = response.status, await response.read()
+            if status == 200:
+                return completion(request, json.loads(text), self.opened)
+        words = f"status {status}: {' '.join(text.decode(errors='replace').split())[:500]}"
+        words = words.replace(self.key, "***") if self.key else words  # it is told to nobody
+        if status in (408, 429):
+            raise Full(words)
+        if status >= 500:
+            raise Transient(words)
+        return Completion(request.id, error=words)
+
+    def _receive(
+        self, server: Server, request: Request, failures: int, task: asyncio.Task[Completion]
+    ) -> None:
+        server.asked.discard(task)
         try:
-            while not server.out and len(server.workers) <= server.allowed:
-                request, failures = await self.todo.get()
-                if server.out:
-                    self.todo.put_nowait((request, failures))
-                else:
-                    await self._ask(server, request, failures)
-        finally:
-            server.workers.discard(asyncio.current_task())
-
-    async def _ask(self, server: Server, request: Request, failures: int) -> None:
-        try:
-            body = {"model": server.model, **self.body(request)}
-            self._end(await server.ask(self.http, request, body, self.opened))
-            server.strikes, server.allowed = 0, min(self.most, server.allowed + 1)
-            self._hire()
-        except api.Transient as error:
-            full = error.overload and server.allowed > 1
-            if full:
-                server.allowed -= 1
+            self.found.append(task.result())
+            server.strikes, server.room = 0, min(self.most, server.room + 1)
+        except Transient as error:
+            if full := isinstance(error, Full) and server.room > 1:
+                server.room -= 1
             else:
-                self._strike(server, f"has failed {STRIKES} times in a row: {error}")
+                server.strike(f"has failed {STRIKES} times in a row: {error}")
             self._retry(request, failures + (not full), str(error))
         except asyncio.CancelledError:
-            self._retry(request, failures + 1, "no answer")
-            raise
+            if server.out:  # otherwise the run ends
+                self._retry(request, failures + 1, "no answer")
+        self._send()
 
     def _retry(self, request: Request, failures: int, reason: str) -> None:
         if failures == TRIES:
-            self._end(Completion(request.id, error=f"{reason} (tried {TRIES} times)"))
+            self.found.append(Completion(request.id, error=f"{reason} (tried {TRIES} times)"))
             return
         delay = min(LONGEST_BACKOFF, BACKOFF_SECONDS * 2**failures) * random.uniform(0.5, 1)
-        asyncio.get_running_loop().call_later(delay, self.todo.put_nowait, (request, failures))
-
-    def _end(self, completion: Completion) -> None:
-        self.left -= 1
-        self.found.append(completion)
-        self.news.set()
+        asyncio.get_running_loop().call_later(delay, self._send, (request, failures))
 
     async def _watch(self, server: Server) -> None:
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             await self._look(server)
-            self._hire()
-            self.news.set()
+            self._send()
 
     async def _look(self, server: Server) -> None:
         """Take a server in that lists the model, and out with all it has if it time and again does not."""
         try:
-            listed = await server.served(self.http)
-            server.model = next((n for n in (self.model.ref, self.model.resolved) if n in listed), "")
-            if not server.model:
-                raise api.Transient(f"does not serve {self.model.ref}, only {', '.join(listed)}")
-        except api.Transient as error:
-            self._strike(server, str(error))
-            while server.out and server.workers:
-                server.workers.pop().cancel()
+            server.model = await self._served(server)
+        except Transient as error:
+            server.strike(str(error))
+            for task in server.asked if server.out else ():
+                task.cancel()
             return
         if server.out:
             say(f"{server.url} answers")
         server.out, server.strikes = "", 0
 
-    def _strike(self, server: Server, reason: str) -> None:
-        server.strikes += 1
-        if server.strikes >= STRIKES:
-            if server.out != reason:
-                say(f"{server.url} {reason}")
-            server.out = reason
-            self.news.set()
+    async def _served(self, server: Server) -> str:
+        """The name by which a server lists the model. Raises Transient with the reason if it does not."""
+        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+        with _failures("list of models at /v1/models"):
+            async with self.http.get(f"{server.url}/v1/models", timeout=timeout) as response:
+                if response.status in (401, 403):
+                    refused = f"refuses the key (status {response.status})"
+                    raise Transient(f"{refused}: generation.api_key_env names its variable")
+                listed = [entry["id"] for entry in json.loads(await response.read())["data"]]
+        for name in (self.model.ref, self.model.resolved):
+            if name in listed:
+                return name
+        raise Transient(f"does not serve {self.model.ref}, only {', '.join(listed)}")
 
     def _give_up(self) -> None:
         """Once all servers have been out for GIVE_UP_SECONDS, end what is left as errors."""
         if not all(server.out for server in self.servers):
             self.seen = time.monotonic()
-        while time.monotonic() - self.seen > GIVE_UP_SECONDS and not self.todo.empty():
-            request, _ = self.todo.get_nowait()
-            self._end(Completion(request.id, error=f"no endpoint is left: {self._reasons()}"))
+        while time.monotonic() - self.seen > GIVE_UP_SECONDS and self.todo:
+            request, _ = self.todo.popleft()
+            self.found.append(Completion(request.id, error=f"no endpoint is left: {self._reasons()}"))
 
     def _reasons(self) -> str:
         return "; ".join(f"{server.url} {server.out}" for server in self.servers)
+
+
+def completion(request: Request, answer: dict[str, Any], opened: str) -> Completion:
+    """The completion in a server's answer, its thought whole; ValueError or the like if there is none.
+
+    `opened` is the thought that the chat template opens in the prompt: the text lacks it. A thought that a
+    reasoning parser has split off is put back.
+    """
+    choice, usage = answer["choices"][0], answer["usage"]
+    reason = choice["finish_reason"]
+    if reason not in ("stop", "length"):  # such as `abort`, of a server that is being stopped
+        raise ValueError(f"finish_reason {reason!r}")
+    message = choice.get("message") or {"content": choice["text"]}
+    text = message["content"] or ""
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if thought:
+        text = f"{THINK}\n{thought}" + (f"\n</think>\n\n{text}" if text else "")
+    elif request.raw is None and not text.startswith(THINK):
+        text = opened + text
+    return Completion(request.id, text, reason, usage["prompt_tokens"], usage["completion_tokens"])
+
+
+@contextmanager
+def _failures(wanted: str) -> Iterator[None]:
+    """Raise Transient for no answer at all, and for one that is not what was wanted."""
+    try:
+        yield
+    except (aiohttp.ClientError, OSError) as error:
+        raise Transient(f"does not answer: {str(error) or type(error).__name__}") from error
+    except BROKEN as error:
+        raise Transient(f"its answer is no {wanted}: {error!r}") from error

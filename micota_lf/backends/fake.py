@@ -2,19 +2,13 @@
 
 import random
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from ..inputs.references import ModelRef
-from ..recipe.sections import Generation
 from ..system.files import digest
-from . import Completion, Launch, Request
+from . import Base, Completion, Request
 
 
-class Backend:
+class Backend(Base):
     """A short text with a boxed number between 0 and 99."""
-
-    def __init__(self, model: ModelRef, sampling: Generation, launch: Launch) -> None:
-        self.model, self.sampling = model, sampling
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield them in the order of the requests."""
@@ -24,10 +18,3 @@ class Backend:
             kept = words[: self.sampling.max_tokens]
             reason = "stop" if len(kept) == len(words) else "length"
             yield Completion(request.id, " ".join(kept), reason, len(request.text.split()), len(kept))
-
-    def numerics(self) -> dict[str, Any]:
-        """No arithmetic."""
-        return {}
-
-    def close(self) -> None:
-        """Nothing is held."""

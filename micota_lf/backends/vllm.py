@@ -1,20 +1,20 @@
 """A vLLM server of our own: started, asked as any endpoint is, and gone with us, however we end.
 
     argv = [*engine_argv("vllm serve"), *vllm_arguments(model, sampling, launch, 18432, port)]
-    with serving(argv, port, log) as server:
-        requests.get(server.url + "/v1/models")
+    with serving(argv, port, log) as (url, alive):
+        requests.get(url + "/v1/models")
 
 `processes.running` ends it and all its descendants, also when we are killed: vLLM's own children would
 otherwise hold the GPUs' memory for a while.
 """
 
-import math
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -25,7 +25,7 @@ from ..inputs.hub import positions
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
 from ..system.processes import engine_argv, last_errors, running, vllm_numerics
-from . import Completion, Launch, Request, check_positions, endpoint
+from . import Base, Completion, Launch, Request, check_positions, endpoint
 
 HOST = "127.0.0.1"
 START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
@@ -36,25 +36,22 @@ ADVICE = (
 )
 
 
-class Backend:
+class Backend(Base):
     """A vLLM server that lives as long as the backend."""
-
-    def __init__(self, model: ModelRef, sampling: Generation, launch: Launch) -> None:
-        self.model, self.sampling, self.launch = model, sampling, launch
-        self.command, self.stack, self.chat = engine_argv(launch.engine), ExitStack(), load_chat(model)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Start the server with room for the longest of these prompts, then ask it."""
+        command, chat = engine_argv(self.launch.engine), load_chat(self.model)
         requests, max_tokens = list(requests), self.sampling.max_tokens
-        prompts = (self.chat.prompt(r.messages) if r.raw is None else r.raw for r in requests)
-        longest, limit = max(self.chat.counts(prompts)), positions(self.model)
+        prompts = (chat.prompt(r.messages) if r.raw is None else r.raw for r in requests)
+        longest, limit = max(chat.counts(prompts)), positions(self.model)
         check_positions(longest, max_tokens, limit)
         room, port = longest + max_tokens + SPARE_TOKENS, free_port()
         arguments = vllm_arguments(self.model, self.sampling, self.launch, min(room, limit or room), port)
-        argv = [*self.command, *arguments]
-        served = self.stack.enter_context(serving(argv, port, self.launch.log.absolute()))
-        sampling = replace(self.sampling, endpoints=[served.url], api_key_env=None)
-        self.asked = endpoint.Backend(self.model, sampling, self.launch, served.check)
+        server = serving([*command, *arguments], port, self.launch.log.absolute())
+        url, alive = self.held.enter_context(server)
+        sampling = replace(self.sampling, endpoints=[url], api_key_env=None)
+        self.asked = endpoint.Backend(self.model, sampling, self.launch, alive)
         return self.asked.complete(requests)
 
     def numerics(self) -> dict[str, Any]:
@@ -64,10 +61,6 @@ class Backend:
             "tensor_parallel": self.launch.tensor_parallel, "data_parallel": self.launch.data_parallel,
             **vllm_numerics(self.launch.log),
         }  # fmt: skip
-
-    def close(self) -> None:
-        """Stop the server."""
-        self.stack.close()
 
 
 def vllm_arguments(
@@ -89,46 +82,35 @@ def vllm_arguments(
     return [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
 
-@dataclass(frozen=True)
-class Served:
-    """A server that was started."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def check(self, deadline: float = math.inf) -> None:
-        """Raise StepFailed, with the log's last words, if the server has died or it is too late."""
-        dead = self.process.poll() is not None
-        if dead or time.monotonic() > deadline:
-            what = "the vLLM server has died" if dead else f"no vLLM server after {START_SECONDS:.0f} s"
-            words = [f"    {line}" for line in last_errors(self.log)]
-            raise StepFailed("\n".join([f"{what}; last lines of {self.log}:", *words, ADVICE]))
-
-
 @contextmanager
-def serving(argv: list[str], port: int, log: Path) -> Iterator[Served]:
+def serving(argv: list[str], port: int, log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Run a server until the block ends; it is healthy when the block begins. Its words go to `log`.
 
-    Raises StepFailed with the last of them if it dies first, or is not there after START_SECONDS.
+    The block is given its address, and a function that raises StepFailed, with the log's last words, if the
+    server has died. So it does if the server dies first or is not there after START_SECONDS.
     """
     log.write_bytes(b"")
+    url, deadline = f"http://{HOST}:{port}", time.monotonic() + START_SECONDS
     with running(argv, log.parent, log) as process:
-        served, deadline = Served(f"http://{HOST}:{port}", process, log), time.monotonic() + START_SECONDS
-        while not _healthy(served.url):
-            served.check(deadline)
+        alive = partial(_check, process, log)
+        while True:
+            with suppress(OSError), urlopen(f"{url}/health", timeout=5):
+                break
+            alive(late=time.monotonic() > deadline)
             time.sleep(0.5)
-        yield served
+        yield url, alive
+
+
+def _check(process: subprocess.Popen[bytes], log: Path, late: bool = False) -> None:
+    """Raise StepFailed, with the log's last words, if the server has died or it is too late."""
+    dead = process.poll() is not None
+    if dead or late:
+        what = "the vLLM server has died" if dead else f"no vLLM server after {START_SECONDS:.0f} s"
+        words = [f"    {line}" for line in last_errors(log)]
+        raise StepFailed("\n".join([f"{what}; last lines of {log}:", *words, ADVICE]))
 
 
 def free_port() -> int:
     """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
+    with socket.create_server((HOST, 0)) as probe:
         return int(probe.getsockname()[1])
-
-
-def _healthy(url: str) -> bool:
-    with suppress(OSError), urlopen(f"{url}/health", timeout=5):
-        return True
-    return False

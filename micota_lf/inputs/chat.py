@@ -2,10 +2,10 @@
 
     chat = load_chat(ModelRef("tiny:student-s"))
     chat.prompt([{"role": "user", "content": "What is 1+1?"}])    -> "<|im_start|>system\\n..."
-    overlong(rows, chat, cutoff_len=512)                          -> Overlong(number=0, ...)
+    row_lengths(rows, chat)                                       -> [412, 388, ...]
 
 LLaMA-Factory cuts a row to `cutoff_len` without a word and the end-of-turn token goes first
-(data/processor/supervised.py, infer_seqlen). `overlong` counts what it would count: the chat template's
+(data/processor/supervised.py, infer_seqlen). `row_lengths` counts what it would count: the chat template's
 prompt and the response with the template's ending, encoded apart, as LLaMA-Factory encodes them. That the
 template named in the recipe gives the same tokens as the model's chat template is what parity.py checks.
 
@@ -19,33 +19,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from ..errors import UserError
 from ..system.files import Row, read_json
 from .hub import model_file
 from .references import ModelRef
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 THINK = "<think>"
 BATCH_ROWS = 256  # texts encoded at once: bounds memory, keeps all cores busy
 USER_MARK, RESPONSE_MARK = "USERMARK0", "RESPONSEMARK0"  # survive templates that strip or cut at <think>
-
-
-class Frame(NamedTuple):
-    """What a chat template puts around the user's message and the response."""
-
-    before: str
-    between: str
-    after: str
-
-
-class Overlong(NamedTuple):
-    """Rows that LLaMA-Factory would cut: how many of how many, and the longest row's tokens."""
-
-    number: int
-    longest: int
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -72,15 +55,13 @@ class Chat:
         """Tokens of each text, without special tokens added."""
         texts = list(texts)
         encode = partial(self.tokenizer.encode_batch_fast, add_special_tokens=False)
-        batches = (texts[start : start + BATCH_ROWS] for start in range(0, len(texts), BATCH_ROWS))
-        return [len(encoding) for batch in batches for encoding in encode(batch)]
+        batches = (encode(texts[start : start + BATCH_ROWS]) for start in range(0, len(texts), BATCH_ROWS))
+        return [len(encoding) for batch in batches for encoding in batch]
 
-    def longest_prompt(self, conversations: Iterable[list[dict[str, str]]]) -> int:
-        """Tokens of the longest prompt."""
-        return max(self.counts(self.prompt(messages) for messages in conversations), default=0)
+    def frame(self, system: str | None = None) -> tuple[str, str, str]:
+        """The chat template's text before the message, between it and the response, and after that.
 
-    def frame(self, system: str | None = None) -> Frame:
-        """The chat template's text around message and response; a thought that it opens is the response's.
+        A thought that the template opens is the response's.
 
         Raises UserError for a template that does not keep the messages as they are.
         """
@@ -92,14 +73,15 @@ class Chat:
             raise UserError("the chat template does not keep the text of its messages")
         before, _, between = prompt.partition(USER_MARK)
         between = between.removesuffix(opened_thought(prompt))
-        return Frame(before, between, whole.partition(RESPONSE_MARK)[2])
+        return before, between, whole.partition(RESPONSE_MARK)[2]
 
 
 def load_chat(model: ModelRef) -> Chat:
     """The tokenizer and chat template of a local model or a hub id; UserError if it has no fast one."""
     from tokenizers import Tokenizer
 
-    file, settings_file, jinja = (model_file(model, name) for name in FILES)
+    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    file, settings_file, jinja = (model_file(model, name) for name in names)
     if file is None:
         raise UserError(f"{model.ref}: has no tokenizer.json, or the hub cannot be reached")
     settings = read_json(settings_file) if settings_file else {}
@@ -152,20 +134,19 @@ def opened_thought(prompt: str) -> str:
     return opened[0] if opened else ""
 
 
-def overlong(rows: Iterable[Row], chat: Chat, cutoff_len: int, system: str | None = None) -> Overlong:
-    """How many rows (`prompt`, `response`) are longer than `cutoff_len` by LLaMA-Factory's count."""
-    frame, rows = chat.frame(system), list(rows)
-    prompts = chat.counts(frame.before + row["prompt"] + frame.between for row in rows)
-    responses = chat.counts(row["response"] + frame.after for row in rows)
-    lengths = [asked + answered for asked, answered in zip(prompts, responses, strict=True)]
-    return Overlong(sum(n > cutoff_len for n in lengths), max(lengths, default=0), len(rows))
+def row_lengths(rows: Iterable[Row], chat: Chat, system: str | None = None) -> list[int]:
+    """Tokens of each row (`prompt`, `response`) by LLaMA-Factory's count."""
+    (before, between, after), rows = chat.frame(system), list(rows)
+    prompts = chat.counts(before + row["prompt"] + between for row in rows)
+    responses = chat.counts(row["response"] + after for row in rows)
+    return [asked + answered for asked, answered in zip(prompts, responses, strict=True)]
 
 
-def overlong_problem(found: Overlong, cutoff_len: int) -> str | None:
+def overlong_problem(lengths: list[int], cutoff_len: int) -> str | None:
     """The refusal of a corpus of which rows would be cut, or None."""
-    number, longest, rows = found
+    number, rows = sum(length > cutoff_len for length in lengths), len(lengths)
     if not number:
         return None
     many = f"{number} of {rows} rows ({number / rows:.1%}) are longer than cutoff_len {cutoff_len}"
-    advice = f"raise train.cutoff_len to at least {longest}, or lower filter.max_tokens"
-    return f"train.cutoff_len: {many} (longest {longest} tokens): {advice}"
+    advice = f"raise train.cutoff_len to at least {max(lengths)}, or lower filter.max_tokens"
+    return f"train.cutoff_len: {many} (longest {max(lengths)} tokens): {advice}"

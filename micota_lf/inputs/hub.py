@@ -12,7 +12,7 @@ from pathlib import Path
 from ..system.files import read_json
 from .references import ModelRef
 
-# Why a file is not had, by the name of huggingface_hub's error: the first that is among an error's classes.
+# Why a file is not had, by the name of huggingface_hub's error, or else of what that derives from.
 REASONS = {
     "GatedRepoError": "is gated: accept its terms on the hub and set HF_TOKEN",
     "RepositoryNotFoundError": "is not on the hub, or not for you: check the id; if private, set HF_TOKEN",
@@ -65,23 +65,18 @@ def hub_problems(models: Mapping[str, ModelRef]) -> dict[str, str]:
     found: dict[str, str] = {}
     unreachable = False  # a hub out of reach is waited for once
     for role, model in models.items():
-        problem = None if model.local else _problem(model, unreachable)
-        if problem:
-            revision = f" (revision {model.revision})" if model.revision else ""
-            found[role] = f"{role}: {model.ref!r}{revision} {problem}"
-            unreachable = unreachable or problem.startswith("is not in the local cache")
-    return found
+        if model.local:
+            continue
+        from huggingface_hub import constants, errors, hf_hub_download  # slow, and seldom needed
 
-
-def _problem(model: ModelRef, offline: bool) -> str | None:
-    from huggingface_hub import constants, errors, hf_hub_download
-
-    for file in ("config.json", "tokenizer_config.json"):
         try:
-            hf_hub_download(model.ref, file, revision=model.revision, local_files_only=offline)
+            for file in ("config.json", "tokenizer_config.json"):
+                hf_hub_download(model.ref, file, revision=model.revision, local_files_only=unreachable)
         except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.HFValidationError) as error:
-            names = [cls.__name__ for cls in type(error).__mro__]
-            reason = next(text for name, text in REASONS.items() if name in names)
+            unreachable = unreachable or isinstance(error, errors.LocalEntryNotFoundError)
             obstacle = OFFLINE if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-            return reason.format(file=file, obstacle=obstacle, error=str(error).split("\n")[0])
-    return None
+            reason = next(REASONS[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in REASONS)
+            reason = reason.format(file=file, obstacle=obstacle, error=str(error).split("\n")[0])
+            revision = f" (revision {model.revision})" if model.revision else ""
+            found[role] = f"{role}: {model.ref!r}{revision} {reason}"
+    return found

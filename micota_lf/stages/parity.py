@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import UserError, nearest
-from ..inputs.chat import load_chat, opened_thought, overlong
+from ..inputs.chat import load_chat, opened_thought, row_lengths
 from ..inputs.hub import model_file
 from ..inputs.problems import Prompts, chat
 from ..inputs.references import ModelRef
@@ -111,7 +111,7 @@ def _after_end(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[
         asked, answered = (original(text, add_special_tokens=False)["input_ids"] for text in texts)
         found = _difference(training, original, prompt, asked + answered, stops)
         row = {"prompt": messages[-1]["content"], "response": response}
-        counted = overlong([row], counter, NO_CUTOFF, prompts.system).longest
+        (counted,) = row_lengths([row], counter, prompts.system)
         if not found and counted != len(training):
             found = f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"
         if found:

@@ -132,7 +132,7 @@ def _longest(step: Context, chats: Mapping[ModelRef, Chat], report: Report) -> L
         return {}
     longest: Longest = {}
     for model, tokens in chats.items():
-        own, *others = map(tokens.longest_prompt, asked)
+        own, *others = (max(tokens.counts(map(tokens.prompt, one)), default=0) for one in asked)
         longest[model] = {GENERATION: own, EVALUATION: max(others, default=own)}
     if longest:
         most = max(found[GENERATION] for found in longest.values())
@@ -161,11 +161,11 @@ def _cutoffs(step: Context, chats: Mapping[ModelRef, Chat], longest: Longest, re
             continue
         tokens, prompt = chats[model], longest[model][GENERATION]
         try:
-            (ending,) = tokens.counts([tokens.frame(step.prompts.system).after])
+            *_, after = tokens.frame(step.prompts.system)
         except UserError as error:
             report.problems.append(f"{role}: {error}")
             continue
-        most = prompt + response + ending
+        most = prompt + response + tokens.counts([after])[0]
         if most > cutoff:
             row = f"prompt {prompt}, response {response}, together {most}; rows are counted before training"
             less = f"{cutoff} is less than the longest row that {role} may meet"

@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from ..errors import StepFailed, UserError
-from ..inputs.chat import load_chat, overlong, overlong_problem
+from ..inputs.chat import load_chat, overlong_problem, row_lengths
 from ..inputs.references import ModelRef
 from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import Recipe, Train
@@ -154,8 +154,8 @@ def check(step: Context) -> None:
     bare = next((n for n, row in enumerate(rows, 1) if not (row.get("prompt") and row.get("response"))), None)
     if bare or not rows:
         raise UserError(f"corpus: {step.inputs['corpus'].ref}: row {bare or 1} has no prompt or no response")
-    found = overlong(rows, load_chat(step.inputs["model"]), settings["cutoff_len"], step.config["system"])
-    if problem := overlong_problem(found, settings["cutoff_len"]):
+    lengths = row_lengths(rows, load_chat(step.inputs["model"]), step.config["system"])
+    if problem := overlong_problem(lengths, settings["cutoff_len"]):
         raise UserError(problem)
 
 
