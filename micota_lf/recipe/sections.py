@@ -10,9 +10,11 @@ Limits and the marks `How` and `Apart` (what enters no step's identity; system/f
 
 import re
 from dataclasses import field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, get_type_hints
 from urllib.parse import urlsplit
 
+import yaml
 from annotated_types import Ge
 from pydantic import AfterValidator, BeforeValidator, Strict
 
@@ -24,6 +26,18 @@ from ..system.fields import Apart, Count, How, Natural, NotNegative, Part, Posit
 RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
 Dtype = Literal["bfloat16", "float16", "float32"]
 Verdict = Literal["legacy", "symbolic"]
+NAMES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
+
+
+class MergeMethod(NamedTuple):
+    """A method of mergekit: its keys, of each model and of the merge, and whether it has a base model."""
+
+    parameters: list[str]
+    options: list[str]
+    base: bool
+
+
+MERGE_METHODS = {name: MergeMethod(**row) for name, row in NAMES["merge_methods"].items()}
 
 
 def _server(url: str) -> str:
@@ -39,17 +53,9 @@ def _steps(number: int) -> int:
     return number
 
 
-# LLaMA-Factory's arguments that the library decides: they follow from the recipe or from the step.
-DECIDED = (
-    "model_name_or_path", "model_revision", "trust_remote_code", "stage", "do_train", "dataset",
-    "dataset_dir", "media_dir", "tokenized_path", "output_dir", "overwrite_output_dir", "default_system",
-    "resume_from_checkpoint", "gradient_accumulation_steps", "include_num_input_tokens_seen",
-)  # fmt: skip
-
-
 def _extra(values: dict[str, Any]) -> dict[str, Any]:
     problems = [f"set train.{key} instead" for key in values if key in get_type_hints(Train)]
-    problems += [f"{key} follows from the recipe or the step" for key in values if key in DECIDED]
+    problems += [f"{key} follows from the recipe or the step" for key in values if key in NAMES["decided"]]
     if problems:
         raise ValueError(f"overrides what the recipe states: {'; '.join(problems)}")
     return values
@@ -153,29 +159,13 @@ class Train:
     logging_steps: How[Count] = 1
 
 
-# Some keys of a section, to be laid over its own values.
+# Some keys of a section, to be laid over its own values; and one of the names of MERGE_METHODS.
 FilterKeys: TypeAlias = dict[str, Any]
 TrainKeys: TypeAlias = dict[str, Any]
+MergeMethodName: TypeAlias = str
 if not TYPE_CHECKING:
     FilterKeys, TrainKeys = keys_of(Filter), keys_of(Train)
-
-
-class MergeMethod(NamedTuple):
-    """A method of mergekit: the keys that it takes beside weight and normalize."""
-
-    parameters: tuple[str, ...] = ()  # of each model
-    options: tuple[str, ...] = ("lambda", "int8_mask")  # of the merge
-    base: bool = True  # whether there is a base model whose task vectors are merged
-
-
-MergeMethodName = Literal["dare_ties", "dare_linear", "ties", "task_arithmetic", "linear"]
-MERGE_METHODS: dict[MergeMethodName, MergeMethod] = {
-    "dare_ties": MergeMethod(("density",), ("lambda", "int8_mask", "rescale")),  # arXiv 2311.03099
-    "dare_linear": MergeMethod(("density",), ("lambda", "int8_mask", "rescale")),
-    "ties": MergeMethod(("density",)),  # arXiv 2306.01708
-    "task_arithmetic": MergeMethod(),  # arXiv 2212.04089
-    "linear": MergeMethod(options=(), base=False),  # arXiv 2203.05482
-}
+    MergeMethodName = Literal[*MERGE_METHODS]
 
 
 @section
@@ -339,13 +329,6 @@ class Engines:
     vllm: How[str] = "vllm serve"
 
 
-# Rows of the paper's Tables 2 and 3: method name to corpus (null: the student untrained).
-METHODS: dict[str, str | None] = {
-    "Instruct": None, "Strong Teacher CoT": "strong", "Half-size CoT": "half", "Mix-Long": "mix-long",
-    "MiCoTA": "micota",
-}  # fmt: skip
-
-
 @section
 class Recipe:
     """One run of the method. The sections are described by their classes.
@@ -362,7 +345,7 @@ class Recipe:
     students: dict[str, Student] = field(default_factory=dict)
     assistants: dict[str, Assistant] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict)
-    methods: dict[str, str | None] = field(default_factory=METHODS.copy)
+    methods: dict[str, str | None] = field(default_factory=NAMES["methods"].copy)
     tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
     filter: Filter = field(default_factory=Filter)
