@@ -16,14 +16,13 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import UserError
-from ..system.fields import Apart, identity, section
+from ..system.fields import Apart, identity
 from ..system.files import Row
 from .problems import Problems, load_problems
 
 DATA_INFO = Path(__file__).parent.parent / "data_info"
 
 
-@section
 class Benchmark(Problems):
     """Test problems of one benchmark, and how its answer column is read.
 

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict
 from ..inputs.benchmarks import Benchmark
 from ..inputs.problems import Prompts
 from ..inputs.references import ModelRef
-from ..system.fields import Apart, Count, How, Natural, NotNegative, Part, Positive, Share, keys_of, section
+from ..system.fields import Apart, Count, How, Natural, NotNegative, Part, Positive, Section, Share, keys_of
 
 RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -67,8 +67,7 @@ def _name(name: str) -> str:
     return name
 
 
-@section
-class Model:
+class Model(Section):
     """A model that is used as it is: a strong teacher, or the short-CoT model of Mix-Long."""
 
     model: str
@@ -80,8 +79,7 @@ class Model:
         return ModelRef(self.model, self.revision)
 
 
-@section
-class Generation:
+class Generation(Section):
     """How responses are sampled. Greedy and 16K tokens are the paper's (section 4.2).
 
     `vllm` starts a server of its own on the step's GPUs; `endpoint` asks OpenAI-compatible servers that run
@@ -105,8 +103,7 @@ class Generation:
     """The environment variable that holds the endpoints' key."""
 
 
-@section
-class Filter:
+class Filter(Section):
     """Which responses become training rows (paper equation 1): right, finished, not too long.
 
     `verdict` names the grader that decides; `none` keeps wrong answers too, as section 3.3 of the paper
@@ -117,8 +114,7 @@ class Filter:
     max_tokens: Count | None = None
 
 
-@section
-class Train:
+class Train(Section):
     """Supervised fine-tuning, in LLaMA-Factory's key names; `global_batch_size` is ours (appendix 6.2).
 
     The gradient accumulation is derived: global_batch_size / (per_device_train_batch_size x devices).
@@ -168,8 +164,7 @@ if not TYPE_CHECKING:
     MergeMethodName = Literal[*MERGE_METHODS]
 
 
-@section
-class Merge:
+class Merge(Section):
     """Merging an assistant before and after fine-tuning, in mergekit's key names (paper section 3.2).
 
     `instruct`: one task vector over the assistant's starting point; weight 0.5 halves it.
@@ -198,16 +193,14 @@ class Merge:
         return ModelRef(given, self.pretrained_revision) if given else None
 
 
-@section
-class Assistant:
+class Assistant(Section):
     """A teacher assistant: the training that `from` names (STUDENT/CORPUS), merged with its start."""
 
     from_: str
     merge: Merge = field(default_factory=Merge)
 
 
-@section
-class Corpus:
+class Corpus(Section):
     """Training rows: the filtered responses of a model (`from`) or of a `file`, or a `mix` of other corpora.
 
     `from` names a teacher, a student (untrained), STUDENT/CORPUS (the student trained on that corpus) or an
@@ -223,7 +216,6 @@ class Corpus:
     seed: Natural = 0
 
 
-@section
 class Student(Model):
     """A model to distil into. `train_for` overrides `train` by corpus name or by teacher name."""
 
@@ -231,8 +223,7 @@ class Student(Model):
     train_for: dict[str, TrainKeys] = field(default_factory=dict)
 
 
-@section
-class Evaluation:
+class Evaluation(Section):
     """lm-eval tasks (name to column title) and how they are run; `verdict` fills the table.
 
     `benchmarks` says where the tasks' problems are (a benchmark NAME, here or in the package's data_info, is
@@ -259,8 +250,7 @@ class Evaluation:
     """Of `vllm`."""
 
 
-@section
-class Bpc:
+class Bpc(Section):
     """Bits per character (paper equation 3, Table 4) of corpora under untrained models.
 
     The equation says "log" and "characters"; the paper's values (0.11 to 0.26) fit the natural
@@ -275,8 +265,7 @@ class Bpc:
     limit: Count | None = None
 
 
-@section
-class Hardware:
+class Hardware(Section):
     """What the run may use. None of it enters a step's identity.
 
     `gpus` are those of one machine; a training uses `train_gpus` of them (null: all) on each of `nodes`
@@ -303,8 +292,7 @@ class Hardware:
     slurm: How[dict[str, Any]] = field(default_factory=dict)
 
 
-@section
-class Estimates:
+class Estimates(Section):
     """Figures behind the GPU-hours of `micota plan`; replace them by what a pilot measured.
 
     `tflops` (peak, bf16) and `mfu` (share of it reached in training) give training times,
@@ -319,8 +307,7 @@ class Estimates:
     default_response_tokens: How[Count] = 1000
 
 
-@section
-class Engines:
+class Engines(Section):
     """Commands of the engines; an entry may be several words, as in `conda run -n lf llamafactory-cli`."""
 
     llamafactory: How[str] = "llamafactory-cli"
@@ -329,8 +316,7 @@ class Engines:
     vllm: How[str] = "vllm serve"
 
 
-@section
-class Recipe:
+class Recipe(Section):
     """One run of the method. The sections are described by their classes.
 
     `name` names the report's directory. `methods` maps the name of a table's row to a corpus (null: the
