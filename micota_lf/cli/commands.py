@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from ..errors import MicotaError, StepFailed, UserError
 from ..plan.compile import compile_plan
-from ..plan.plan import Plan
+from ..plan.plan import PLAN, Plan
 from ..recipe.sections import Recipe
 from ..run import slurm
 from ..run.snakemake import check_engines, pending_steps, run_plan
@@ -238,7 +238,7 @@ def step(args: argparse.Namespace) -> None:
     raw = read_json(args.plan)
     if not isinstance(raw, dict) or args.id not in raw.get("steps", ()):
         raise UserError(f"{args.plan}: no step {args.id!r}")
-    plan, workspace = Plan.from_json(raw), Path(args.plan).absolute().parent.parent
+    plan, workspace = PLAN.validate_python(raw), Path(args.plan).absolute().parent.parent
     if args.parent:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != args.parent:  # it was gone before we could ask

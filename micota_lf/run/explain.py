@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MicotaError
-from ..plan.plan import Plan, Step
+from ..plan.plan import STEP, Plan, Step
 from ..stages import LOG
 from ..system.files import read_json
 from .step import FAILED, RUNNING, finished, state
@@ -73,7 +73,7 @@ def _nearest_finished(step: Step, slots: set[str], workspace: Path) -> Step | No
     """The finished step of the same kind that shares a slot, or else has the fewest differing values."""
     found: list[tuple[bool, int, float, Step]] = []
     for done in workspace.glob(f"{step.kind}/*/done.json"):
-        with suppress(MicotaError, LookupError, TypeError):  # damaged, or another program's
+        with suppress(MicotaError, LookupError, TypeError, ValueError):  # damaged, or another program's
             other, places = _stored(done.with_name("step.json"))
             differing = len(_differences(asdict(other), asdict(step)))
             found.append((not slots & places, differing, -done.stat().st_mtime, other))
@@ -83,4 +83,4 @@ def _nearest_finished(step: Step, slots: set[str], workspace: Path) -> Step | No
 def _stored(path: Path) -> tuple[Step, set[str]]:
     """The step of a `step.json`, and the slots that it had."""
     raw = read_json(path)
-    return Step.from_json(raw), set(raw["slots"])
+    return STEP.validate_python(raw), set(raw["slots"])
