@@ -117,12 +117,12 @@ class Compiler:
 
     def table(self, table: str) -> list[str]:
         """Slots of the steps that fill a table, which are added to the plan."""
-        bpc, evaluation = self.recipe.bpc, self.recipe.evaluation
+        scored, evaluation = self.recipe.bpc, self.recipe.evaluation
         if table == "table4":
-            corpora = [self.corpus(name) for name in bpc.corpora]
-            for name in bpc.models:
+            corpora = [self.corpus(name) for name in scored.corpora]
+            for name in scored.models:
                 self.bpc(f"bpc/{name}", self.named(name), corpora)
-            return [f"bpc/{name}" for name in bpc.models]
+            return [f"bpc/{name}" for name in scored.models]
         if not evaluation.tasks:
             return []
         named = evaluated_models(self.recipe, table)

@@ -35,10 +35,10 @@ def training_named(recipe: Recipe, name: str) -> Training | None:
 def trainings(recipe: Recipe) -> list[Training]:
     """Each training: the assistants', the methods' of every student, those that corpora come from."""
     learnt = [corpus for corpus in recipe.methods.values() if corpus]
-    named = [*recipe.assistants, *(spec.from_ or "" for spec in recipe.corpora.values())]
-    found = (training_named(recipe, name) for name in named)
-    rows = (Training(student, corpus) for student in recipe.students for corpus in learnt)
-    return list(dict.fromkeys([*(one for one in found if one), *rows]))
+    rows = [f"{student}/{corpus}" for student in recipe.students for corpus in learnt]
+    sources = [spec.from_ for spec in recipe.corpora.values() if spec.from_]
+    found = [training_named(recipe, name) for name in (*recipe.assistants, *sources, *rows)]
+    return list(dict.fromkeys(one for one in found if one))
 
 
 def parents(recipe: Recipe, corpus: str) -> list[str]:
