@@ -11,7 +11,7 @@ from conftest import ROOT, TINY
 
 from micota_lf import compile_plan, load_recipe
 from micota_lf.inputs.references import ModelRef
-from micota_lf.plan.plan import Plan
+from micota_lf.plan.plan import PLAN
 from micota_lf.recipe.lineage import training
 from micota_lf.run.snakemake import pending_steps
 
@@ -39,7 +39,7 @@ def changed_slots(base, plan):
 
 
 def test_the_plan_survives_its_file_and_every_step_comes_after_its_inputs(base):
-    assert Plan.from_json(json.loads(json.dumps(asdict(base)))) == base
+    assert PLAN.validate_json(json.dumps(asdict(base))) == base
     seen = set()
     for step_id, step in base.steps.items():
         assert set(step.needs) <= seen

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from ..errors import MicotaError, StepFailed, UserError
-from ..plan.plan import Plan
+from ..plan.plan import PLAN
 from ..run.step import run_step
 from ..system.files import read_json
 from ..system.processes import die_with_parent
@@ -17,7 +17,7 @@ def step(args: argparse.Namespace) -> None:
     raw = read_json(args.plan)
     if not isinstance(raw, dict) or args.id not in raw.get("steps", ()):
         raise UserError(f"{args.plan}: no step {args.id!r}")
-    plan, workspace = Plan.from_json(raw), Path(args.plan).absolute().parent.parent
+    plan, workspace = PLAN.validate_python(raw), Path(args.plan).absolute().parent.parent
     if args.parent:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != args.parent:  # it was gone before we could ask

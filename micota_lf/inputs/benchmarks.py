@@ -16,13 +16,12 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import UserError
-from ..system.fields import Apart, identity, section
+from ..system.fields import Apart, identity
 from .problems import Problems
 
 DATA_INFO = Path(__file__).parent.parent / "data_info"
 
 
-@section
 class Benchmark(Problems):
     """Test problems of one benchmark, and how its answer column is read.
 

@@ -8,13 +8,12 @@ from collections import Counter
 from typing import Any
 
 from ..errors import UserError
-from ..system.fields import Apart, Count, section
+from ..system.fields import Apart, Count, Section
 from ..system.files import NO_TEXT, Row, digest, is_text, read_jsonl
 from .references import DataRef
 
 
-@section
-class Problems:
+class Problems(Section):
     """Problems with answers: a JSONL file, `tiny:NAME`, or a data set id on the hub."""
 
     path: Apart[str]
@@ -36,7 +35,6 @@ class Problems:
         return None if value is None else str(value)
 
 
-@section
 class Prompts(Problems):
     """Training problems and how a model is asked for a response to one."""
 

@@ -6,17 +6,8 @@ plan.slots["train/student-s/micota"]          -> a step's id
 
 from functools import cache, cached_property
 
-from ..inputs.references import DataRef, ModelRef
-from ..recipe.lineage import (
-    baseline,
-    filtering,
-    model_of,
-    shown_teachers,
-    table_names,
-    table_rows,
-    training,
-    training_named,
-)
+from ..inputs.references import DataRef
+from ..recipe.lineage import evaluated_models, filtering, model_of, table_names, training, training_named
 from ..recipe.sections import Filter, Merge, Recipe, Train
 from ..stages import Settings, bpc, evaluate, generate, merge, overlap, preflight, stage, train
 from .plan import Input, Plan, Step, step_id
@@ -43,7 +34,8 @@ class Compiler:
         self.steps: dict[str, Step] = {}
         self.slots: dict[str, str] = {}
         self.scoring_gpus = min(recipe.hardware.inference_gpus, recipe.hardware.gpus)
-        for asked_often in ("reference", "named", "corpus", "responses", "trained"):
+        self.reference = cache(Input.of)
+        for asked_often in ("named", "corpus"):
             setattr(self, asked_often, cache(getattr(self, asked_often)))
 
     def plan(self, tables: dict[str, list[str]]) -> Plan:
@@ -104,10 +96,12 @@ class Compiler:
 
     def named(self, name: str) -> Input:
         """The model of that name: a teacher, a student, STUDENT/CORPUS or an assistant."""
-        if name in self.recipe.assistants:
-            return self.merged(name)
-        found = training_named(self.recipe, name)
-        return self.trained(*found) if found else self.reference(model_of(self.recipe, name).reference)
+        recipe, start = self.recipe, self.reference(model_of(self.recipe, name).reference)
+        if assistant := recipe.assistants.get(name):
+            return self.merge(f"merge/{name}", start, self.named(assistant.from_), assistant.merge)
+        if learnt := training_named(recipe, name):
+            return self.train(f"train/{name}", start, self.corpus(learnt.corpus), training(recipe, *learnt))
+        return start
 
     def corpus(self, name: str) -> Input:
         """The corpus of that name: filtered responses of a model or a file, or a mix."""
@@ -115,57 +109,29 @@ class Compiler:
         if spec.mix:
             parts = [self.corpus(part) for part in spec.mix]
             return self.mix(f"mix/{name}", parts, list(spec.mix.values()), spec.seed, spec.size)
-        responses = self.reference(DataRef(spec.file)) if spec.file else self.responses(spec.from_ or "")
+        if spec.from_:
+            responses = self.generate(f"generate/{spec.from_}", self.named(spec.from_))
+        else:
+            responses = self.reference(DataRef(spec.file or ""))
         return self.filter(f"filter/{name}", responses, filtering(self.recipe, name))
-
-    def responses(self, source: str) -> Input:
-        """Responses of the model of that name."""
-        return self.generate(f"generate/{source}", self.named(source))
-
-    def trained(self, student: str, corpus: str) -> Input:
-        """A student fine-tuned on a corpus."""
-        start, data = self.named(student), self.corpus(corpus)
-        return self.train(f"train/{student}/{corpus}", start, data, training(self.recipe, student, corpus))
-
-    def merged(self, name: str) -> Input:
-        """An assistant: its training merged with its start."""
-        spec = self.recipe.assistants[name]
-        before = self.reference(model_of(self.recipe, name).reference)
-        return self.merge(f"merge/{name}", before, self.named(spec.from_), spec.merge)
 
     def table(self, table: str) -> list[str]:
         """Slots of the steps that fill a table, which are added to the plan."""
-        recipe, models = self.recipe, dict[str, Input]()
+        scored, evaluation = self.recipe.bpc, self.recipe.evaluation
         if table == "table4":
-            corpora = [self.corpus(corpus) for corpus in recipe.bpc.corpora]
-            models = {f"bpc/{name}": self.named(name) for name in recipe.bpc.models}
-            return [slot for slot, model in models.items() if self.bpc(slot, model, corpora)]
-        if not recipe.evaluation.tasks:
+            corpora = [self.corpus(name) for name in scored.corpora]
+            for name in scored.models:
+                self.bpc(f"bpc/{name}", self.named(name), corpora)
+            return [f"bpc/{name}" for name in scored.models]
+        if not evaluation.tasks:
             return []
-        if table == "table2":
-            shown = [*shown_teachers(recipe), *recipe.assistants]
-            models = {f"evaluate/{name}": self.named(name) for name in shown}
-        for name, spec in recipe.assistants.items() if table == "figures" else ():
-            start = model_of(recipe, name).reference
-            models[f"evaluate/{name}/before"] = self.reference(start)
-            models[f"evaluate/{name}/tuned"] = self.named(spec.from_)
-            models[f"evaluate/{name}"] = self.named(name)
-        rows = table_rows(recipe, table)
-        base = baseline(recipe)
-        if table == "table1" and base:  # its deltas are against the untrained students
-            rows += [(student, base) for student in dict(rows)]
-        for student, method in rows:
-            corpus = recipe.methods[method]
-            models[f"evaluate/{student}/{method}"] = self.named(f"{student}/{corpus}" if corpus else student)
-        if recipe.evaluation.overlap_words:
+        named = evaluated_models(self.recipe, table)
+        models = {f"evaluate/{shown}": self.named(name) for shown, name in named.items()}
+        if evaluation.overlap_words:
             self.overlap()
         for slot, model in models.items():
             self.evaluate(slot, model)
-        return [*(["overlap"] if recipe.evaluation.overlap_words else []), *models]
-
-    def reference(self, ref: ModelRef) -> Input:
-        """A model or a file that no step makes."""
-        return Input.of(ref)
+        return [*(["overlap"] if evaluation.overlap_words else []), *models]
 
     @cached_property
     def prompts(self) -> Input:

@@ -71,12 +71,9 @@ def estimate(plan: Plan, recipe: Recipe) -> dict[str, Cost]:
 
 def total(costs: Iterable[Cost]) -> Cost:
     """Hours and disk added up, memory and scratch of the largest; None where a part is unknown."""
-    joined: dict[str, float | None] = {}
-    for name, values in zip(Cost._fields, zip(Cost(), *costs, strict=True), strict=True):
-        known = [value for value in values if value is not None]
-        join = sum if name in ("gpu_hours", "disk_gib") else max
-        joined[name] = join(known) if len(known) == len(values) else None
-    return Cost(**joined)
+    joins: tuple[Any, ...] = (sum, sum, max, max, max)
+    columns = zip(joins, zip(Cost(), *costs, strict=True), strict=True)
+    return Cost(*(None if None in values else join(values) for join, values in columns))
 
 
 def training_flops(size: ModelSize, how: dict[str, Any], tokens: float) -> float:
@@ -151,6 +148,7 @@ class _Estimator:
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
         self.plan, self.recipe, self.figures = plan, recipe, recipe.estimates
+        self.flops_a_second = self.figures.tflops * 1e12 * self.figures.mfu  # of one GPU
         self.problems = sum(benchmark_problems(recipe).values())
         self.prompts = problem_count(recipe.prompts) or DEFAULT_PROMPTS
 
@@ -165,7 +163,7 @@ class _Estimator:
     def _answering(self, step: Step) -> Cost:
         """Decoding: tokens / (decode_tokens_per_second of a 1B model / billions of parameters)."""
         section, longest = LONGEST[step.kind]
-        spec, (rows, mean) = step.config[section], self._answers(step)
+        spec, (rows, mean) = step.config[section], self._rows(Input(step.id))
         disk = rows * mean * TOKEN_TEXT_BYTES
         if spec["backend"] == "endpoint":  # on someone else's GPUs
             return Cost(disk_gib=disk / GIB)
@@ -186,7 +184,7 @@ class _Estimator:
         seen = rows * spec["num_train_epochs"]
         if spec["max_steps"] > 0:
             seen = spec["max_steps"] * spec["global_batch_size"]
-        seconds = self._computing(training_flops(size, how, seen * min(mean, spec["cutoff_len"])))
+        seconds = training_flops(size, how, seen * min(mean, spec["cutoff_len"])) / self.flops_a_second
         disk, scratch = size.parameters * (WEIGHT_BYTES if spec["bf16"] else 4), 0.0
         if how["save_strategy"] != "no":  # checkpoints: weights and optimizer
             scratch = (how["save_total_limit"] or 1) * size.parameters * (WEIGHT_BYTES + OPTIMIZER_BYTES)
@@ -196,9 +194,8 @@ class _Estimator:
     def _merge(self, step: Step) -> Cost:
         """A merge is done on the host; its GPU is for the questions that the merged model is asked."""
         size, dtype = self._size(step.inputs["before"]), step.config["merge"]["dtype"]
-        return self._on(
-            replace(step, gpus=0), 0.0, size.parameters * DTYPE_BYTES[dtype], merge_memory(size, dtype)
-        )
+        disk = size.parameters * DTYPE_BYTES[dtype]
+        return self._on(replace(step, gpus=0), 0.0, disk, merge_memory(size, dtype))
 
     def _bpc(self, step: Step) -> Cost:
         """Scoring: 2 FLOPs a parameter and token of all corpora."""
@@ -207,11 +204,7 @@ class _Estimator:
         flops = FORWARD * size.parameters * sum(min(rows, limit) * mean for rows, mean in corpora)
         logits = LOGIT_BYTES * self.recipe.generation.max_tokens * shape_of(size).vocabulary
         weights = inference_memory(size, 0, self.recipe.evaluation.dtype)
-        return self._on(step, self._computing(flops), 0.0, weights + logits)
-
-    def _computing(self, flops: float) -> float:
-        """Seconds of one GPU."""
-        return flops / (self.figures.tflops * 1e12 * self.figures.mfu)
+        return self._on(step, flops / self.flops_a_second, 0.0, weights + logits)
 
     def _on(self, step: Step, seconds: float, disk: float, memory: float, scratch: float = 0.0) -> Cost:
         """A cost on the step's GPUs, or on the host if it has none; sizes are in bytes."""
@@ -228,25 +221,19 @@ class _Estimator:
             given = inputs.get("model") or inputs["before"]
         return model_size(given.reference) or ModelSize(UNKNOWN)
 
-    def _answers(self, step: Step) -> Rows:
-        """Prompts that a generation answers, or problems that an evaluation asks over all its tasks."""
-        section, longest = LONGEST[step.kind]
-        rows = self.prompts if step.kind == "generate" else self.problems
-        return rows, min(self._length(step), step.config[section][longest])
-
     def _rows(self, given: Input) -> Rows:
-        """Responses, or a corpus if its filter keeps everything."""
+        """A corpus if its filter keeps everything, a generation's prompts, an evaluation's problems."""
         if not given.step:  # responses that exist already
             return line_count(given.reference) or DEFAULT_PROMPTS, self.figures.default_response_tokens
         step = self.plan.steps[given.step]
-        if step.kind == "generate":
-            return self._answers(step)
-        parts = [self._rows(part) for part in step.inputs.values()]
-        if step.kind == "filter":
-            return parts[0]
-        shares = list(zip(step.config["ratios"], parts, strict=True))
+        if step.kind in LONGEST:
+            section, longest = LONGEST[step.kind]
+            asked = self.prompts if step.kind == "generate" else self.problems
+            return asked, min(self._length(step), step.config[section][longest])
+        parts = map(self._rows, step.inputs.values())
+        shares = list(zip(step.config.get("ratios", [1]), parts, strict=True))  # a filter has one part
         most = min(rows / ratio for ratio, (rows, _) in shares)
-        return step.config["size"] or most, sum(ratio * tokens for ratio, (_, tokens) in shares)
+        return step.config.get("size") or most, sum(ratio * tokens for ratio, (_, tokens) in shares)
 
     def _length(self, step: Step) -> float:
         """Mean response tokens of the model that a generate or evaluate step asks."""

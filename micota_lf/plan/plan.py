@@ -8,12 +8,12 @@ of a model). GPU counts, batch splits, paths and logging stay outside, in `how`.
 that the recipe uses for them; several slots can share a step, and steps of equal content are one step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from ..errors import UserError, nearest
 from ..inputs.references import DataRef, ModelRef
@@ -35,7 +35,7 @@ class Input:
     identity: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, ref: ModelRef) -> Input:
+    def of(cls, ref: ModelRef) -> "Input":
         """The input that a reference names; local paths are made absolute."""
         ours = ref.ref if ref.ref.startswith("tiny:") else ref.resolved
         return cls("", "", ours, ref.revision, isinstance(ref, DataRef), ref.identity())
@@ -74,14 +74,6 @@ class Step:
         """Ids of the steps that it reads."""
         return list(dict.fromkeys(given.step for given in self.inputs.values() if given.step))
 
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Step:
-        """The step in a plan's file or a `step.json`; keys that come besides are left out."""
-        inputs = {role: Input(**given) for role, given in raw["inputs"].items()}
-        return cls(
-            **{name: raw[name] for name in cls.__dataclass_fields__ if name in raw} | {"inputs": inputs}
-        )
-
 
 def step_id(kind: str, config: dict[str, Any], inputs: dict[str, Input]) -> str:
     """The hash of what decides a step's outputs."""
@@ -104,22 +96,15 @@ class Plan:
     cores: int
     gpus: int
 
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Plan:
-        """The plan in a frozen plan's file."""
-        steps = {step_id: Step.from_json(step) for step_id, step in raw["steps"].items()}
-        return cls(**{name: raw[name] for name in cls.__dataclass_fields__} | {"steps": steps})
-
     def inputs_of(self, step: Step, workspace: Path) -> dict[str, ModelRef]:
         """Each input of a step as an absolute path or a hub id."""
-        found: dict[str, ModelRef] = {}
-        for role, given in step.inputs.items():
+
+        def place(given: Input) -> ModelRef:
             if given.step:
-                found[role] = ModelRef(str(workspace / self.steps[given.step].directory / given.file))
-            else:
-                kind = type(given.reference)
-                found[role] = kind(given.reference.resolved, given.revision)
-        return found
+                return ModelRef(str(workspace / self.steps[given.step].directory / given.file))
+            return replace(given.reference, ref=given.reference.resolved)
+
+        return {role: place(given) for role, given in step.inputs.items()}
 
     def slots_of(self, step_id: str) -> list[str]:
         """The recipe's names for a step."""
@@ -158,3 +143,7 @@ class Plan:
             if step.id in wanted:
                 wanted |= set(step.needs) - done
         return [step_id for step_id in self.steps if step_id in wanted]
+
+
+# Read from the JSON of a frozen plan and of a `step.json`; keys that come besides are left out.
+PLAN, STEP = TypeAdapter(Plan), TypeAdapter(Step)

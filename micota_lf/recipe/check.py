@@ -6,7 +6,7 @@ In: a typed recipe. Out: one line a problem, each starting with the key path. No
 import re
 from collections.abc import Collection, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
-from itertools import combinations
+from itertools import combinations, product
 
 from ..errors import UserError, nearest
 from ..inputs.problems import load_problems
@@ -101,12 +101,10 @@ def _prompting_problems(recipe: Recipe) -> Iterator[str]:
     if not (path := prompts.source.local):
         return
     try:
-        rows = read_jsonl(path)
-        for column in (prompts.problem_field, prompts.answer_field):
-            bare = next((n for n, row in enumerate(rows, start=1) if row.get(column) in (None, "")), None)
-            if bare:
-                hint = nearest(column, rows[bare - 1])
-                raise UserError(f"{prompts.path}: row {bare} has no {column!r}; {hint}")
+        columns = (prompts.problem_field, prompts.answer_field)
+        for column, (number, row) in product(columns, enumerate(read_jsonl(path), start=1)):
+            if row.get(column) in (None, ""):
+                raise UserError(f"{prompts.path}: row {number} has no {column!r}; {nearest(column, row)}")
         load_problems(prompts)
     except UserError as error:
         yield f"prompts.path: {error}"

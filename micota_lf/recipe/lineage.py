@@ -12,16 +12,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..errors import UserError
-from .sections import Filter, Model, Recipe, Train
+from .sections import NAMES, Filter, Model, Recipe, Train
 
 OTHERS = "others"  # in a table: every student that it does not name
-
-# Methods of the paper's tables that hold fewer than all; names as in `sections.METHODS`.
-PAPER_METHODS = {
-    "table1": ("Strong Teacher CoT", "Half-size CoT"),
-    "table3": ("Strong Teacher CoT", "Half-size CoT", "MiCoTA"),
-    "figures": ("Instruct", "Strong Teacher CoT", "Half-size CoT", "MiCoTA"),
-}
 
 
 class Training(NamedTuple):
@@ -42,10 +35,10 @@ def training_named(recipe: Recipe, name: str) -> Training | None:
 def trainings(recipe: Recipe) -> list[Training]:
     """Each training: the assistants', the methods' of every student, those that corpora come from."""
     learnt = [corpus for corpus in recipe.methods.values() if corpus]
-    named = [*recipe.assistants, *(spec.from_ or "" for spec in recipe.corpora.values())]
-    found = (training_named(recipe, name) for name in named)
-    rows = (Training(student, corpus) for student in recipe.students for corpus in learnt)
-    return list(dict.fromkeys([*(one for one in found if one), *rows]))
+    rows = [f"{student}/{corpus}" for student in recipe.students for corpus in learnt]
+    sources = [spec.from_ for spec in recipe.corpora.values() if spec.from_]
+    found = [training_named(recipe, name) for name in (*recipe.assistants, *sources, *rows)]
+    return list(dict.fromkeys(one for one in found if one))
 
 
 def parents(recipe: Recipe, corpus: str) -> list[str]:
@@ -72,15 +65,9 @@ def shown_teachers(recipe: Recipe) -> list[str]:
 
 
 def model_of(recipe: Recipe, name: str) -> Model:
-    """The untrained model behind a name. Raises UserError for a name that the recipe does not have."""
-    if name in recipe.teachers:
-        return recipe.teachers[name]
-    found = training_named(recipe, name)
-    student = found.student if found else name
-    if student not in recipe.students:
-        known = ", ".join([*recipe.teachers, *recipe.students, *recipe.assistants])
-        raise UserError(f"recipe {recipe.name}: no model {name!r}; known: {known}")
-    return recipe.students[student]
+    """The untrained model behind a name."""
+    learnt = training_named(recipe, name)
+    return recipe.teachers.get(name) or recipe.students[learnt.student if learnt else name]
 
 
 def training(recipe: Recipe, student: str, corpus: str) -> Train:
@@ -148,10 +135,30 @@ def table_rows(recipe: Recipe, table: str) -> list[tuple[str, str]]:
     A table gives a student's methods under its name, or under `others` for all that it does not name. One
     that the recipe does not give has the methods of the paper's table; figures show the students of Table 2.
     """
-    methods = [m for m in recipe.methods if m in PAPER_METHODS.get(table, recipe.methods)]
+    methods = [m for m in recipe.methods if m in NAMES["tables"].get(table, recipe.methods)]
     given = recipe.tables.get(table)
     if given is None:
         main = dict(table_rows(recipe, "table2")) if "table2" in recipe.tables else recipe.students
         return [(student, method) for student in main for method in methods]
     others = given.get(OTHERS, [])
     return [(student, method) for student in recipe.students for method in given.get(student, others)]
+
+
+def evaluated_models(recipe: Recipe, table: str) -> dict[str, str]:
+    """What a table evaluates, to the names of its models.
+
+    It is known by a model's name, as STUDENT/METHOD, or of an assistant as ASSISTANT/before and /tuned.
+    """
+    found: dict[str, str] = {}
+    if table == "table2":
+        found = {name: name for name in (*shown_teachers(recipe), *recipe.assistants)}
+    for name, assistant in recipe.assistants.items() if table == "figures" else ():
+        start = assistant.from_.partition("/")[0]
+        found |= {f"{name}/before": start, f"{name}/tuned": assistant.from_, name: name}
+    rows = table_rows(recipe, table)
+    if table == "table1" and (base := baseline(recipe)):  # its deltas are against the untrained students
+        rows += [(student, base) for student in dict(rows)]
+    for student, method in rows:
+        corpus = recipe.methods[method]
+        found[f"{student}/{method}"] = f"{student}/{corpus}" if corpus else student
+    return found

@@ -11,7 +11,7 @@ earlier one. What the values mean together is checked by `check.py`.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import reduce
 from itertools import takewhile
@@ -33,7 +33,8 @@ RECIPE = TypeAdapter(Recipe)
 OVERRIDES = "command line"
 MAX_NODES = 100_000  # of a file, its aliases written out
 REMOVABLE = ("teachers", "students", "assistants", "corpora")
-Layers = list[tuple[str, dict[str, Any]]]
+Layer = tuple[str, dict[str, Any]]
+Layers = list[Layer]
 # pydantic's error types in the words of this library, with its own figures in them.
 WORDS = {
     "greater_than": "must be above {gt:g}", "greater_than_equal": "must be {ge:g} or more",
@@ -50,19 +51,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def load_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Layers]:
     """The recipe as `load_recipe` gives it, and its layers, later ones last, as (file, raw values)."""
-    problems: list[str] = []
-    layers = _file_layers(Path(path), problems, (), set())
-    if problems:  # without its files, most of a recipe would look missing
+    layers: dict[Path, Layer] = {}
+    if problems := list(_read_layers(Path(path), layers)):  # without its files, most would look missing
         raise RecipeError(problems)
-    layers.append((OVERRIDES, _from_dots(overrides, problems)))
-    return _frozen(layers, problems, str(path), semantic_problems), layers
+    return _frozen([*layers.values()], overrides, str(path), semantic_problems)
 
 
 def settings(overrides: Sequence[str], **given: Any) -> Recipe:
     """A recipe of settings alone, for one stage: values that need no other are checked, names are not."""
-    problems: list[str] = []
-    layers = [("", given), (OVERRIDES, _from_dots(overrides, problems))]
-    return _frozen(layers, problems, OVERRIDES, lambda recipe: ())
+    return _frozen([("", given)], overrides, OVERRIDES, lambda recipe: ())[0]
 
 
 def schema() -> dict[str, Any]:
@@ -92,16 +89,18 @@ def origin(layers: Layers, key: str) -> str | None:
 
 
 def _frozen(
-    layers: Layers, problems: list[str], file: str, check: Callable[[Recipe], Iterable[str]]
-) -> Recipe:
-    """The recipe that layers make. Raises RecipeError for `problems` and all that is wrong with it."""
+    layers: Layers, overrides: Sequence[str], file: str, check: Callable[[Recipe], Iterable[str]]
+) -> tuple[Recipe, Layers]:
+    """The recipe that layers and overrides make, and all its layers. Raises RecipeError for what is wrong."""
+    problems: list[str] = []
+    layers = [*layers, (OVERRIDES, _from_dots(overrides, problems))]
     found: dict[str, str] = {}  # by dotted key
     recipe = _checked(_removed(_resolved(_merged(layers), found)), found)
     lines = [f"{key}: {words}" for key, words in found.items()] + list(check(recipe) if recipe else ())
     problems += [f"{origin(layers, line.partition(': ')[0]) or file}: {line}" for line in lines]
     if problems or not recipe:
         raise RecipeError(list(dict.fromkeys(problems)))
-    return recipe
+    return recipe, layers
 
 
 def _from_dots(items: Sequence[str], problems: list[str]) -> Any:
@@ -117,10 +116,10 @@ def _from_dots(items: Sequence[str], problems: list[str]) -> Any:
     return OmegaConf.to_container(layer)
 
 
-def _file_layers(path: Path, problems: list[str], children: tuple[Path, ...], read: set[Path]) -> Layers:
-    """The layers of a file that `children` extend: those that it extends first, then its own.
+def _read_layers(path: Path, layers: dict[Path, Layer], children: tuple[Path, ...] = ()) -> Iterator[str]:
+    """Read the layers of a file that `children` extend: those that it extends first, then its own.
 
-    A file in `read` has its layer already.
+    Yields what is wrong with the files.
     """
     try:
         raw, home = _read(path), path.resolve()
@@ -131,13 +130,12 @@ def _file_layers(path: Path, problems: list[str], children: tuple[Path, ...], re
         if not all(isinstance(parent, str) for parent in parents):
             raise UserError(f"extends: {given!r} is not a file name or a list of them")
     except UserError as error:
-        problems.append(f"{path}: {error}")
-        return []
-    if home in read:
-        return []
-    read.add(home)
-    below = [_file_layers(path.parent / parent, problems, (*children, home), read) for parent in parents]
-    return [*(layer for layers in below for layer in layers), (str(path), raw)]
+        yield f"{path}: {error}"
+    else:
+        if home not in layers:
+            for parent in parents:
+                yield from _read_layers(path.parent / parent, layers, (*children, home))
+            layers[home] = (str(path), raw)
 
 
 def _read(path: Path) -> Any:
@@ -176,8 +174,7 @@ def _merged(layers: Layers) -> dict[str, Any]:
         if where != OVERRIDES:
             # The rows of tables are one list: a file that gives them replaces those of the files that it
             # extends, and with its own methods it leaves their tables behind.
-            layer = {"tables": {}, **layer} if "methods" in layer else layer
-            made |= {key: {} for key in ("methods", "tables") if key in layer}
+            made |= {key: {} for key in ("methods", "tables") if key in layer or "methods" in layer}
         made = _laid(made, layer)
     return made
 
@@ -208,10 +205,10 @@ def _removed(values: dict[str, Any]) -> dict[str, Any]:
         return node if isinstance(node, dict) else {}
 
     for key in REMOVABLE:
-        values[key] = values[key] or {}
+        values[key] = values.get(key) or {}
         for name in [name for name, spec in entries(values[key]).items() if spec is None]:
             del values[key][name]
-            for rows in entries(values["tables"]).values() if key == "students" else ():
+            for rows in entries(values.get("tables")).values() if key == "students" else ():
                 entries(rows).pop(name, None)
     return values
 

@@ -10,20 +10,34 @@ Limits and the marks `How` and `Apart` (what enters no step's identity; system/f
 
 import re
 from dataclasses import field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, get_type_hints
 from urllib.parse import urlsplit
 
+import yaml
 from annotated_types import Ge
 from pydantic import AfterValidator, BeforeValidator, Strict
 
 from ..inputs.benchmarks import Benchmark
 from ..inputs.problems import Prompts
 from ..inputs.references import ModelRef
-from ..system.fields import Apart, Count, How, Natural, NotNegative, Part, Positive, Share, keys_of, section
+from ..system.fields import Apart, Count, How, Natural, NotNegative, Part, Positive, Section, Share, keys_of
 
 RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
 Dtype = Literal["bfloat16", "float16", "float32"]
 Verdict = Literal["legacy", "symbolic"]
+NAMES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
+
+
+class MergeMethod(NamedTuple):
+    """A method of mergekit: its keys, of each model and of the merge, and whether it has a base model."""
+
+    parameters: list[str]
+    options: list[str]
+    base: bool
+
+
+MERGE_METHODS = {name: MergeMethod(**row) for name, row in NAMES["merge_methods"].items()}
 
 
 def _server(url: str) -> str:
@@ -39,17 +53,9 @@ def _steps(number: int) -> int:
     return number
 
 
-# LLaMA-Factory's arguments that the library decides: they follow from the recipe or from the step.
-DECIDED = (
-    "model_name_or_path", "model_revision", "trust_remote_code", "stage", "do_train", "dataset",
-    "dataset_dir", "media_dir", "tokenized_path", "output_dir", "overwrite_output_dir", "default_system",
-    "resume_from_checkpoint", "gradient_accumulation_steps", "include_num_input_tokens_seen",
-)  # fmt: skip
-
-
 def _extra(values: dict[str, Any]) -> dict[str, Any]:
     problems = [f"set train.{key} instead" for key in values if key in get_type_hints(Train)]
-    problems += [f"{key} follows from the recipe or the step" for key in values if key in DECIDED]
+    problems += [f"{key} follows from the recipe or the step" for key in values if key in NAMES["decided"]]
     if problems:
         raise ValueError(f"overrides what the recipe states: {'; '.join(problems)}")
     return values
@@ -61,8 +67,7 @@ def _name(name: str) -> str:
     return name
 
 
-@section
-class Model:
+class Model(Section):
     """A model that is used as it is: a strong teacher, or the short-CoT model of Mix-Long."""
 
     model: str
@@ -74,8 +79,7 @@ class Model:
         return ModelRef(self.model, self.revision)
 
 
-@section
-class Generation:
+class Generation(Section):
     """How responses are sampled. Greedy and 16K tokens are the paper's (section 4.2).
 
     `vllm` starts a server of its own on the step's GPUs; `endpoint` asks OpenAI-compatible servers that run
@@ -99,8 +103,7 @@ class Generation:
     """The environment variable that holds the endpoints' key."""
 
 
-@section
-class Filter:
+class Filter(Section):
     """Which responses become training rows (paper equation 1): right, finished, not too long.
 
     `verdict` names the grader that decides; `none` keeps wrong answers too, as section 3.3 of the paper
@@ -111,8 +114,7 @@ class Filter:
     max_tokens: Count | None = None
 
 
-@section
-class Train:
+class Train(Section):
     """Supervised fine-tuning, in LLaMA-Factory's key names; `global_batch_size` is ours (appendix 6.2).
 
     The gradient accumulation is derived: global_batch_size / (per_device_train_batch_size x devices).
@@ -153,33 +155,16 @@ class Train:
     logging_steps: How[Count] = 1
 
 
-# Some keys of a section, to be laid over its own values.
+# Some keys of a section, to be laid over its own values; and one of the names of MERGE_METHODS.
 FilterKeys: TypeAlias = dict[str, Any]
 TrainKeys: TypeAlias = dict[str, Any]
+MergeMethodName: TypeAlias = str
 if not TYPE_CHECKING:
     FilterKeys, TrainKeys = keys_of(Filter), keys_of(Train)
+    MergeMethodName = Literal[*MERGE_METHODS]
 
 
-class MergeMethod(NamedTuple):
-    """A method of mergekit: the keys that it takes beside weight and normalize."""
-
-    parameters: tuple[str, ...] = ()  # of each model
-    options: tuple[str, ...] = ("lambda", "int8_mask")  # of the merge
-    base: bool = True  # whether there is a base model whose task vectors are merged
-
-
-MergeMethodName = Literal["dare_ties", "dare_linear", "ties", "task_arithmetic", "linear"]
-MERGE_METHODS: dict[MergeMethodName, MergeMethod] = {
-    "dare_ties": MergeMethod(("density",), ("lambda", "int8_mask", "rescale")),  # arXiv 2311.03099
-    "dare_linear": MergeMethod(("density",), ("lambda", "int8_mask", "rescale")),
-    "ties": MergeMethod(("density",)),  # arXiv 2306.01708
-    "task_arithmetic": MergeMethod(),  # arXiv 2212.04089
-    "linear": MergeMethod(options=(), base=False),  # arXiv 2203.05482
-}
-
-
-@section
-class Merge:
+class Merge(Section):
     """Merging an assistant before and after fine-tuning, in mergekit's key names (paper section 3.2).
 
     `instruct`: one task vector over the assistant's starting point; weight 0.5 halves it.
@@ -208,16 +193,14 @@ class Merge:
         return ModelRef(given, self.pretrained_revision) if given else None
 
 
-@section
-class Assistant:
+class Assistant(Section):
     """A teacher assistant: the training that `from` names (STUDENT/CORPUS), merged with its start."""
 
     from_: str
     merge: Merge = field(default_factory=Merge)
 
 
-@section
-class Corpus:
+class Corpus(Section):
     """Training rows: the filtered responses of a model (`from`) or of a `file`, or a `mix` of other corpora.
 
     `from` names a teacher, a student (untrained), STUDENT/CORPUS (the student trained on that corpus) or an
@@ -233,7 +216,6 @@ class Corpus:
     seed: Natural = 0
 
 
-@section
 class Student(Model):
     """A model to distil into. `train_for` overrides `train` by corpus name or by teacher name."""
 
@@ -241,8 +223,7 @@ class Student(Model):
     train_for: dict[str, TrainKeys] = field(default_factory=dict)
 
 
-@section
-class Evaluation:
+class Evaluation(Section):
     """lm-eval tasks (name to column title) and how they are run; `verdict` fills the table.
 
     `benchmarks` says where the tasks' problems are (a benchmark NAME, here or in the package's data_info, is
@@ -269,8 +250,7 @@ class Evaluation:
     """Of `vllm`."""
 
 
-@section
-class Bpc:
+class Bpc(Section):
     """Bits per character (paper equation 3, Table 4) of corpora under untrained models.
 
     The equation says "log" and "characters"; the paper's values (0.11 to 0.26) fit the natural
@@ -285,8 +265,7 @@ class Bpc:
     limit: Count | None = None
 
 
-@section
-class Hardware:
+class Hardware(Section):
     """What the run may use. None of it enters a step's identity.
 
     `gpus` are those of one machine; a training uses `train_gpus` of them (null: all) on each of `nodes`
@@ -313,8 +292,7 @@ class Hardware:
     slurm: How[dict[str, Any]] = field(default_factory=dict)
 
 
-@section
-class Estimates:
+class Estimates(Section):
     """Figures behind the GPU-hours of `micota plan`; replace them by what a pilot measured.
 
     `tflops` (peak, bf16) and `mfu` (share of it reached in training) give training times,
@@ -329,8 +307,7 @@ class Estimates:
     default_response_tokens: How[Count] = 1000
 
 
-@section
-class Engines:
+class Engines(Section):
     """Commands of the engines; an entry may be several words, as in `conda run -n lf llamafactory-cli`."""
 
     llamafactory: How[str] = "llamafactory-cli"
@@ -339,15 +316,7 @@ class Engines:
     vllm: How[str] = "vllm serve"
 
 
-# Rows of the paper's Tables 2 and 3: method name to corpus (null: the student untrained).
-METHODS: dict[str, str | None] = {
-    "Instruct": None, "Strong Teacher CoT": "strong", "Half-size CoT": "half", "Mix-Long": "mix-long",
-    "MiCoTA": "micota",
-}  # fmt: skip
-
-
-@section
-class Recipe:
+class Recipe(Section):
     """One run of the method. The sections are described by their classes.
 
     `name` names the report's directory. `methods` maps the name of a table's row to a corpus (null: the
@@ -362,7 +331,7 @@ class Recipe:
     students: dict[str, Student] = field(default_factory=dict)
     assistants: dict[str, Assistant] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict)
-    methods: dict[str, str | None] = field(default_factory=METHODS.copy)
+    methods: dict[str, str | None] = field(default_factory=NAMES["methods"].copy)
     tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
     filter: Filter = field(default_factory=Filter)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MicotaError, UserError
-from ..plan.plan import Plan, Step
+from ..plan.plan import STEP, Plan, Step
 from ..stages import LOG
 from ..system.files import read_json, sha256_file
 from ..system.locks import lease
@@ -61,7 +61,7 @@ def _changes(earlier: Step, step: Step, plan: Plan, workspace: Path) -> list[str
             lines += _differences(before.identity, given.identity, role)
         elif before.step != given.step:
             stored, new = next(workspace.glob(f"*/*-{before.step}/step.json"), None), plan.steps[given.step]
-            old = stored and Step.from_json(read_json(stored))
+            old = stored and STEP.validate_python(read_json(stored))
             inner = _changes(old, new, plan, workspace) if old else ["made from a step that is gone"]
             lines += [f"{role} <- {new.name}: {line}" for line in inner]
     return lines + [f"{role}: no longer an input" for role in earlier.inputs if role not in step.inputs]
@@ -81,9 +81,9 @@ def _nearest_finished(step: Step, slots: set[str], workspace: Path) -> Step | No
     """The finished step of the same kind that shares a slot, or else has the fewest differing values."""
     found: list[tuple[tuple[bool, int, float], Step]] = []
     for done in workspace.glob(f"{step.kind}/*/done.json"):
-        with suppress(MicotaError, LookupError, TypeError):  # damaged, or another program's
+        with suppress(MicotaError, LookupError, TypeError, ValueError):  # damaged, or another program's
             raw = read_json(done.with_name("step.json"))
-            other = Step.from_json(raw)
+            other = STEP.validate_python(raw)
             differing = len(_differences(asdict(other), asdict(step)))
             found.append(((slots.isdisjoint(raw["slots"]), differing, -done.stat().st_mtime), other))
     return min(found, key=itemgetter(0))[1] if found else None

@@ -73,15 +73,14 @@ def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str
     """Put a merge YAML together. Paths must be absolute or hub ids: mergekit looks others up on the hub."""
     name, over_pretrained = settings["merge_method"], settings["preset"] == "pretrained"
     method = MERGE_METHODS[name]
-    parameters = {key: settings[key] for key in ("weight", *method.parameters)}
+    parameters = {key: settings[key] for key in method.parameters}
     merged = [after] if method.base and not over_pretrained else [before, after]
-    options = {"normalize": settings["normalize"], "int8_mask": False, "lambda": settings["lambda"],
-               "rescale": settings["rescale"]}  # fmt: skip
+    options = {"int8_mask": False, **settings}
     return {
         "merge_method": name,
         **({"base_model": pretrained if over_pretrained else before} if method.base else {}),
         "models": [{"model": path, "parameters": dict(parameters)} for path in merged],
-        "parameters": {key: value for key, value in options.items() if key in ("normalize", *method.options)},
+        "parameters": {key: options[key] for key in method.options},
         "dtype": settings["dtype"],
     }
 

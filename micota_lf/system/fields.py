@@ -1,7 +1,6 @@
 """Marks on the fields of a recipe's sections: limits, and what enters the identity of the steps they settle.
 
-    @section
-    class Sampling:
+    class Sampling(Section):
         max_tokens: Count = 16384           # a whole number above zero
         batch_size: How[Count] = 64         # decides no result, so it enters no step's identity
         path: Apart[str] = "rows.jsonl"     # decides one by what it names, which enters as a step's input
@@ -44,9 +43,13 @@ CONFIG = ConfigDict(
 
 
 @dataclass_transform(frozen_default=True)
-def section(cls: type[T]) -> type[T]:
-    """A section of the recipe: a frozen dataclass that pydantic checks strictly."""
-    return dataclass(frozen=True)(with_config(CONFIG)(cls))
+class Section:
+    """A section of the recipe: a subclass is a frozen dataclass that pydantic checks strictly."""
+
+    __pydantic_config__ = CONFIG
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
 
 
 def keys_of(cls: type) -> type:
