@@ -14,6 +14,8 @@ TINY = ROOT / "recipes" / "tiny.yaml"
 # Real benchmark problems, as NAME/test.jsonl; tests that need them are skipped where they are not.
 BENCHMARKS = Path(os.environ.get("MICOTA_BENCHMARKS") or ROOT.parent / "shared" / "data")
 
+# Nothing is asked of the hub: models and problems ship with the package. Before huggingface_hub is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A shell's background job ignores SIGINT, and so would the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -410,6 +410,14 @@ STAGE = {
     "an unknown key": (
         "merge --before tiny:assistant --after tiny:assistant -o out merge.wieght=1", "did you mean 'weight'",
     ),
+    "servers without an address": (
+        "generate --model tiny:teacher --prompts tiny:two generation.backend=endpoint -o out",
+        "generation.endpoints: the backend 'endpoint' needs at least one address",
+    ),
+    "a raw prompt with a system message": (
+        "generate --model tiny:teacher --prompts tiny:two generation.prompt_format=raw prompts.system=x -o out",
+        "generation.prompt_format: raw prompts have no place for prompts.system",
+    ),
     "a grade without answers": ("grade r.jsonl --answer-field gold -o o.jsonl", "row 1 has no 'gold'"),
     "a grade by no worker": ("grade r.jsonl --workers 0 -o o.jsonl", "--workers: 0"),
     "tokens of nobody's": (
@@ -419,12 +427,7 @@ STAGE = {
 }  # fmt: skip
 
 
-UNSEEN = pytest.mark.xfail(strict=True, reason="stages/mix.py takes --size 0 for no size")
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=UNSEEN) if case == "a mix of size 0" else case for case in STAGE]
-)
+@pytest.mark.parametrize("case", STAGE)
 def test_a_command_line_that_makes_no_sense_is_refused(refused, tmp_path, case):
     words, expected = STAGE[case]
     write_jsonl(tmp_path / "c.jsonl", [{"a": 1}])

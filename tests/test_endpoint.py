@@ -231,8 +231,6 @@ def test_the_raw_prompt_is_the_official_repositorys(serve, tmp_path):
     assert path == "/v1/completions" and body["prompt"] == (
         "What is 1+1?\nPlease reason step by step, and put your final answer within \\boxed{}."
     )
-    with pytest.raises(UserError, match=r"prompt_format: raw prompts have no place for prompts\.system"):
-        generate(MODEL, Prompts("tiny:two", system="Be brief."), tmp_path / "other.jsonl", sampling)
 
 
 @pytest.mark.parametrize(

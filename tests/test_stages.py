@@ -207,19 +207,25 @@ def corpus(path, name, n):
 def test_a_mix_keeps_its_ratios_and_is_the_same_for_a_seed(tmp_path):
     corpus(tmp_path / "long.jsonl", "l", 30)
     corpus(tmp_path / "short.jsonl", "s", 100)
-    parts = {str(tmp_path / "long.jsonl"): 0.2, str(tmp_path / "short.jsonl"): 0.8}
+    parts = [str(tmp_path / "long.jsonl"), str(tmp_path / "short.jsonl")]
     texts = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        counts = mix_corpora(parts, tmp_path / name / "corpus.jsonl", seed=seed)
+        counts = mix_corpora(parts, [0.2, 0.8], tmp_path / name / "corpus.jsonl", seed=seed)
         texts.append((tmp_path / name / "corpus.jsonl").read_text())
         assert counts["rows_by_part"] == [25, 100]
     assert texts[0] == texts[1] != texts[2]
     ids = [row["id"] for row in read_jsonl(tmp_path / "a" / "corpus.jsonl")]
     assert len(set(ids)) == 125
     with pytest.raises(UserError, match="need 40 of"):
-        mix_corpora(parts, tmp_path / "d.jsonl", size=200)
+        mix_corpora(parts, [0.2, 0.8], tmp_path / "d.jsonl", size=200)
     with pytest.raises(UserError, match="add up to 1"):
-        mix_corpora(dict.fromkeys(parts, 0.4), tmp_path / "d.jsonl")
+        mix_corpora(parts, [0.4, 0.4], tmp_path / "d.jsonl")
+
+
+def test_a_corpus_may_be_several_parts_of_a_mix(tmp_path):
+    corpus(tmp_path / "c.jsonl", "c", 30)
+    counts = mix_corpora(2 * [str(tmp_path / "c.jsonl")], [0.5, 0.5], tmp_path / "out.jsonl", size=20)
+    assert counts["rows_by_part"] == [10, 10]
 
 
 def test_shares_add_up_to_the_total():

@@ -63,8 +63,6 @@ def plan(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """A recipe's unfinished steps, then its report."""
     started = time.monotonic()
-    if args.jobs is not None and args.jobs < 1:
-        raise UserError(f"--jobs: {args.jobs} must be above 0")
     recipe, plan, workspace = _load(args)
     pending = pending_steps(plan, workspace, args.target)
     report = workspace / "reports" / recipe.name / "report.md"

@@ -62,12 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def count(word: str) -> int:
+    """A whole number above zero."""
+    if int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} must be above 0")
+    return int(word)
+
+
+TYPES = {"int": int, "count": count}
+
+
 def _parser() -> argparse.ArgumentParser:
     """The parser of the commands in `commands.json`, which is read in a tenth of the time of YAML.
 
     There, each module has its commands in the order of `micota --help`: a sentence, the words of an example,
     and keys of `flags`, which holds what argparse's `add_argument` takes. A flag with variants has a key for
-    each; the one `type` is int.
+    each, `type` is one of `TYPES`.
     """
     modules = json.loads(Path(__file__).with_name("commands.json").read_text(encoding="utf-8"))
     flags = modules.pop("flags")
@@ -87,6 +97,6 @@ def _parser() -> argparse.ArgumentParser:
             for flag in command["flags"]:
                 keywords = dict(flags[flag])
                 if "type" in keywords:
-                    keywords["type"] = int
+                    keywords["type"] = TYPES[keywords["type"]]
                 made.add_argument(*keywords.pop("names"), **keywords)
     return parser

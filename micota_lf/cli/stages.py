@@ -93,8 +93,6 @@ def bpc(args: argparse.Namespace) -> None:
 
 def grade(args: argparse.Namespace) -> None:
     """Any file of responses and answers, graded."""
-    if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers: {args.workers} must be above 0")
     columns = Columns(args.response_field, args.answer_field, args.legacy_rule, args.samples)
     counts = grade_file(args.input, args.output, columns, args.workers, print if args.disagreements else None)
     right = "n={n}, right: legacy {legacy}, symbolic {symbolic}, {differ} differ".format(**counts)

@@ -23,7 +23,7 @@ def semantic_problems(recipe: Recipe) -> list[str]:
     names = list(_name_problems(recipe)) or list(_cycle_problems(recipe))
     # Settings of a training can only be worked out once every name in its lineage exists.
     trainable = [] if names else [_training_problems]
-    rest = [_prompting_problems, _model_problems, _benchmark_problems, *trainable]
+    rest = [asking_problems, _prompt_problems, _model_problems, _benchmark_problems, *trainable]
     return names + [line for problems in rest for line in problems(recipe)]
 
 
@@ -90,7 +90,8 @@ def _cycle_problems(recipe: Recipe) -> Iterator[str]:
         yield f"corpora.{circle[0]}: needs itself: {' <- '.join(circle)}"
 
 
-def _prompting_problems(recipe: Recipe) -> Iterator[str]:
+def asking_problems(recipe: Recipe) -> Iterator[str]:
+    """What is wrong with how models are asked for responses, in a recipe or in settings alone."""
     prompts, spec = recipe.prompts, recipe.generation
     if "{problem}" not in prompts.template:
         yield f"prompts.template: {prompts.template!r} does not contain {{problem}}"
@@ -98,6 +99,10 @@ def _prompting_problems(recipe: Recipe) -> Iterator[str]:
         yield "generation.endpoints: the backend 'endpoint' needs at least one address"
     if spec.prompt_format == "raw" and prompts.system:
         yield "generation.prompt_format: raw prompts have no place for prompts.system"
+
+
+def _prompt_problems(recipe: Recipe) -> Iterator[str]:
+    prompts = recipe.prompts
     if not (path := prompts.source.local):
         return
     try:

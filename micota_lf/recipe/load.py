@@ -26,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import RecipeError, UserError, nearest
 from ..inputs.problems import Prompts
 from ..system.files import NO_TEXT
-from .check import semantic_problems
+from .check import asking_problems, semantic_problems
 from .sections import Recipe
 
 RECIPE = TypeAdapter(Recipe)
@@ -58,8 +58,8 @@ def load_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
 
 
 def settings(overrides: Sequence[str], **given: Any) -> Recipe:
-    """A recipe of settings alone, for one stage: values that need no other are checked, names are not."""
-    return _frozen([("", given)], overrides, OVERRIDES, lambda recipe: ())[0]
+    """A recipe of settings alone, for one stage: values are checked, names and files are not."""
+    return _frozen([("", given)], overrides, OVERRIDES, asking_problems)[0]
 
 
 def schema() -> dict[str, Any]:

@@ -62,8 +62,6 @@ def generate(
     One process at a time: the step's lease sees to that. Raises UserError if `output` holds responses to
     another question, StepFailed if rows failed or the backend's server did.
     """
-    if sampling.prompt_format == "raw" and prompts.system:
-        raise UserError("prompt_format: raw prompts have no place for prompts.system")
     problems, output = load_problems(prompts), Path(output)
     asked = {
         **identity(sampling), **identity(prompts), "revision": prompts.revision, "model": model.ref,

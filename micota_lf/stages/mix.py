@@ -1,13 +1,12 @@
 """A corpus mixed from others at stated ratios (Mix-Long of Li et al., arXiv 2502.12143).
 
-    mix_corpora({"long.jsonl": 0.2, "short.jsonl": 0.8}, "corpus.jsonl", seed=0)
+    mix_corpora(["long.jsonl", "short.jsonl"], [0.2, 0.8], "corpus.jsonl", seed=0)
 
 Each part is sampled without replacement and independently of the others, so a problem can occur once in
 every part. Without a size, the mix is the largest that the ratios allow.
 """
 
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,17 @@ from . import Context, Results, Stage
 
 def run(step: Context) -> Results:
     """Mix the step's parts, in their order, into its `corpus.jsonl`."""
-    paths, config = [part.resolved for part in step.inputs.values()], step.config
-    parts = dict(zip(paths, config["ratios"], strict=True))
-    return mix_corpora(parts, step.directory / STAGE.output, seed=config["seed"], size=config["size"])
+    parts = [part.resolved for part in step.inputs.values()]
+    return mix_corpora(parts, output=step.directory / STAGE.output, **step.config)
 
 
 def mix_corpora(
-    parts: Mapping[str, float], output: str | Path, *, seed: int = 0, size: int | None = None
+    parts: list[str], ratios: list[float], output: str | Path, seed: int = 0, size: int | None = None
 ) -> dict[str, Any]:
     """Write the mixed rows, shuffled, each with the `part` it came from; return the counts.
 
     Raises UserError if the ratios do not add up to 1 or a part has too few rows for `size`.
     """
-    ratios = list(parts.values())
     if abs(sum(ratios) - 1) > RATIO_TOLERANCE or not all(ratio > 0 for ratio in ratios):
         raise UserError(f"--part: ratios {ratios} must be above 0 and add up to 1")
     corpora = [_corpus(path) for path in parts]
