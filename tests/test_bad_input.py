@@ -415,7 +415,8 @@ STAGE = {
         "generation.endpoints: the backend 'endpoint' needs at least one address",
     ),
     "a raw prompt with a system message": (
-        "generate --model tiny:teacher --prompts tiny:two generation.prompt_format=raw prompts.system=x -o out",
+        "generate --model tiny:teacher --prompts tiny:two -o out generation.prompt_format=raw "
+        "prompts.system=x",
         "generation.prompt_format: raw prompts have no place for prompts.system",
     ),
     "a grade without answers": ("grade r.jsonl --answer-field gold -o o.jsonl", "row 1 has no 'gold'"),
