@@ -384,7 +384,7 @@ STAGE = {
     "an unknown step to explain": ("explain RECIPE trian/student-s/micota", "STEP: 'trian/student-s/micota'"),
     "a run that never was": ("explain train/student-s/micota", "last.json: cannot be read"),
     "no jobs": ("run RECIPE --jobs 0", "--jobs: 0 must be above 0"),
-    "half a job": ("run RECIPE --jobs 0.5", "invalid int value: '0.5'"),
+    "half a job": ("run RECIPE --jobs 0.5", "--jobs: invalid count value: '0.5'"),
     "a frozen plan that is none": ("step r.jsonl x", "r.jsonl: no step 'x'"),
     "a frozen plan that is not there": ("step none.json x", "none.json: cannot be read"),
     "a workspace that is a file": ("run RECIPE --workspace c.jsonl", "c.jsonl"),

@@ -14,7 +14,6 @@ from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import DataRef, ModelRef
 from micota_lf.recipe.sections import Generation
 from micota_lf.run.snakemake import freeze, pending_steps
-from micota_lf.run.step import context_of
 from micota_lf.stages import Context, train
 from micota_lf.stages.parity import template_parity
 from micota_lf.stages.preflight import inspect, questions
@@ -35,7 +34,8 @@ def with_template(directory, template, **config):
 
 def preflight_report(directory, *overrides):
     plan = compile_plan(load_recipe(TINY, overrides))
-    return inspect(context_of(plan.steps[plan.slots["preflight"]], directory, plan, directory))
+    step = plan.steps[plan.slots["preflight"]]
+    return inspect(Context(directory, step.config, plan.inputs_of(step, directory), step.how))
 
 
 @pytest.fixture
