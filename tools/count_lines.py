@@ -13,7 +13,7 @@ import tokenize
 from collections import Counter
 from pathlib import Path
 
-MOST_LINES, MOST_IN_A_FILE = 6100, 250  # the aim is 4,900: lower it with what is made shorter, never raise it
+MOST_LINES, MOST_IN_A_FILE = 5500, 250  # the aim is 4,900: lower it with what is made shorter, never raise it
 PACKAGE = Path(__file__).resolve().parent.parent / "micota_lf"
 NO_CODE = {
     tokenize.COMMENT,

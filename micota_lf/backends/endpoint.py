@@ -206,6 +206,8 @@ class Backend(Base):
         except asyncio.CancelledError:
             if server.out:  # otherwise the run ends
                 self._retry(request, failures + 1, "no answer")
+        except Exception as error:  # nobody expects it, and the request would be waited for without end
+            self.found.append(Completion(request.id, error=repr(error)))
         self._send()
 
     def _retry(self, request: Request, failures: int, reason: str) -> None:
