@@ -24,6 +24,8 @@ from ..system.files import read_json
 from .references import ModelRef
 
 BILLION = 10**9
+# FLOPs a parameter and token: forward 2, backward 4, the recomputed forward of checkpointing 2.
+FORWARD, FORWARD_BACKWARD, CHECKPOINTED = 2, 6, 8
 
 
 class Tensor(NamedTuple):
@@ -109,6 +111,12 @@ def directory_size(path: Path) -> ModelSize | None:
     if not parameters or not (path / "config.json").is_file():
         return None
     return ModelSize(parameters, _shape(read_json(path / "config.json")))
+
+
+def training_flops(size: ModelSize, how: dict[str, Any], tokens: float) -> float:
+    """FLOPs of training on `tokens`: 6 a parameter and token, 8 with gradient checkpointing."""
+    passes = FORWARD_BACKWARD if how["disable_gradient_checkpointing"] else CHECKPOINTED
+    return passes * size.parameters * tokens
 
 
 def _shape(config: Mapping[str, Any]) -> Shape | None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ..inputs.problems import Problems
 from ..inputs.references import ModelRef
-from ..inputs.weights import BILLION, ModelSize, Shape, model_size
+from ..inputs.weights import BILLION, FORWARD, ModelSize, Shape, model_size, training_flops
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
 from .plan import Input, Plan, Step
@@ -36,8 +36,6 @@ DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Bytes a parameter of mixed-precision AdamW: weights 2, gradients 2, fp32 weights and two moments 12
 # (Rajbhandari et al., arXiv 1910.02054, section 3.1); all in fp32 it is 16 too.
 WEIGHT_BYTES, OPTIMIZER_BYTES, TRAIN_BYTES = 2, 12, 16
-# FLOPs a parameter and token: forward 2, backward 4, the recomputed forward of checkpointing 2.
-FORWARD, FORWARD_BACKWARD, CHECKPOINTED = 2, 6, 8
 # Bytes a token and hidden unit that one layer's backward needs beside attention scores, which are not kept
 # (Korthikanti et al., arXiv 2205.05198, section 4.1).
 LAYER_BYTES = 34
@@ -74,12 +72,6 @@ def total(costs: Iterable[Cost]) -> Cost:
     joins: tuple[Any, ...] = (sum, sum, max, max, max)
     columns = zip(joins, zip(Cost(), *costs, strict=True), strict=True)
     return Cost(*(None if None in values else join(values) for join, values in columns))
-
-
-def training_flops(size: ModelSize, how: dict[str, Any], tokens: float) -> float:
-    """FLOPs of training on `tokens`: 6 a parameter and token, 8 with gradient checkpointing."""
-    passes = FORWARD_BACKWARD if how["disable_gradient_checkpointing"] else CHECKPOINTED
-    return passes * size.parameters * tokens
 
 
 def training_memory(size: ModelSize, what: dict[str, Any], how: dict[str, Any], devices: int) -> float:

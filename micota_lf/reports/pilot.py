@@ -9,8 +9,7 @@ finished one of a name.
 
 from pathlib import Path
 
-from ..inputs.weights import BILLION, directory_size, model_size
-from ..plan.costs import training_flops
+from ..inputs.weights import BILLION, directory_size, model_size, training_flops
 from ..plan.plan import Input
 from ..recipe.sections import Estimates
 from ..run.step import finished
