@@ -108,7 +108,7 @@ def render(
     if spec.backend == "vllm":
         engine = ["--model", "vllm", "--batch_size", "auto"]
         given |= {
-            "tensor_parallel_size": max(1, gpus), "generation_config": "vllm", "seed": spec.seed,
+            "tensor_parallel_size": step.how.get("tensor_parallel", max(1, gpus)), "generation_config": "vllm", "seed": spec.seed,
             "gpu_memory_utilization": spec.gpu_memory_utilization, **vllm,
         }  # fmt: skip
     else:

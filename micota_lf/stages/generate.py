@@ -33,14 +33,11 @@ NAMED_IDS = 5  # of problems that differ, in an error
 
 
 def settings(recipe: Recipe) -> Settings:
-    """Of a step that generates; vLLM splits the model over some GPUs and serves all copies that fit."""
-    hardware, backend = recipe.hardware, recipe.generation.backend
-    split = min(hardware.inference_gpus, hardware.gpus)
-    copies = {"endpoint": 0, "vllm": max(1, hardware.gpus // max(1, split))}.get(backend, 1)
-    launch: dict[str, Any] = {}
-    if backend == "vllm":
-        launch = {"engine": recipe.engines.vllm, "tensor_parallel": max(1, split), "data_parallel": copies}
-    return Settings.of(recipe.generation, recipe.prompts, gpus=split * copies, **launch)
+    """Of a step that generates, on GPUs or not; on how many, its model says (plan/placement.py)."""
+    backend = recipe.generation.backend
+    launch = {"engine": recipe.engines.vllm} if backend == "vllm" else {}
+    gpus = 0 if backend == "endpoint" else min(1, recipe.hardware.gpus)
+    return Settings.of(recipe.generation, recipe.prompts, gpus=gpus, **launch)
 
 
 def run(step: Context, output: str = "responses.jsonl") -> Results:

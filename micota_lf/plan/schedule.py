@@ -1,0 +1,55 @@
+"""In which order a plan's steps run, and how long that takes.
+
+    priorities(plan, pending)[step_id]           # what Snakemake is given; run/snakemake.py
+    wall_hours(plan, pending, hours)             # of a run, if each step takes so many hours
+
+The simulation starts steps as Snakemake's greedy scheduler does: whenever one ends, those that are ready are
+looked at in the order of their priority, and each that finds its GPUs and cores free begins, even if an earlier
+one waits for more. `benchmarks/schedule.py` compares it with Snakemake itself.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from heapq import heappop, heappush
+
+from .plan import Plan, Step
+
+
+def waits_for(plan: Plan, step: Step) -> list[str]:
+    """Ids of the steps that must be done before a step."""
+    return [] if step.id in plan.gates else [*plan.gates, *step.needs]
+
+
+def priorities(plan: Plan, pending: Collection[str]) -> dict[str, int]:
+    """What goes first among steps that are ready: each has its own number, the highest is the first.
+
+    Steps that most others wait for go first: the method's chain is long, its side branches are short. Among
+    equals, those on many GPUs do, while few of the small ones are in their way.
+    """
+    waiting: defaultdict[str, set[str]] = defaultdict(set)
+    order = [plan.steps[step_id] for step_id in plan.steps if step_id in set(pending)][::-1]
+    for step in order:
+        for before in step.needs:
+            waiting[before] |= {step.id, *waiting[step.id]}
+    ranked = sorted(order, key=lambda step: (len(waiting[step.id]), step.gpus))
+    return {step.id: rank for rank, step in enumerate(ranked)}
+
+
+def wall_hours(plan: Plan, pending: Collection[str], hours: Mapping[str, float]) -> float:
+    """Hours from the first step's start to the last one's end, on the plan's GPUs and cores."""
+    first, now = priorities(plan, pending), 0.0
+    before = {i: {b for b in waits_for(plan, plan.steps[i]) if b in first} for i in first}
+    gpus, cores, running = plan.gpus, plan.cores, list[tuple[float, str]]()
+    while before or running:
+        for step_id in sorted((i for i, waits in before.items() if not waits), key=first.__getitem__, reverse=True):
+            step = plan.steps[step_id]
+            threads = min(step.threads, plan.cores)
+            if step.gpus <= gpus and threads <= cores:
+                gpus, cores = gpus - step.gpus, cores - threads
+                heappush(running, (now + hours[step_id], step_id))
+                del before[step_id]
+        now, ended = heappop(running)
+        gpus, cores = gpus + plan.steps[ended].gpus, cores + min(plan.steps[ended].threads, plan.cores)
+        for waits in before.values():
+            waits.discard(ended)
+    return now
