@@ -115,7 +115,7 @@ def directory_size(path: Path) -> ModelSize | None:
 
 
 def missing_bytes(model: ModelRef) -> float:
-    """Bytes of a hub model's weights, in bf16, that its cache lacks; 0 if it is no hub id or its size unknown."""
+    """Bytes of a hub model's weights, in bf16, that the cache lacks; 0 for a local one or an unknown size."""
     size = None if model.local else model_size(model)
     if size is None:
         return 0.0

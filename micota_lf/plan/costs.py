@@ -12,7 +12,7 @@ GPU would hold counts as the host's memory.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -22,19 +22,8 @@ from ..inputs.references import ModelRef
 from ..inputs.weights import BILLION, FORWARD, ModelSize, missing_bytes, model_size, training_flops
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
-from .memory import (
-    DTYPE_BYTES,
-    GIB,
-    LOGIT_BYTES,
-    OPTIMIZER_BYTES,
-    UNKNOWN,
-    WEIGHT_BYTES,
-    Parts,
-    inference_memory,
-    merge_memory,
-    shape_of,
-    training_memory,
-)
+from . import memory
+from .memory import DTYPE_BYTES, GIB, UNKNOWN, WEIGHT_BYTES, Parts
 from .plan import Input, Plan, Step
 
 Rows = tuple[float, float]
@@ -46,7 +35,7 @@ KNOWN_PROBLEMS = {"aime24": 30, "amc23": 40, "olympiadbench": 675, "math-500": 5
 # Where a step's config says how long an answer may get.
 LONGEST = {"generate": ("generation", "max_tokens"), "evaluate": ("evaluation", "max_gen_toks")}
 TOKEN_TEXT_BYTES = 4  # of English and mathematics, in Qwen2.5's tokens
-# Seconds until an engine is at work and after it, and speeds; measured with recipes/tiny.yaml on 2 cores of a Xeon.
+# Seconds of a step beside its engine's work, and speeds: of recipes/tiny.yaml on 2 cores of a Xeon.
 CPU_STARTUP_SECONDS = {"preflight": 10, "generate": 5}
 CPU_FLOPS, CPU_DECODE = 1e11, 10.0  # a second of one step; output tokens a second of a 1B model
 MERGED, GRADED = 20.0, 100.0  # seconds a billion parameters; responses a second
@@ -55,8 +44,8 @@ MERGED, GRADED = 20.0, 100.0  # seconds a billion parameters; responses a second
 class Cost(NamedTuple):
     """What a step needs: GPU-hours over all its GPUs, GiB on disk, GiB on each GPU, GiB of host memory.
 
-    `scratch_gib` is disk that it gives back: checkpoints. `hours` is how long it takes by itself, its engine's
-    start included, which is in no GPU-hours. `parts` are those of a GPU's memory, in GiB.
+    `scratch_gib` is disk that it gives back: checkpoints. `hours` is how long it takes by itself, its
+    engine's start included, which is in no GPU-hours. `parts` are those of a GPU's memory, in GiB.
     """
 
     gpu_hours: float | None = 0.0
@@ -76,16 +65,17 @@ def estimate(plan: Plan, recipe: Recipe) -> dict[str, Cost]:
 
 def total(costs: Iterable[Cost]) -> Cost:
     """Hours and disk added up, memory and scratch of the largest; None where a part is unknown."""
-    joins: tuple[Any, ...] = (sum, sum, max, max, max, sum)
-    columns = zip(joins, zip(Cost(), *costs, strict=True), strict=False)
-    return Cost(*(None if None in values else join(values) for join, values in columns))
+    joins: tuple[Any, ...] = (sum, sum, max, max, max, sum, lambda parts: parts[0])
+    columns = zip(joins, zip(Cost(), *costs, strict=True), strict=True)
+    joined: Iterator[Any] = (None if None in values else join(values) for join, values in columns)
+    return Cost(*joined)
 
 
 def downloads(plan: Plan, steps: Iterable[str]) -> float:
     """GiB of the weights that steps take from the hub and that its cache does not have yet."""
-    given = [given for step_id in steps for given in plan.steps[step_id].inputs.values()]
-    models = {one.reference for one in given if one.ref and not one.data}
-    return sum(map(missing_bytes, models)) / GIB
+    asking = (plan.steps[step_id] for step_id in steps if step_id not in plan.gates)
+    given = [given for step in asking for given in step.inputs.values() if given.ref and not given.data]
+    return sum(map(missing_bytes, {one.reference for one in given})) / GIB
 
 
 def line_count(source: ModelRef) -> int | None:
@@ -118,7 +108,10 @@ class Estimator:
         self.plan, self.recipe, self.figures = plan, recipe, recipe.estimates
         self.problems = sum(benchmark_problems(recipe).values())
         self.prompts = problem_count(recipe.prompts) or DEFAULT_PROMPTS
-        self.size_of = cache(model_size)
+        self.size_of, figures = cache(model_size), recipe.estimates
+        self.flops, self.decode = CPU_FLOPS, CPU_DECODE  # a second, of one GPU or of the host
+        if recipe.hardware.gpus:
+            self.flops, self.decode = figures.tflops * 1e12 * figures.mfu, figures.decode_tokens_per_second
 
     def cost(self, step: Step) -> Cost:
         """The cost of one step; a kind that is not known here costs nothing."""
@@ -133,13 +126,13 @@ class Estimator:
         section, longest = LONGEST[step.kind]
         spec, (rows, mean) = step.config[section], self._rows(Input(step.id))
         size, disk = self.size(step), rows * mean * TOKEN_TEXT_BYTES
-        speed = self.figures.decode_tokens_per_second if step.gpus else CPU_DECODE
-        seconds = rows * mean * size.parameters / BILLION / speed
+        seconds = rows * mean * size.parameters / BILLION / self.decode
         if spec["backend"] == "endpoint":  # on someone else's GPUs
             return Cost(disk_gib=disk / GIB, hours=None)
         # vLLM holds as many sequences as there is memory for, but one at least.
         batch = step.how[section]["batch_size"] if spec["backend"] == "transformers" else 1
-        return self._on(step, seconds, disk, inference_memory(size, spec[longest], spec["dtype"], batch))
+        held = memory.inference_memory(size, spec[longest], spec["dtype"], batch)
+        return self._on(step, seconds, disk, held)
 
     def _corpus(self, step: Step) -> Cost:
         rows, mean = self._rows(Input(step.id))
@@ -155,51 +148,47 @@ class Estimator:
         tokens = updates * spec["global_batch_size"] * min(mean, spec["cutoff_len"])
         devices = step.how["processes"] * step.how["nodes"]
         busy = self.figures.balance if devices > 1 else 1.0
-        seconds = training_flops(size, how, tokens) / self._flops(step) / busy
+        seconds = training_flops(size, how, tokens) / self.flops / busy
         disk, scratch = size.parameters * (WEIGHT_BYTES if spec["bf16"] else 4), 0.0
         if how["save_strategy"] != "no":  # weights and optimizer; the oldest goes once the newest is there
-            saved = spec["num_train_epochs"] if how["save_strategy"] == "epoch" else updates / how["save_steps"]
-            kept = min(math.ceil(saved), (how["save_total_limit"] or math.inf) + 1)
-            scratch = kept * size.parameters * (WEIGHT_BYTES + OPTIMIZER_BYTES)
+            saves = {"epoch": spec["num_train_epochs"], "steps": updates / how["save_steps"]}
+            kept = min(math.ceil(saves[how["save_strategy"]]), (how["save_total_limit"] or math.inf) + 1)
+            scratch = kept * size.parameters * (WEIGHT_BYTES + memory.OPTIMIZER_BYTES)
         asked = how.get("enable_liger_kernel")
         liger = step.gpus > 0 if asked is None else asked
-        return self._on(step, seconds, disk, training_memory(size, spec, how, devices, liger), scratch)
+        return self._on(step, seconds, disk, memory.training_memory(size, spec, how, devices, liger), scratch)
 
     def _merge(self, step: Step) -> Cost:
         """A merge is done on the host; its GPU is for the questions that the merged model is asked."""
         size, dtype = self.size(step), step.config["merge"]["dtype"]
-        seconds, host = size.parameters / BILLION * MERGED, {"host": merge_memory(size, dtype)}
-        cost = self._on(replace(step, gpus=0), seconds, size.parameters * DTYPE_BYTES[dtype], host)
-        asking = self.figures.startup_minutes / 60 if step.gpus else 0.0
-        return cost._replace(hours=cost.hours and cost.hours + asking)
+        seconds, host = size.parameters / BILLION * MERGED, {"host": memory.merge_memory(size, dtype)}
+        seconds += 60 * self.figures.startup_minutes if step.gpus else 0.0
+        return self._on(replace(step, gpus=0), seconds, size.parameters * DTYPE_BYTES[dtype], host)
 
     def _bpc(self, step: Step) -> Cost:
         """Scoring: 2 FLOPs a parameter and token of all corpora."""
         size, limit = self.size(step), self.recipe.bpc.limit or math.inf
         corpora = [self._rows(given) for role, given in step.inputs.items() if role != "model"]
         flops = FORWARD * size.parameters * sum(min(rows, limit) * mean for rows, mean in corpora)
-        logits = LOGIT_BYTES * self.recipe.generation.max_tokens * shape_of(size).vocabulary
-        weights = inference_memory(size, 0, self.recipe.evaluation.dtype)
-        return self._on(step, flops / self._flops(step), 0.0, {**weights, "logits": logits})
-
-    def _flops(self, step: Step) -> float:
-        """A second, on one GPU or on the host."""
-        return self.figures.tflops * 1e12 * self.figures.mfu if step.gpus else CPU_FLOPS
+        logits = memory.LOGIT_BYTES * self.recipe.generation.max_tokens * memory.shape_of(size).vocabulary
+        weights = memory.inference_memory(size, 0, self.recipe.evaluation.dtype)
+        return self._on(step, flops / self.flops, 0.0, {**weights, "logits": logits})
 
     def _on(
-        self, step: Step, seconds: float, disk: float = 0.0, memory: Parts | None = None, scratch: float = 0.0
+        self, step: Step, seconds: float, disk: float = 0.0, held: Parts | None = None, scratch: float = 0.0
     ) -> Cost:
         """A cost on the step's GPUs, or on the host if it has none; sizes are in bytes."""
         # A model is split over a step's GPUs, or over those of one copy.
         share = 1 if step.kind == "train" else max(1, step.how.get("tensor_parallel", step.gpus))
-        parts = {name: size / GIB / share for name, size in (memory or {}).items()}
-        hours, held = seconds / 3600, sum(parts.values())
+        parts = {name: size / GIB / share for name, size in (held or {}).items()}
+        hours, total_gib = seconds / 3600, sum(parts.values())
         alone = hours + CPU_STARTUP_SECONDS.get(step.kind, 0.0) / 3600
-        needs = [0.0, disk / GIB, 0.0, held, scratch / GIB, alone]
+        needs = [0.0, disk / GIB, 0.0, total_gib, scratch / GIB, alone]
         if step.gpus:
             alone = hours / step.gpus / step.how.get("nodes", 1) + self.figures.startup_minutes / 60
-            needs = [hours, disk / GIB, held, 0.0, scratch / GIB, alone]
-        return Cost(*(None if math.isnan(need) else need for need in needs), parts if step.gpus else {})
+            needs = [hours, disk / GIB, total_gib, 0.0, scratch / GIB, alone]
+        known: list[Any] = [None if math.isnan(need) else need for need in needs]
+        return Cost(*known)._replace(parts=parts)
 
     def size(self, step: Step) -> ModelSize:
         """Size of a step's model; a trained or merged one is as large as the one that it started from."""

@@ -3,7 +3,7 @@
     parts = training_memory(size, config["train"], how["train"], devices=8, liger=True)
     parts["logits"], sum(parts.values())
 
-A part is NaN where the model's shape is unknown. `READY` is the share of a GPU's memory that a plan may count on.
+A part is NaN where the model's shape is unknown. A plan may count on the share `READY` of a GPU's memory.
 """
 
 import math
@@ -27,12 +27,12 @@ LAYER_BYTES = 34
 LOGIT_TRAIN_BYTES, LOGIT_BYTES = 12, 10
 # liger-kernel's fused loss turns bf16 logits into their gradients in place, or (older ones) in a copy.
 LIGER_LOGIT_BYTES = 4
-# DeepSpeed 0.18.4's stage3_max_live_parameters (runtime/zero/config.py), which our configuration leaves alone.
+# DeepSpeed 0.18.4's stage3_max_live_parameters (runtime/zero/config.py), which train.yaml leaves alone.
 LIVE_PARAMETERS = 10**9
 # CUDA's context, its libraries and NCCL's buffers: 1 to 2 GiB on GPUs of 80 GB.
 RUNTIME_BYTES = 2 * GIB
-# Ours: lost between blocks, of all that PyTorch holds, with expandable segments; without them Guo et al. (arXiv
-# 2401.08156) save 15% on average and up to 33%.
+# Ours: lost between blocks, of all that PyTorch holds, with expandable segments. GMLake, which does what they
+# do, saved 15% on average and up to 33% (arXiv 2401.08156).
 FRAGMENTED = 0.1
 # mergekit 0.1.5, measured on 317M parameters: bytes of the process, copies of the largest tensor.
 MERGE_BASE_BYTES, MERGE_COPIES = 1.1e9, 9
@@ -68,19 +68,18 @@ def training_memory(
     return {**parts, "fragments": FRAGMENTED * sum(parts.values()), "runtime": RUNTIME_BYTES}
 
 
-def liger_chunk(tokens: int, shape: Shape) -> float:
+def liger_chunk(tokens: int, shape: Shape) -> int:
     """Tokens whose logits liger-kernel 0.8.5 holds at a time (ops/fused_linear_cross_entropy.py).
 
     So many that they take about what the hidden states do: a power of two, at most all of them.
     """
-    if math.isnan(shape.hidden):
-        return UNKNOWN
-    share = math.ceil(tokens / math.ceil(shape.vocabulary / shape.hidden))
+    known = not math.isnan(shape.hidden)
+    share = math.ceil(tokens / math.ceil(shape.vocabulary / shape.hidden)) if known else tokens
     return min(1 << (share - 1).bit_length(), tokens)
 
 
 def inference_memory(size: ModelSize, tokens: int, dtype: str, batch: int = 1) -> Parts:
-    """The weights, and the keys and values of `batch` sequences of `tokens`, before they are split over GPUs."""
+    """The weights, and the keys and values of `batch` sequences of `tokens`, before they are split."""
     shape = shape_of(size)
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens * batch
     return {"weights": DTYPE_BYTES[dtype] * size.parameters, "cache": DTYPE_BYTES[dtype] * cache}

@@ -1,11 +1,11 @@
 """In which order a plan's steps run, and how long that takes.
 
     priorities(plan, pending)[step_id]           # what Snakemake is given; run/snakemake.py
-    wall_hours(plan, pending, hours)             # of a run, if each step takes so many hours
+    wall_hours(plan, hours)                      # of a run whose steps take so many hours, by id
 
 The simulation starts steps as Snakemake's greedy scheduler does: whenever one ends, those that are ready are
-looked at in the order of their priority, and each that finds its GPUs and cores free begins, even if an earlier
-one waits for more. `benchmarks/schedule.py` compares it with Snakemake itself.
+looked at in the order of their priority, and each that finds its GPUs and cores free begins, even if an
+earlier one waits for more. `benchmarks/schedule.py` compares it with Snakemake itself.
 """
 
 from collections import defaultdict
@@ -35,21 +35,20 @@ def priorities(plan: Plan, pending: Collection[str]) -> dict[str, int]:
     return {step.id: rank for rank, step in enumerate(ranked)}
 
 
-def wall_hours(plan: Plan, pending: Collection[str], hours: Mapping[str, float]) -> float:
+def wall_hours(plan: Plan, hours: Mapping[str, float]) -> float:
     """Hours from the first step's start to the last one's end, on the plan's GPUs and cores."""
-    first, now = priorities(plan, pending), 0.0
-    before = {i: {b for b in waits_for(plan, plan.steps[i]) if b in first} for i in first}
-    gpus, cores, running = plan.gpus, plan.cores, list[tuple[float, str]]()
+    first, now, running = priorities(plan, hours), 0.0, list[tuple[float, str]]()
+    before = {i: {needed for needed in waits_for(plan, plan.steps[i]) if needed in first} for i in first}
+    gpus, cores, threads = plan.gpus, plan.cores, {i: min(plan.steps[i].threads, plan.cores) for i in first}
     while before or running:
-        for step_id in sorted((i for i, waits in before.items() if not waits), key=first.__getitem__, reverse=True):
-            step = plan.steps[step_id]
-            threads = min(step.threads, plan.cores)
-            if step.gpus <= gpus and threads <= cores:
-                gpus, cores = gpus - step.gpus, cores - threads
-                heappush(running, (now + hours[step_id], step_id))
-                del before[step_id]
+        ready = (i for i, waits in before.items() if not waits)
+        for i in sorted(ready, key=first.__getitem__, reverse=True):
+            if plan.steps[i].gpus <= gpus and threads[i] <= cores:
+                gpus, cores = gpus - plan.steps[i].gpus, cores - threads[i]
+                heappush(running, (now + hours[i], i))
+                del before[i]
         now, ended = heappop(running)
-        gpus, cores = gpus + plan.steps[ended].gpus, cores + min(plan.steps[ended].threads, plan.cores)
+        gpus, cores = gpus + plan.steps[ended].gpus, cores + threads[ended]
         for waits in before.values():
             waits.discard(ended)
     return now

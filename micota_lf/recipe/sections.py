@@ -272,7 +272,7 @@ class Hardware(Section):
     machines, with one process a GPU. A step that generates, evaluates or scores splits its model over
     `inference_gpus` (null: the fewest of 1, 2, 4, 8 at which the weights take half of their memory at most).
     With vLLM there are several such copies: to generate, as many as there are GPUs for; to evaluate, so many
-    that it is estimated to take half an hour. Without GPUs a training has `cpu_processes` processes a machine.
+    that it is estimated to take half an hour. Without GPUs a training has `cpu_processes` a machine.
 
     With several nodes, `micota run` starts the training's part on its own machine, and needs NODE_RANK,
     MASTER_ADDR and MASTER_PORT in its environment; starting the same step on the others is the scheduler's
@@ -296,11 +296,11 @@ class Hardware(Section):
 class Estimates(Section):
     """Figures behind the GPU-hours of `micota plan`; replace them by what a pilot measured.
 
-    `tflops` (peak, bf16), `mfu` (share of it that a GPU at work reaches in training) and `balance` (share of a
-    training's time in which GPUs wait for no other: rows of one batch differ in length) give training times,
-    `decode_tokens_per_second` (output tokens a second and GPU of a 1B model; inversely proportional to
-    parameters) generation times. `startup_minutes` pass in each step on GPUs before its engine is at work: vLLM
-    took 3.6 to start a 70B model on 8 GPUs, and its first answer up to one more (vllm issue 19824).
+    `tflops` (peak, bf16), `mfu` (share of it that a GPU at work reaches in training) and `balance` (share of
+    a training's time in which GPUs wait for no other, as rows of a batch differ in length) give training
+    times, `decode_tokens_per_second` (output tokens a second and GPU of a 1B model; inversely proportional to
+    parameters) generation times. `startup_minutes` pass in each step on GPUs before its engine is at work:
+    vLLM took 3.6 to start a 70B model on 8 GPUs, its first answer up to one more (vllm issue 19824).
     `response_tokens` are mean lengths by the name of the model that responds.
     """
 

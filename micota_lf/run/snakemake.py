@@ -80,7 +80,7 @@ def run_plan(
         where = ["--cores", str(jobs or plan.cores), "--resources", f"gpu={plan.gpus}"]
         if on_slurm is not None:
             where = ["--local-cores", str(plan.cores), *slurm.options(workspace, jobs or len(pending))]
-        child = started(_snakemake(frozen, workspace, where), workspace, workspace / LOG)
+        child = started(snakemake_argv(frozen, workspace, where), workspace, workspace / LOG)
         try:
             _watch(plan, workspace, pending, child, say)
         finally:
@@ -111,7 +111,8 @@ def freeze(plan: Plan, workspace: Path, pending: list[str], on_slurm: slurm.Sett
     return path
 
 
-def _snakemake(frozen: Path, workspace: Path, where: list[str]) -> list[str]:
+def snakemake_argv(frozen: Path, workspace: Path, where: list[str]) -> list[str]:
+    """Snakemake's command line for a frozen plan; `where`: how much may run here, or on what else."""
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(workspace),
         "--config", f"plan={frozen}", "--latency-wait", "10", *where,
