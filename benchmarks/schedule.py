@@ -1,12 +1,12 @@
 """How much of its GPUs a recipe's run uses: simulated, and by Snakemake itself with steps that only sleep.
 
-    python benchmarks/schedule.py                         # table2 of recipes/micota.yaml; about 3 minutes
+    python benchmarks/schedule.py                         # table2 of recipes/micota.yaml; about 5 minutes
     python benchmarks/schedule.py --target table1 --hour 2 estimates.startup_minutes=10
 
-Each step takes as long as the plan estimates, its engine's start included; in Snakemake's run an hour is `--hour`
-seconds, in which what Snakemake itself needs (a third of a second a step) weighs far more than in earnest. The
-bound is what counts as work, GPU-hours without start-ups, spread evenly over the GPUs. Before that, the same with
-other numbers of copies an evaluation.
+Each step takes as long as the plan estimates, its engine's start included. In Snakemake's run an hour is
+`--hour` seconds, so that the fractions of a second that Snakemake needs between steps weigh far more than in
+earnest: the longer the hour, the nearer. The bound is what counts as work, GPU-hours without start-ups, spread
+evenly over the GPUs. Before that come simulations with other numbers of copies of a model that is evaluated.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def planned(path: Path, target: str, words: Sequence[str]) -> tuple[Plan, dict[s
 
 
 def slept(plan: Plan, hours: dict[str, float], hour: float) -> float:
-    """Hours from the first start to the last end under Snakemake, where a step sleeps `hour` seconds for one."""
+    """Hours from the first start to the last end under Snakemake, where steps sleep `hour` seconds for one."""
     with tempfile.TemporaryDirectory() as name:
         workspace = Path(name)
         frozen = freeze(plan, workspace, list(hours))
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=PAPER)
     parser.add_argument("--target", default="table2")
     parser.add_argument(
-        "--hour", type=float, default=6.0, help="seconds that an hour sleeps in Snakemake's run"
+        "--hour", type=float, default=12.0, help="seconds that an hour sleeps in Snakemake's run"
     )
     parser.add_argument("overrides", nargs="*", help="key=value of the recipe")
     args = parser.parse_args()

@@ -7,8 +7,8 @@ Sizes come from inputs/models.yaml, speeds and response lengths from the recipe'
 the name of the model that responds: a teacher, a student, STUDENT/CORPUS or an assistant. A trained model
 that is not named there responds as long as the corpus that it has learnt from; any other one as
 `default_response_tokens` says. Every response is counted as kept by its filter, so trainings are upper
-bounds. None is unknown (no size, no shape). Steps without GPUs go at the speeds of two CPU cores, and what a
-GPU would hold counts as the host's memory.
+bounds. None is unknown (no size, no shape). Without GPUs a step has the speed of a CPU core, and
+what a GPU would hold counts as the host's memory.
 """
 
 import math
@@ -35,10 +35,14 @@ KNOWN_PROBLEMS = {"aime24": 30, "amc23": 40, "olympiadbench": 675, "math-500": 5
 # Where a step's config says how long an answer may get.
 LONGEST = {"generate": ("generation", "max_tokens"), "evaluate": ("evaluation", "max_gen_toks")}
 TOKEN_TEXT_BYTES = 4  # of English and mathematics, in Qwen2.5's tokens
-# Seconds of a step beside its engine's work, and speeds: of recipes/tiny.yaml on 2 cores of a Xeon.
-CPU_STARTUP_SECONDS = {"preflight": 10, "generate": 5}
-CPU_FLOPS, CPU_DECODE = 1e11, 10.0  # a second of one step; output tokens a second of a 1B model
-MERGED, GRADED = 20.0, 100.0  # seconds a billion parameters; responses a second
+# Seconds of a step beside its work on tokens: of recipes/tiny.yaml, one step at a time on 2 cores of a Xeon.
+CPU_STARTUP_SECONDS = {"preflight": 8, "generate": 5, "train": 12, "merge": 11, "evaluate": 22, "bpc": 25}
+# There too, of a step: FLOPs a second, output tokens a second of a 1B model, seconds a token besides, of a response
+# and of a training. Models of 0.1M to 0.7M parameters cost the latter, so that of larger ones is a rough guess.
+CPU_SPEED = 1e11, 10.0, 2.5e-4, 5e-5
+# CPU seconds a billion parameters: mergekit 0.1.5's dare_ties in bf16, on 424M. Responses of 16,000 characters
+# that are graded a second: docs/numbers.md.
+MERGED, GRADED = 75.0, 300.0
 
 
 class Cost(NamedTuple):
@@ -109,9 +113,10 @@ class Estimator:
         self.problems = sum(benchmark_problems(recipe).values())
         self.prompts = problem_count(recipe.prompts) or DEFAULT_PROMPTS
         self.size_of, figures = cache(model_size), recipe.estimates
-        self.flops, self.decode = CPU_FLOPS, CPU_DECODE  # a second, of one GPU or of the host
-        if recipe.hardware.gpus:
+        self.flops, self.decode, self.answered, self.learnt = CPU_SPEED
+        if recipe.hardware.gpus:  # of one of them
             self.flops, self.decode = figures.tflops * 1e12 * figures.mfu, figures.decode_tokens_per_second
+            self.answered = self.learnt = 0.0
 
     def cost(self, step: Step) -> Cost:
         """The cost of one step; a kind that is not known here costs nothing."""
@@ -126,7 +131,7 @@ class Estimator:
         section, longest = LONGEST[step.kind]
         spec, (rows, mean) = step.config[section], self._rows(Input(step.id))
         size, disk = self.size(step), rows * mean * TOKEN_TEXT_BYTES
-        seconds = rows * mean * size.parameters / BILLION / self.decode
+        seconds = rows * mean * (size.parameters / BILLION / self.decode + self.answered)
         if spec["backend"] == "endpoint":  # on someone else's GPUs
             return Cost(disk_gib=disk / GIB, hours=None)
         # vLLM holds as many sequences as there is memory for, but one at least.
@@ -148,7 +153,7 @@ class Estimator:
         tokens = updates * spec["global_batch_size"] * min(mean, spec["cutoff_len"])
         devices = step.how["processes"] * step.how["nodes"]
         busy = self.figures.balance if devices > 1 else 1.0
-        seconds = training_flops(size, how, tokens) / self.flops / busy
+        seconds = training_flops(size, how, tokens) / self.flops / busy + tokens * self.learnt
         disk, scratch = size.parameters * (WEIGHT_BYTES if spec["bf16"] else 4), 0.0
         if how["save_strategy"] != "no":  # weights and optimizer; the oldest goes once the newest is there
             saves = {"epoch": spec["num_train_epochs"], "steps": updates / how["save_steps"]}
