@@ -5,8 +5,8 @@
 
 Each step takes as long as the plan estimates, its engine's start included. In Snakemake's run an hour is
 `--hour` seconds, so that the fractions of a second that Snakemake needs between steps weigh far more than in
-earnest: the longer the hour, the nearer. The bound is what counts as work, GPU-hours without start-ups, spread
-evenly over the GPUs. Before that come simulations with other numbers of copies of a model that is evaluated.
+earnest: the longer the hour, the nearer. The bound is what counts as work, GPU-hours without start-ups,
+spread evenly over the GPUs. Before that come simulations with other numbers of copies of an evaluated model.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def planned(path: Path, target: str, words: Sequence[str]) -> tuple[Plan, dict[s
 
 
 def slept(plan: Plan, hours: dict[str, float], hour: float) -> float:
-    """Hours from the first start to the last end under Snakemake, where steps sleep `hour` seconds for one."""
+    """Hours from the first start to the last end under Snakemake; a step sleeps `hour` seconds for one."""
     with tempfile.TemporaryDirectory() as name:
         workspace = Path(name)
         frozen = freeze(plan, workspace, list(hours))

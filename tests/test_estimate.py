@@ -69,6 +69,7 @@ def test_a_plans_hours_and_disk_by_hand():
         "train.disable_gradient_checkpointing=false",
         "generation.max_tokens=4000", "estimates.response_tokens.teacher=5000",
         "estimates.response_tokens.ta=2000", "hardware.gpus=8", "train.global_batch_size=32",
+        "estimates.default_response_tokens=1000",
         "train.per_device_train_batch_size=1",
     ]  # fmt: skip
     costs = costs_of(load_recipe(TINY, words))

@@ -12,6 +12,7 @@ model_size(ModelRef("someone/thing-13B")).parameters            # 13e9, read off
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,14 +117,12 @@ def directory_size(path: Path) -> ModelSize | None:
 
 def missing_bytes(model: ModelRef) -> float:
     """Bytes of a hub model's weights, in bf16, that the cache lacks; 0 for a local one or an unknown size."""
-    size = None if model.local else model_size(model)
-    if size is None:
+    if model.local or not (size := model_size(model)):
         return 0.0
-    try:
+    with suppress(FileNotFoundError):
         files = weights_directory(model, offline=True).glob("*.safetensors")
         return max(0.0, 2 * size.parameters - sum(file.stat().st_size for file in files))
-    except FileNotFoundError:
-        return 2 * size.parameters
+    return 2 * size.parameters
 
 
 def training_flops(size: ModelSize, how: dict[str, Any], tokens: float) -> float:

@@ -37,11 +37,11 @@ LONGEST = {"generate": ("generation", "max_tokens"), "evaluate": ("evaluation", 
 TOKEN_TEXT_BYTES = 4  # of English and mathematics, in Qwen2.5's tokens
 # Seconds of a step beside its work on tokens: of recipes/tiny.yaml, one step at a time on 2 cores of a Xeon.
 CPU_STARTUP_SECONDS = {"preflight": 8, "generate": 5, "train": 12, "merge": 11, "evaluate": 22, "bpc": 25}
-# There too, of a step: FLOPs a second, output tokens a second of a 1B model, seconds a token besides, of a response
-# and of a training. Models of 0.1M to 0.7M parameters cost the latter, so that of larger ones is a rough guess.
+# There too, of a step: FLOPs a second, output tokens a second of a 1B model, and what else a token takes, of
+# a response and of a training. Models of 0.1M to 0.7M parameters show the latter; larger ones are a guess.
 CPU_SPEED = 1e11, 10.0, 2.5e-4, 5e-5
-# CPU seconds a billion parameters: mergekit 0.1.5's dare_ties in bf16, on 424M. Responses of 16,000 characters
-# that are graded a second: docs/numbers.md.
+# CPU seconds a billion parameters: mergekit 0.1.5, dare_ties in bf16, on 424M. Responses of 16,000
+# characters that are graded a second: docs/numbers.md.
 MERGED, GRADED = 75.0, 300.0
 
 
@@ -109,14 +109,12 @@ class Estimator:
     """Costs of the steps of one plan, from the rows and tokens that they handle."""
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
-        self.plan, self.recipe, self.figures = plan, recipe, recipe.estimates
+        self.plan, self.recipe, self.size_of = plan, recipe, cache(model_size)
         self.problems = sum(benchmark_problems(recipe).values())
         self.prompts = problem_count(recipe.prompts) or DEFAULT_PROMPTS
-        self.size_of, figures = cache(model_size), recipe.estimates
-        self.flops, self.decode, self.answered, self.learnt = CPU_SPEED
-        if recipe.hardware.gpus:  # of one of them
-            self.flops, self.decode = figures.tflops * 1e12 * figures.mfu, figures.decode_tokens_per_second
-            self.answered = self.learnt = 0.0
+        self.figures = figures = recipe.estimates
+        a_gpu = figures.tflops * 1e12 * figures.mfu, figures.decode_tokens_per_second, 0.0, 0.0
+        self.flops, self.decode, self.answered, self.learnt = a_gpu if recipe.hardware.gpus else CPU_SPEED
 
     def cost(self, step: Step) -> Cost:
         """The cost of one step; a kind that is not known here costs nothing."""
@@ -159,8 +157,8 @@ class Estimator:
             saves = {"epoch": spec["num_train_epochs"], "steps": updates / how["save_steps"]}
             kept = min(math.ceil(saves[how["save_strategy"]]), (how["save_total_limit"] or math.inf) + 1)
             scratch = kept * size.parameters * (WEIGHT_BYTES + memory.OPTIMIZER_BYTES)
-        asked = how.get("enable_liger_kernel")
-        liger = step.gpus > 0 if asked is None else asked
+        if (liger := how.get("enable_liger_kernel")) is None:
+            liger = step.gpus > 0
         return self._on(step, seconds, disk, memory.training_memory(size, spec, how, devices, liger), scratch)
 
     def _merge(self, step: Step) -> Cost:
