@@ -80,7 +80,7 @@ def test_transformers_splits_a_model_and_serves_no_copies():
     words = ["generation.backend=transformers", "evaluation.backend=transformers"]
     _, plan = paper(*words)
     for slot in ("generate/r1", "evaluate/r1"):
-        assert parallel(plan, slot) == (None, None, 2)
+        assert parallel(plan, slot) == (2, 1, 2)
     _, elsewhere = paper("generation.backend=endpoint", "generation.endpoints=[http://a:1]")
     assert step_of(elsewhere, "generate/r1").gpus == 0
 

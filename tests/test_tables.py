@@ -92,9 +92,10 @@ def test_corpora_of_other_numerics_are_named_in_their_note(bench):
 
 
 def test_rows_of_other_numerics_are_named_in_the_tables_note(bench):
-    for method, backend in (("Instruct", "transformers"), ("MiCoTA", "transformers")):
+    for method, copies in (("Instruct", 1), ("MiCoTA", 2)):
         where = bench.outcomes().directory(f"evaluate/student-s/{method}")
-        write_json(where / "numerics.json", {"backend": backend, "dtype": "float32"})
+        numerics = {"backend": "transformers", "dtype": "float32", "data_parallel": copies}
+        write_json(where / "numerics.json", numerics)
     assert "numerics" not in accuracy_sheet(bench.outcomes(), "table2").note
     write_json(where / "numerics.json", {"backend": "vllm", "dtype": "float32", "vllm": "0.20.2"})
     note = accuracy_sheet(bench.outcomes(), "table2").note

@@ -32,9 +32,8 @@ def placed(plan: Plan, recipe: Recipe) -> Plan:
 def _placed(step: Step, recipe: Recipe, estimator: Estimator) -> Step:
     spec = recipe.evaluation if step.kind in ("evaluate", "bpc") else recipe.generation
     split = _split(recipe.hardware, estimator.size(step).parameters * DTYPE_BYTES[spec.dtype])
-    if spec.backend != "vllm":
-        return replace(step, gpus=split)
-    most, hours = recipe.hardware.gpus // split, (estimator.cost(step).gpu_hours or 0.0) / split
+    most = recipe.hardware.gpus // split if spec.backend == "vllm" else 1
+    hours = (estimator.cost(step).gpu_hours or 0.0) / split
     many = {"generate": most, "evaluate": min(most, max(1, math.ceil(hours / EVALUATION_HOURS)))}
     parallel: dict[str, Any] = {"tensor_parallel": split, "data_parallel": many.get(step.kind, 1)}
     if step.kind == "merge":  # it asks the model once it is made

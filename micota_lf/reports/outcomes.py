@@ -45,6 +45,7 @@ class Outcomes:
         """A sentence on how done evaluations or generations differ in numerics; empty if they do not.
 
         Greedy responses change with the last digits of a float: such rows differ by more than their models.
+        Copies of a model (`data_parallel`) change batches alone, as the order in which answers come does.
         """
         found: list[Row] = []
         for directory in (self.directory(slot) for slot in slots if self.results(slot) is not None):
@@ -52,7 +53,7 @@ class Outcomes:
                 if path.is_file():  # of responses it has a row for each time that they were resumed
                     found += (raw := read_json(path)).get("numerics", [raw])
         differing = []
-        for key in dict.fromkeys(key for numerics in found for key in numerics):
+        for key in dict.fromkeys(key for numerics in found for key in numerics if key != "data_parallel"):
             counts = Counter(str(numerics.get(key)) for numerics in found)
             if len(counts) > 1:
                 rows = (f"{value} ({count} {what})" for value, count in sorted(counts.items()))
