@@ -25,7 +25,7 @@ from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Generation
 from micota_lf.stages.generate import generate
 from micota_lf.system.fields import joined
-from micota_lf.system.files import read_json, read_jsonl
+from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
 STAND_IN = f"{sys.executable} {Path(__file__).parent / 'servers.py'}"
 PROMPTS = Prompts("tiny:two", limit=30)
@@ -85,6 +85,19 @@ def test_a_server_is_started_asked_and_stopped(tmp_path):
         "data_parallel": 1, "attention": "FLASH_ATTN", "batch_invariant": False,
     }  # fmt: skip
     assert respond(out, parallel=2, gpu_memory_utilization=0.5)["responses"] == 30  # how, not what
+
+
+def test_the_seconds_of_a_generation_begin_once_the_server_is_up_and_are_those_of_all_answers(tmp_path):
+    out, late = tmp_path / "out.jsonl", tmp_path / "late.py"
+    program = Path(__file__).parent / "servers.py"
+    server = f"os.execv({sys.executable!r}, [{sys.executable!r}, {str(program)!r}, *sys.argv[1:]])"
+    late.write_text(f"import os, sys, time; time.sleep(3); {server}")
+    began = time.monotonic()
+    made = respond(out, engine=f"{sys.executable} {late} --pace 0.05")
+    assert 30 * 0.05 <= made["generation_seconds"] < time.monotonic() - began - 3
+    assert "generation_seconds" not in respond(out)  # nothing was left to do
+    write_jsonl(out, read_jsonl(out)[:20])
+    assert "generation_seconds" not in respond(out) and complete(out)  # ten of thirty
 
 
 def test_a_server_that_cannot_start_is_shown_with_its_last_words_and_the_cause(tmp_path):
