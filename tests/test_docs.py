@@ -219,9 +219,9 @@ def test_a_swapped_student_shares_all_other_steps(tree):
     assert new and all(re.match(r"preflight|train/mine/|evaluate/mine/|bpc/mine", slot) for slot in new)
     paper, qwen3 = (compile_plan(load_recipe(f"recipes/{name}.yaml")) for name in ("micota", "qwen3"))
     fresh = [step.kind for made, step in qwen3.steps.items() if made not in paper.steps]
-    assert len(qwen3.steps) == 80 and len(fresh) == 15
+    assert len(qwen3.steps) == 88 and len(fresh) == 16
     counts = {kind: fresh.count(kind) for kind in set(fresh)}
-    assert counts == {"preflight": 1, "train": 6, "evaluate": 7, "bpc": 1}
+    assert counts == {"preflight": 1, "fetch": 1, "train": 6, "evaluate": 7, "bpc": 1}
 
 
 def test_the_example_of_explain_changes_a_value(tree):

@@ -46,27 +46,27 @@ FIELDS = {
     "prompts.system": ("prompts.system=Brief", "evaluate generate merge overlap preflight train"),
     "teachers.*.model": ("teachers.teacher.model=tiny:student-m", "generate preflight"),
     "teachers.*.revision": (
-        "teachers.teacher.revision=v1", "evaluate generate preflight",
+        "teachers.teacher.revision=v1", "fetch preflight",
         "teachers.teacher.model=someone/teacher",
     ),
     "students.*.model": ("students.student-s.model=tiny:student-m", "preflight"),
     "students.*.revision": (
-        "students.student-s.revision=v1", "bpc evaluate preflight train",
+        "students.student-s.revision=v1", "fetch preflight",
         "students.student-s.model=someone/student",
     ),
     "students.*.train": ("students.student-s.train.seed=7", "train"),
     "students.*.train_for": ("students.student-s.train_for.micota.seed=7", "train"),
     "assistants.*.from_": ("assistants.ta.from=student-m/strong", "merge preflight"),
     "assistants.*.merge.preset": (
-        "assistants.ta.merge.preset=pretrained", "merge preflight",
+        "assistants.ta.merge.preset=pretrained", "fetch merge preflight",
         "assistants.ta.merge.pretrained_model=someone/base",
     ),
     "assistants.*.merge.pretrained_model": (
-        "assistants.ta.merge.pretrained_model=someone/other", "merge preflight",
+        "assistants.ta.merge.pretrained_model=someone/other", "fetch preflight",
         "assistants.ta.merge.preset=pretrained assistants.ta.merge.pretrained_model=someone/base",
     ),
     "assistants.*.merge.pretrained_revision": (
-        "assistants.ta.merge.pretrained_revision=v1", "merge preflight",
+        "assistants.ta.merge.pretrained_revision=v1", "fetch preflight",
         "assistants.ta.merge.preset=pretrained assistants.ta.merge.pretrained_model=someone/base",
     ),
     "assistants.*.merge.merge_method": ("assistants.ta.merge.merge_method=ties", "merge"),

@@ -25,10 +25,11 @@ from ..reports.pilot import measured
 from ..reports.write import write_report
 from ..run import slurm
 from ..run.snakemake import check_engines, pending_steps, run_plan
-from ..run.step import run_step
+from ..run.step import finished, run_step
 from ..run.workspace import damage, finished_steps, remove, size_of, unreferred
 from ..run.workspace import explain as reasons
 from ..stages.evaluate import tasks_folder
+from ..stages.fetch import moved
 from ..stages.preflight import Report
 from ..system.files import read_json, write_json
 from ..system.processes import untested_versions
@@ -81,7 +82,9 @@ def run(args: argparse.Namespace) -> None:
         words = "nothing was started; run where there is enough, or lower these values"
         raise UserError("\n".join([*lacks, words]))
     check_engines(plan, pending)
-    for line in untested_versions():
+    steps = (workspace / step.directory for step in plan.steps.values() if step.kind == "fetch")
+    fetched = [done["results"] for done in map(finished, steps) if done]
+    for line in (*untested_versions(), *filter(None, map(moved, fetched))):
         print(f"warning: {line}", flush=True)
     print(f"{recipe.name}: {len(pending)} of {len(plan.steps)} steps to do in {workspace}", flush=True)
     recipe_file = str(Path(args.recipe).absolute())

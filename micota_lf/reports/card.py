@@ -54,7 +54,7 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
         bases=bases,
         licences=licences,
         prompts=prompts.ref.split("/")[-1] if prompts.local else prompts.ref,
-        settings=yaml.safe_dump({made.name: made.config for made in line}, sort_keys=False),
+        settings=yaml.safe_dump({made.name: made.config for made in line if made.config}, sort_keys=False),
         sheets=[corpora_sheet(outcomes, needed)._replace(title="Data"), scores],
         steps=steps,
         engines=done["versions"],
