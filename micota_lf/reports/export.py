@@ -59,7 +59,7 @@ def export_model(outcomes: Outcomes, step_id: str, output: Path) -> None:
         shutil.copyfile(file, partial / file.name)
     adapter = partial / "adapter_config.json"
     if adapter.is_file():  # peft writes the local path that it was trained from
-        base = step.inputs["model"].identity.get("name")
+        base = next(iter(_references(model_line(outcomes.plan, step))))
         write_json(adapter, {**read_json(adapter), "base_model_name_or_path": base})
     write_text(partial / "README.md", card)
     partial.replace(output)
