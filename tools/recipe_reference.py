@@ -93,7 +93,7 @@ UNITS = {
     "Evaluation.gpu_memory_utilization": "share of a GPU's memory",
     "Bpc.limit": "texts a corpus",
     "Hardware.gpus": "GPUs of one machine",
-    "Hardware.gpu_memory_gib": "GiB a GPU",
+    "Hardware.gpu_memory_gib": "GiB a GPU", "Hardware.disk_gib": "GiB",
     "Hardware.train_gpus": "GPUs",
     "Hardware.inference_gpus": "GPUs a copy of the model",
     "Hardware.cpu_processes": "processes",

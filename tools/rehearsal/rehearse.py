@@ -13,7 +13,6 @@ Example:
 import argparse
 import csv
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -34,7 +33,7 @@ SHORT = ["evaluate/1_5b/Instruct", "evaluate/1_5b/MiCoTA"]
 # Two processes of ZeRO-3 train without `use_cpu`, with which transformers would not start DeepSpeed; without it and
 # without a GPU it refuses bf16. Compiling takes vLLM longer than answering.
 HARDWARE = {
-    "hardware": "{gpus: 0, inference_gpus: 1, cpu_processes: 2, cores: 2, threads_per_step: 1}",
+    "hardware": "{gpus: 0, inference_gpus: 1, cpu_processes: 2, cores: 2, threads_per_step: 1, disk_gib: 2000}",
     "train.bf16": "false",
     "engines.vllm": "{vllm} -m vllm.entrypoints.openai.api_server --enforce-eager",
     "engines.lm_eval": "{vllm} -m lm_eval",
@@ -48,21 +47,23 @@ def make_hub(recipe: Recipe, root: Path, tokenizers: Path) -> None:
     if unknown := (models.keys() - MODELS) | (sets.keys() - SETS):
         raise SystemExit(f"no small version of {', '.join(sorted(unknown))}: see tools/rehearsal")
     for name, revision in models.items():
-        with publishing(root / "models" / name, revision) as folder:
-            write_model(name, folder, tokenizers)
+        if not (repository := root / "models" / name).is_dir():
+            with publishing(repository, revision) as folder:
+                write_model(name, folder, tokenizers)
     for name, revision in sets.items():
-        with publishing(root / "datasets" / name, revision) as folder:
-            write_set(name, folder)
+        if not (repository := root / "datasets" / name).is_dir():
+            with publishing(repository, revision) as folder:
+                write_set(name, folder)
 
 
 @contextmanager
 def publishing(repository: Path, revision: str | None) -> Iterator[Path]:
-    """A folder to write a repository's files into; it becomes its only commit, by default named by its content."""
-    shutil.rmtree(repository, ignore_errors=True)
-    repository.mkdir(parents=True)
+    """A folder to write files into; it becomes a repository's only commit, by default named by their content."""
+    repository.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=repository.parent) as scratch:
-        yield (folder := Path(scratch, "files"))
-        folder.rename(repository / (revision or commit_of(folder)))
+        yield (folder := Path(scratch, "new", "files"))
+        folder.rename(folder.with_name(revision or commit_of(folder)))
+        folder.parent.rename(repository)
 
 
 def rehearse(args: argparse.Namespace) -> int:
