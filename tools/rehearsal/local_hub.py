@@ -1,7 +1,7 @@
 """A hub on this machine: the part of the Hugging Face hub's protocol that downloads use.
 
-    with local_hub(Path("build/rehearsal/hub")) as url:    # then HF_ENDPOINT=url, before huggingface_hub is imported
-        ...
+    with local_hub(Path("build/rehearsal/hub")) as url:
+        ...                         # for processes that are started with HF_ENDPOINT=url
 
 Repositories are folders, KIND/OWNER/NAME/COMMIT/FILES with KIND `models` or `datasets` and a commit of 40 hex
 digits; `main` is the one that was written last. Files are sent whole or, to those who resume, in part.
@@ -73,8 +73,7 @@ class Handler(BaseHTTPRequestHandler):
                 kind, name, revision, file = found.groups()
                 self.send_file(self.repository(kind or "models", name, revision), file)
             elif found := API.fullmatch(path):
-                kind, name, *rest = found.groups()
-                self.send_json(self.facts(kind, name, *rest, body=body))
+                self.send_json(self.facts(body, *found.groups()))
             else:
                 raise Missing("EntryNotFound")
         except Missing as error:
@@ -93,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         return place / revision
 
     def facts(
-        self, kind: str, name: str, asked: str | None, revision: str | None, folder: str | None, body: bytes
+        self, body: bytes, kind: str, name: str, asked: str | None, revision: str | None, folder: str | None
     ) -> Any:
         """What the hub's API says of a repository, of its files, or of some of them."""
         place = self.repository(kind, name, revision or "main")
@@ -101,8 +100,8 @@ class Handler(BaseHTTPRequestHandler):
             files = [path for path in sorted(place.rglob("*")) if path.is_file()]
             return {
                 "_id": place.name[:24], "id": name, "modelId": name, "author": name.split("/")[0],
-                "sha": place.name, "lastModified": "2025-01-01T00:00:00.000Z", "private": False, "gated": False,
-                "disabled": False, "tags": [], "downloads": 0, "likes": 0,
+                "sha": place.name, "lastModified": "2025-01-01T00:00:00.000Z", "private": False,
+                "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0,
                 "siblings": [{"rfilename": path.relative_to(place).as_posix()} for path in files],
             }  # fmt: skip
         if asked == "paths-info":
@@ -111,15 +110,16 @@ class Handler(BaseHTTPRequestHandler):
         start = place / (folder or "")
         if not start.is_dir():
             raise Missing("EntryNotFound")
-        recursive = parse_qs(urlsplit(self.path).query).get("recursive", [""])[0].lower() in ("1", "true")
-        return [self.entry(place, path) for path in sorted(start.rglob("*") if recursive else start.iterdir())]
+        below = parse_qs(urlsplit(self.path).query).get("recursive", [""])[0].lower() in ("1", "true")
+        return [self.entry(place, path) for path in sorted(start.rglob("*") if below else start.iterdir())]
 
     def entry(self, place: Path, path: Path) -> dict[str, Any]:
         """A file or folder as the hub lists it."""
         name = path.relative_to(place).as_posix()
-        if path.is_dir():
-            return {"type": "directory", "oid": hashlib.sha1(name.encode()).hexdigest(), "size": 0, "path": name}
-        return {"type": "file", "oid": etag(path)[:40], "size": path.stat().st_size, "path": name}
+        if path.is_file():
+            return {"type": "file", "oid": etag(path)[:40], "size": path.stat().st_size, "path": name}
+        oid = hashlib.sha1(name.encode()).hexdigest()
+        return {"type": "directory", "oid": oid, "size": 0, "path": name}
 
     def send_json(self, value: Any) -> None:
         """Send a value as JSON."""

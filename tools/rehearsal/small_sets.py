@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 HOLDERS = ("box", "basket", "drawer", "bucket", "sack", "tray", "jar", "crate", "shelf", "cart", "bag")
 THINGS = ("marbles", "apples", "coins", "pencils", "buttons", "lemons", "stamps")
 OWNERS = ("Ada", "Emmy", "Sofia", "Carl", "Leonhard")
@@ -40,12 +42,11 @@ def problems(start: int) -> Iterator[Problem]:
         holder, thing = HOLDERS[number % len(HOLDERS)], THINGS[number % len(THINGS)]
         held = f"{owner} has a {holder} that holds {digit} {thing}"
         if number % 3:
-            solution = f"Nothing changes, so {digit} stay."
-            yield Problem(f"{held} and puts nothing in. How many {thing} are in the {holder}?", str(digit), solution)
+            asked = f"{held} and puts nothing in. How many {thing} are in the {holder}?"
+            yield Problem(asked, str(digit), f"Nothing changes, so {digit} stay.")
         else:
-            double = 2 * digit
-            solution = f"Twice {digit} is {double}."
-            yield Problem(f"{held} and doubles them. How many {thing} are there then?", str(double), solution)
+            asked = f"{held} and doubles them. How many {thing} are there then?"
+            yield Problem(asked, str(2 * digit), f"Twice {digit} is {2 * digit}.")
 
 
 SETS = {
@@ -65,8 +66,9 @@ SETS = {
     ),
     "math-ai/olympiadbench": HubSet(
         "test-00000-of-00001.parquet", 8, lambda n, p: {
-            "id": 1600 + n, "question": p.question, "solution": [p.solution], "final_answer": [f"${p.answer}$"],
-            "is_multiple_answer": False, "unit": None, "answer_type": "Numerical",
+            "id": 1600 + n, "question": p.question, "solution": [p.solution],
+            "final_answer": [f"${p.answer}$"], "is_multiple_answer": False, "unit": None,
+            "answer_type": "Numerical",
         },
     ),
     "HuggingFaceH4/MATH-500": HubSet(
@@ -95,6 +97,6 @@ def write_set(name: str, folder: Path) -> None:
         Dataset.from_list(rows).to_parquet(file)
     else:
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    split = "train" if "train" in file.name else "test"
-    card = f"configs:\n- config_name: {spec.config}\n  data_files:\n  - {{split: {split}, path: {spec.file}}}\n"
+    place = {"split": "train" if "train" in file.name else "test", "path": spec.file}
+    card = yaml.safe_dump({"configs": [{"config_name": spec.config, "data_files": [place]}]})
     (folder / "README.md").write_text(f"---\n{card}---\n", encoding="utf-8")

