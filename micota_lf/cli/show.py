@@ -67,11 +67,12 @@ def shortages(
         if (memory := costs[step_id].gpu_memory_gib or 0.0) > hardware.gpu_memory_gib
     ]
     home = next(path for path in (workspace, *workspace.parents) if path.is_dir())
-    free = shutil.disk_usage(home).free / 2**30
+    free = hardware.disk_gib or shutil.disk_usage(home).free / 2**30
     kept = sum(costs[step_id].disk_gib or 0.0 for step_id in pending)
     needs = kept + max((costs[step_id].scratch_gib or 0.0 for step_id in pending), default=0.0)
     if needs > free:
-        found.append(f"--workspace: {free:.3g} GiB are free in {home}, about {needs:.3g} GiB are needed")
+        told = "may be taken (hardware.disk_gib)" if hardware.disk_gib else f"are free in {home}"
+        found.append(f"--workspace: {free:.3g} GiB {told}, about {needs:.3g} GiB are needed")
     return found
 
 

@@ -271,7 +271,8 @@ class Hardware(Section):
     `gpus` are those of one machine; a training uses `train_gpus` of them (null: all) on each of `nodes`
     machines, with one process a GPU, and a step that generates, evaluates or scores `inference_gpus`, over
     which the model is split; one that generates with vLLM takes as many such copies as there are GPUs for.
-    Without GPUs a training has `cpu_processes` processes a machine.
+    Without GPUs a training has `cpu_processes` processes a machine. `disk_gib` is what the workspace may
+    take, for file systems with quotas and such as grow (null: what is free there).
 
     With several nodes, `micota run` starts the training's part on its own machine, and needs NODE_RANK,
     MASTER_ADDR and MASTER_PORT in its environment; starting the same step on the others is the scheduler's
@@ -283,6 +284,7 @@ class Hardware(Section):
 
     gpus: How[Natural] = 0
     gpu_memory_gib: How[Positive] = 80.0
+    disk_gib: How[Positive | None] = None
     train_gpus: How[Natural | None] = None
     inference_gpus: How[Count] = 1
     cpu_processes: How[Count] = 1
