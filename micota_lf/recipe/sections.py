@@ -282,9 +282,9 @@ class Hardware(Section):
     which the model is split; one that generates with vLLM takes as many such copies as there are GPUs for.
     Without GPUs a training has `cpu_processes` processes a machine.
 
-    With several nodes, `micota run` starts the training's part on its own machine, and needs NODE_RANK,
-    MASTER_ADDR and MASTER_PORT in its environment; starting the same step on the others is the scheduler's
-    or the user's business (the step's train.yaml, with NODE_RANK=1 and so on).
+    With several nodes, `micota run` starts the training's part on its own machine and waits for the others,
+    on each of which `micota join WORKSPACE` runs (docs/cluster.md). With NODE_RANK, MASTER_ADDR and
+    MASTER_PORT in its environment it waits for nobody: the scheduler or the user starts train.yaml there.
 
     `slurm` holds sbatch's long options for every job of `micota run --executor slurm` (partition, account,
     time such as 12h or 2d, mem, ...); CPUs (`threads_per_step`) and GPUs are asked for without it.

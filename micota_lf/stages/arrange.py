@@ -4,7 +4,7 @@ In: a corpus, a seed, a global batch and how many processes split it. Out: all e
 tokens (`tokens/`), which LLaMA-Factory reads in its order (`tokenized_path`, `disable_shuffling`).
 
     batches = global_batches(12000, seed=42, epochs=2.0, max_steps=-1, size=32)   # row numbers, a list a step
-    arrange(lengths, batches, 32, devices=8, micro_steps=4, room=24576).share         # 0.9 of the work is useful
+    arrange(lengths, batches, 32, devices=8, micro_steps=4, room=24576).share     # 0.9 of the work is useful
 
 With one row a GPU, a micro-step lasts as long as its longest row, since all processes meet at every layer
 (ZeRO-3) or gradient. So each global batch, cut from the same seeded shuffle as ever, is divided into

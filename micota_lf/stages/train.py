@@ -20,6 +20,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
@@ -35,6 +36,7 @@ from ..inputs.weights import ModelSize, model_size, training_flops
 from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import NAMES, Recipe, Train
 from ..system.files import Row, read_json, read_jsonl, write_json, write_yaml
+from ..system.machines import meeting
 from ..system.processes import engine_argv
 from . import Context, Results, Settings, Stage
 from .arrange import Arranged, arrange, global_batches, write_tokens
@@ -49,7 +51,7 @@ RELIEF = (
     "a lower train.per_device_train_batch_size, then a lower train.cutoff_len, more GPUs or "
     "train.deepspeed=zero3, train.enable_liger_kernel=true, train.arrange=order"
 )
-# Which machine this is, and where the first one listens: the user's or the scheduler's to say.
+# Which machine this is, and where the first one listens; the user or the scheduler may say it.
 RENDEZVOUS = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -147,8 +149,8 @@ def _fixed(part: str) -> dict[str, Any]:
 def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
     """Environment that starts LLaMA-Factory's `program` on a step's processes; empty for a single one.
 
-    Raises UserError if DeepSpeed is asked for and absent, or if several machines are and the environment
-    does not say which one this is.
+    Of several machines, it says which one this is if NODE_RANK is set. Raises UserError if a package that is
+    asked for is absent, or if NODE_RANK is set without the first machine's address.
     """
     processes, nodes, zero = how["processes"], how["nodes"], how["train"]["deepspeed"]
     for key, package in PACKAGES.items():
@@ -166,6 +168,8 @@ def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
     if nodes == 1:
         return {**env, "NODE_RANK": "0"}  # said outright, like NNODES: the user's environment may differ
     missing = [name for name in RENDEZVOUS if not os.environ.get(name)]
+    if "NODE_RANK" in missing:  # then this is the first one, and the others join it
+        return env
     if missing:
         raise UserError(f"hardware.nodes: {nodes}, but {', '.join(missing)} is not set in the environment")
     return {**env, **{name: os.environ[name] for name in RENDEZVOUS}}
@@ -202,7 +206,13 @@ def run(step: Context) -> Results:
         env = launch_env(step.how, argv[0])
         if step.gpus and not any(name.startswith("PYTORCH_") and "ALLOC_CONF" in name for name in os.environ):
             env["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # as LLaMA-Factory's own launcher
-        step.engine(argv, **env)
+        apart = step.how["nodes"] > 1 and "NODE_RANK" not in env
+        with (
+            meeting(step.directory, step.how["nodes"], step.gpus, argv, {**step.env, **env})
+            if apart
+            else nullcontext(env)
+        ) as env:
+            step.engine(argv, **env)
     return {**finish(model), **rows.results}
 
 
@@ -334,4 +344,4 @@ def progress(directory: Path) -> str:
         return ""
 
 
-STAGE = Stage(run, check, progress, output="model")
+STAGE = Stage(run, check, progress, output="model", relief=RELIEF)
