@@ -12,7 +12,7 @@ from micota_lf.inputs.references import ModelRef
 from micota_lf.run.snakemake import check_engines
 from micota_lf.run.step import execute
 from micota_lf.stages import Context
-from micota_lf.stages.train import RENDEZVOUS, launch_env, write_training
+from micota_lf.stages.train import RENDEZVOUS, _data, launch_env, write_training
 from micota_lf.system.files import write_jsonl
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
@@ -104,7 +104,8 @@ def test_deepspeed_has_its_file_beside_the_yaml(tmp_path, monkeypatch):
     step = train_step(recipe)[1]
     write_jsonl(tmp_path / "c.jsonl", [{"prompt": "What is 1+1?", "response": "2"}])
     inputs = {"model": ModelRef("tiny:student-s"), "corpus": ModelRef(str(tmp_path / "c.jsonl"))}
-    write_training(Context(tmp_path, step.config, inputs, step.how))
+    context = Context(tmp_path, step.config, inputs, step.how, step.gpus)
+    write_training(context, _data(context, "/venv/bin/llamafactory-cli"))
     env = launch_env(step.how, "/venv/bin/llamafactory-cli")
     assert env["FORCE_TORCHRUN"] == "1" and env["NPROC_PER_NODE"] == "2"
     named = yaml.safe_load((tmp_path / "train.yaml").read_text())["deepspeed"]

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import FREE_SOME, EngineDied, OutOfMemory, StepFailed, UserError
+from ..errors import FREE_SOME, EngineDied, OutOfMemory, UserError
 from ..inputs.references import ModelRef
 from ..plan.plan import Plan, Step
 from ..stages import LOG, Context, Results, Stage, stage
@@ -103,17 +103,22 @@ def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
     locks = context.directory.parent.parent / ".micota" / "gpus"
     with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):
         kind.check(context)
-        try:
-            return kind.run(context)
-        except EngineDied as died:  # once more: it goes on from what it has written
-            if shutil.disk_usage(context.directory).free < FULL_BYTES:
-                raise
-            context.died = str(died)
-        except OutOfMemory as error:
-            raise StepFailed(f"{error}; what helps: {kind.relief}" if kind.relief else str(error)) from error
-        with (context.directory / LOG).open("a", encoding="utf-8") as log:
-            log.write(f"micota: {context.died}; the step is tried once more\n")
+        return _tried(context, kind)
+
+
+def _tried(context: Context, kind: Stage) -> Results:
+    """The stage's work; after an engine that died once more, from what it has written."""
+    try:
         return kind.run(context)
+    except OutOfMemory as error:
+        raise OutOfMemory(f"{error}; what helps: {kind.relief}") from error
+    except EngineDied as died:
+        if context.died or shutil.disk_usage(context.directory).free < FULL_BYTES:
+            raise
+        context.died = str(died)
+    with (context.directory / LOG).open("a", encoding="utf-8") as log:
+        log.write(f"micota: {context.died}; the step is tried once more\n")
+    return _tried(context, kind)
 
 
 @contextmanager

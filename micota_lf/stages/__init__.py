@@ -126,7 +126,7 @@ class Stage:
     quick: bool = False
     hub: bool = False
     output: str = ""
-    relief: str = ""
+    relief: str = "more memory"
 
 
 def stage(kind: str) -> Stage:

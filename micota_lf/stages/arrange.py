@@ -98,43 +98,32 @@ def _share(sums: list[list[int]], width: int) -> float:
     return sum(map(sum, steps)) / sum(width * max(step) for step in steps)
 
 
-def write_tokens(path: Path, rows: list[Row], chat: Chat, system: str | None, plan: Arranged) -> None:
+def write_tokens(path: Path, rows: list[Row], chat: Chat, system: str | None, made: Arranged) -> None:
     """Write the data set that LLaMA-Factory would make of these packs (data/processor/supervised.py)."""
     import datasets
-    import numpy as np
 
     before, between, after = chat.frame(system)
     texts = ([before + row["prompt"] + between for row in rows], [row["response"] + after for row in rows])
-    pairs = list(zip(*([np.array(one.ids) for one in chat.encoded(some)] for some in texts), strict=True))
-    fields = datasets.Features({
-        name: datasets.Sequence(datasets.Value("int32"))
-        for name in ("input_ids", "labels", "attention_mask", "position_ids")[: 3 + (plan.shared)]
-    })  # fmt: skip
-    found = [_features([pairs[row] for row in pack], plan.shared) for pack in plan.packs]
-    columns = {name: [features[name] for features in found] for name in fields}
-    made = datasets.Dataset.from_dict(columns, features=fields)
-    datasets.DatasetDict({"train": made}).save_to_disk(path)
+    pairs = list(zip(*([one.ids for one in chat.encoded(some)] for some in texts), strict=True))
+    found = [_features([pairs[row] for row in pack], made.shared) for pack in made.packs]
+    whole = datasets.Dataset.from_dict({name: [one[name] for one in found] for name in found[0]})
+    datasets.DatasetDict({"train": whole}).save_to_disk(path)
 
 
-def _features(pack: list[tuple[Any, Any]], packed: bool) -> dict[str, Any]:
-    """One sequence; its mask numbers the rows in it, 0 is padding (data/collator.py)."""
+def _features(pack: list[tuple[list[int], list[int]]], shared: bool) -> dict[str, Any]:
+    """One sequence; its mask numbers the rows that share it, 0 is padding (data/collator.py)."""
     import numpy as np
 
-    ids: list[Any] = []
-    labels: list[Any] = []
-    mask: list[Any] = []
-    positions: list[Any] = []
+    ids, labels, mask, positions = list[int](), list[int](), list[int](), list[int]()
     for number, (asked, answered) in enumerate(pack, 1):
         length = len(asked) + len(answered)
-        ids += [asked, answered]
-        labels += [np.full(len(asked), IGNORED), answered]
-        mask.append(np.full(length, number if packed else 1))
-        positions.append(np.arange(length))
-    used = sum(map(len, mask))
-    blank = PAD if not used else -used % PAD if packed else 0
-    ids.append(np.zeros(blank))
-    labels.append(np.full(blank, IGNORED))
-    mask.append(np.full(blank, 0 if used else 1))
-    positions.append(np.arange(blank) if not used else np.zeros(blank))
-    columns = {"input_ids": ids, "labels": labels, "attention_mask": mask, "position_ids": positions}
-    return {name: np.concatenate(parts).astype(np.int32) for name, parts in columns.items()}
+        ids += asked + answered
+        labels += [IGNORED] * len(asked) + answered
+        mask += [number if shared else 1] * length
+        positions += range(length)
+    blank = -len(ids) % PAD if ids and shared else PAD * (not ids)
+    mask += [0 if ids else 1] * blank
+    positions += [0] * blank if ids else range(blank)
+    columns = {"input_ids": ids + [0] * blank, "labels": labels + [IGNORED] * blank, "attention_mask": mask}
+    columns |= {"position_ids": positions} if shared else {}
+    return {name: np.array(values, np.int32) for name, values in columns.items()}

@@ -20,7 +20,6 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
@@ -42,6 +41,7 @@ from . import Context, Results, Settings, Stage
 from .arrange import Arranged, arrange, global_batches, write_tokens
 
 CORPUS, TOKENS = "corpus", "tokens"
+ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"  # LLaMA-Factory's own launcher of several processes sets it likewise
 # What a training runs without, or says to us alone: LLaMA-Factory does not know these keys.
 OURS = ("global_batch_size", "extra", "check_template", "deepspeed", "arrange")
 PACKAGES = {"deepspeed": "deepspeed", "enable_liger_kernel": "liger_kernel"}  # that a setting needs
@@ -109,12 +109,7 @@ def render(made: Settings, model: ModelRef, dataset_dir: str, output_dir: str) -
     # LLaMA-Factory takes fa2 only where flash-attn is installed (model/model_utils/attention.py), and without
     # it SDPA, whose flash kernel takes no mask: every padded row has one (transformers masking_utils.py,
     # _ignore_causal_mask_sdpa). It computes in 16 bits alone.
-    fast = (
-        made.gpus
-        and values["bf16"]
-        and values["flash_attn"] == "auto"
-        and "neat_packing" not in values["extra"]
-    )
+    fast = made.gpus and values["bf16"] and values["flash_attn"] == "auto" and not values["packing"]
     optional = {
         "flash_attn": fast and "fa2",
         "save_steps": values["save_steps"] or SAVE_STEPS,
@@ -196,82 +191,69 @@ def check(step: Context) -> None:
 
 def run(step: Context) -> Results:
     """Train; a finished one is not launched again, which would change its outputs."""
-    model = step.directory / "model"
+    model, made = step.directory / "model", step.how
     # Relative to the step's directory: the torchrun launcher splits its arguments at blanks.
-    argv = [*engine_argv(step.how["engine"]), "train", "train.yaml"]
-    rows = _rows(step, argv[0])
+    argv = [*engine_argv(made["engine"]), "train", "train.yaml"]
+    data = _data(step, argv[0])
     if not is_complete(model):
         clear_unfinished(model)
-        write_training(step, rows)
-        env = launch_env(step.how, argv[0])
-        if step.gpus and not any(name.startswith("PYTORCH_") and "ALLOC_CONF" in name for name in os.environ):
-            env["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # as LLaMA-Factory's own launcher
-        apart = step.how["nodes"] > 1 and "NODE_RANK" not in env
-        with (
-            meeting(step.directory, step.how["nodes"], step.gpus, argv, {**step.env, **env})
-            if apart
-            else nullcontext(env)
-        ) as env:
+        write_training(step, data)
+        alone = {ALLOCATOR: os.environ.get(ALLOCATOR, "expandable_segments:True")} if step.gpus else {}
+        env = {**step.env, **alone, **launch_env(made, argv[0])}
+        with meeting(step.directory, made["nodes"], step.gpus, argv, env) as env:
             step.engine(argv, **env)
-    return {**finish(model), **rows.results}
+    results = finish(model)
+    if data.made:  # LLaMA-Factory counts padding too
+        tokens = sum(data.lengths[row] for pack in data.made.packs for row in pack)
+        results |= {"trained_tokens": tokens, "useful_share": round(data.made.share, 3)}
+    return results
 
 
-class _Rows(NamedTuple):
-    """The corpus of a training, its lengths, and how it is arranged (None: as LLaMA-Factory has it)."""
+class _Data(NamedTuple):
+    """A training's rows and their lengths, and how they are arranged (None: as LLaMA-Factory does)."""
 
     rows: list[Row]
     chat: Chat
     lengths: list[int]
-    steps_an_epoch: int
-    arranged: Arranged | None
-
-    @property
-    def results(self) -> Results:
-        """The tokens that are trained, without padding, and the share of the work that is useful."""
-        if self.arranged is None:
-            return {}
-        tokens = sum(self.lengths[row] for pack in self.arranged.packs for row in pack)
-        return {"trained_tokens": tokens, "useful_share": round(self.arranged.share, 3)}
+    made: Arranged | None
 
 
-def _rows(step: Context, program: str) -> _Rows:
+def _data(step: Context, program: str) -> _Data:
     """Read a training's corpus and arrange it for its processes."""
     what, how = step.config["train"], step.how["train"]
     rows, chat = read_jsonl(step.inputs["corpus"].ref), load_chat(step.inputs["model"])
     lengths, size = row_lengths(rows, chat, step.config["system"]), what["global_batch_size"]
-    devices, made = step.how["processes"] * step.how["nodes"], None
+    devices, wish = step.how["processes"] * step.how["nodes"], how["arrange"]
     own = what["packing"] or what["extra"].keys() & NAMES["own_rows"] or not how["check_template"]
-    if devices > 1 and how["arrange"] != "none" and not own:
-        fast = step.gpus and what["bf16"] and what["flash_attn"] in ("auto", "fa2")
-        packs = how["arrange"] == "pack" or (
-            how["arrange"] == "auto" and bool(fast) and not _lacks(program, "flash_attn")
-        )
-        seed = what["extra"].get("data_seed", what["seed"])
-        batches = global_batches(len(rows), seed, what["num_train_epochs"], what["max_steps"], size)
-        micro_steps = size // devices if packs else step.how["gradient_accumulation_steps"]
-        room = int(LONGER * what["cutoff_len"]) if packs else 0
-        made = arrange(lengths, batches, size, devices, micro_steps, room)
-    return _Rows(rows, chat, lengths, math.ceil(len(rows) / size), made)
+    if devices == 1 or wish == "none" or own:
+        return _Data(rows, chat, lengths, None)
+    fast = step.gpus and what["bf16"] and what["flash_attn"] in ("auto", "fa2")
+    packs = wish == "pack" or (wish == "auto" and fast and not _lacks(program, "flash_attn"))
+    seed = what["extra"].get("data_seed", what["seed"])
+    batches = global_batches(len(rows), seed, what["num_train_epochs"], what["max_steps"], size)
+    micro_steps = size // devices if packs else step.how["gradient_accumulation_steps"]
+    room = int(LONGER * what["cutoff_len"]) if packs else 0
+    return _Data(rows, chat, lengths, arrange(lengths, batches, size, devices, micro_steps, room))
 
 
-def write_training(step: Context, data: _Rows | None = None) -> None:
+def write_training(step: Context, data: _Data) -> None:
     """Write `dataset_info.json`, `train.yaml`, arranged rows and DeepSpeed's file into a step's directory."""
-    here, model = step.directory, step.inputs["model"]
-    data = data or _rows(step, engine_argv(step.how["engine"])[0])
+    here, model, what = step.directory, step.inputs["model"], step.config["train"]
     write_json(here / "dataset_info.json", dataset_info({CORPUS: step.inputs["corpus"].ref}))
     config = render(Settings(step.config, step.how, step.gpus), model, str(here), str(here / "model"))
     if step.gpus and not step.how["train"]["save_steps"]:
-        tokens = sum(data.lengths) / len(data.rows) * step.config["train"]["global_batch_size"]
+        tokens = sum(data.lengths) / len(data.rows) * what["global_batch_size"]
         config["save_steps"] = save_steps(step.how, model_size(model), tokens)
-    if data.arranged:
+    if made := data.made:
         shutil.rmtree(here / TOKENS, ignore_errors=True)
-        write_tokens(here / TOKENS, data.rows, data.chat, step.config["system"], data.arranged)
+        write_tokens(here / TOKENS, data.rows, data.chat, step.config["system"], made)
         config |= {"tokenized_path": str(here / TOKENS), "disable_shuffling": True, "num_train_epochs": 1.0}
         if config["save_strategy"] == "epoch":  # the data set's one is all of them
-            config |= {"save_strategy": "steps", "save_steps": data.steps_an_epoch}
-        if data.arranged.shared:
+            an_epoch = math.ceil(len(data.rows) / what["global_batch_size"])
+            config |= {"save_strategy": "steps", "save_steps": an_epoch}
+        if made.shared:
             config |= {"neat_packing": True, "per_device_train_batch_size": 1}
-            config["gradient_accumulation_steps"] = data.arranged.micro_steps
+            config["gradient_accumulation_steps"] = made.micro_steps
     write_yaml(here / "train.yaml", config)
     if file := config.get("deepspeed"):
         write_json(file, deepspeed_config(step.how["train"]["deepspeed"]))

@@ -12,6 +12,7 @@ import os
 import platform
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -35,9 +36,14 @@ def meeting(
 ) -> Iterator[dict[str, str]]:
     """Wait until `nodes` - 1 machines have joined; yield the environment of the engine's part on this one.
 
+    With one node, or NODE_RANK in `env`, nobody is waited for.
+
     MASTER_ADDR and MASTER_PORT may be set: without, they are this machine's address towards the world (or its
     name) and a free port. Raises StepFailed if too few join within JOIN_SECONDS.
     """
+    if nodes == 1 or "NODE_RANK" in env:
+        yield dict(env)
+        return
     with socket.create_server(("", 0)) as probe:
         free = {"MASTER_ADDR": _address(), "MASTER_PORT": str(probe.getsockname()[1])}
     env = {**env, **{name: os.environ.get(name) or value for name, value in free.items()}}
@@ -58,24 +64,31 @@ def meeting(
 
 
 def join(workspace: Path, lease: Path, say: Callable[[str], None]) -> None:
-    """Take part in the workspace's meetings, one at a time, until the run that holds `lease` has ended.
+    """Take part in the workspace's meetings until the run that holds `lease` has ended.
 
-    A run that has not begun is waited for.
+    A run that has not begun is waited for. Parts end with us.
     """
-    begun, known = False, set[str]()
+    begun, parts = False, dict[str, threading.Thread]()
     while (now := (workspace / lease).exists()) or not begun:
         begun = begun or now
         for place in workspace.glob(f"*/*/{MEETING}"):
             what = _offered(place)
-            if what and what["token"] not in known and (rank := _claimed(place, what)):
-                known.add(what["token"])
-                say(f"{place.parent.name}: joined as machine {rank} of {what['nodes'] - 1}")
-                say(f"{place.parent.name}: {_take_part(place, what, rank, workspace)}")
+            if what and what["token"] not in parts and (rank := _claimed(place, what)):
+                part = threading.Thread(
+                    target=_take_part, args=(place, what, rank, workspace, say), daemon=True
+                )
+                parts[what["token"]] = part
+                part.start()
         time.sleep(POLL_SECONDS)
+    for part in parts.values():
+        part.join()
 
 
-def _take_part(place: Path, what: dict[str, Any], rank: int, workspace: Path) -> str:
-    """Run this machine's part of an engine, no longer than the meeting is open; return how it ended."""
+def _take_part(
+    place: Path, what: dict[str, Any], rank: int, workspace: Path, say: Callable[[str], None]
+) -> None:
+    """Run this machine's part of an engine, no longer than the meeting is open."""
+    say(f"{place.parent.name}: joined as machine {rank} of {what['nodes'] - 1}")
     locks, log = workspace / ".micota" / "gpus", place.with_name(f"log.{rank}.txt")
     with assigned_gpus(what["gpus"], max(what["gpus"], len(present_gpus())), locks) as gpus:
         env = {**what["env"], **gpus, "NODE_RANK": str(rank)}
@@ -84,7 +97,7 @@ def _take_part(place: Path, what: dict[str, Any], rank: int, workspace: Path) ->
                 time.sleep(POLL_SECONDS)
             with suppress(subprocess.TimeoutExpired):
                 child.wait(END_SECONDS)
-    return ending(child.returncode) if child.returncode else "done"
+    say(f"{place.parent.name}: {ending(child.returncode) if child.returncode else 'done'}")
 
 
 def _claimed(place: Path, what: dict[str, Any]) -> int:
