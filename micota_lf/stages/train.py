@@ -43,7 +43,7 @@ from .arrange import Arranged, arrange, global_batches, write_tokens
 CORPUS, TOKENS = "corpus", "tokens"
 ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"  # LLaMA-Factory's own launcher of several processes sets it likewise
 # What a training runs without, or says to us alone: LLaMA-Factory does not know these keys.
-OURS = ("global_batch_size", "extra", "check_template", "deepspeed", "arrange")
+OURS = ("global_batch_size", "extra", "check_template", "deepspeed", "arrange", "enable_liger_kernel")
 PACKAGES = {"deepspeed": "deepspeed", "enable_liger_kernel": "liger_kernel"}  # that a setting needs
 SAVE_SECONDS, SAVE_STEPS = 1800.0, 500  # from checkpoint to checkpoint; steps where no time is estimated
 LONGER = 1.5  # times cutoff_len: how long rows may be that share a sequence
@@ -112,6 +112,7 @@ def render(made: Settings, model: ModelRef, dataset_dir: str, output_dir: str) -
     fast = made.gpus and values["bf16"] and values["flash_attn"] == "auto" and not values["packing"]
     optional = {
         "flash_attn": fast and "fa2",
+        "enable_liger_kernel": values["enable_liger_kernel"],
         "save_steps": values["save_steps"] or SAVE_STEPS,
         "model_revision": model.revision,
         "default_system": made.config["system"],
