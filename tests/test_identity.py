@@ -202,6 +202,8 @@ FIELDS = {
     "hardware.train_gpus": ("hardware.train_gpus=1", "", "hardware.gpus=2"),
     "estimates.tflops": ("estimates.tflops=9", ""),
     "estimates.mfu": ("estimates.mfu=0.1", ""),
+    "estimates.balance": ("estimates.balance=0.1", ""),
+    "estimates.startup_minutes": ("estimates.startup_minutes=1", ""),
     "estimates.decode_tokens_per_second": ("estimates.decode_tokens_per_second=9", ""),
     "estimates.response_tokens": ("estimates.response_tokens={teacher: 9}", ""),
     "estimates.default_response_tokens": ("estimates.default_response_tokens=9", ""),

@@ -52,9 +52,9 @@ def contexts(plan, kind, workspace):
 @pytest.mark.parametrize(
     ("profile", "gpus"),
     [
-        ("cpu", {"train": 0, "generate": 0, "evaluate": 0}),
-        ("8x80gb", {"train": 8, "generate": 8, "evaluate": 2}),
-        ("slurm", {"train": 8, "generate": 8, "evaluate": 2}),
+        ("cpu", {"train": {0}, "generate": {0}, "evaluate": {0}, "bpc": {0}}),
+        ("8x80gb", {"train": {8}, "generate": {8}, "evaluate": {1, 2, 3, 6, 8}, "bpc": {1, 2}}),
+        ("slurm", {"train": {8}, "generate": {8}, "evaluate": {1, 2, 3, 6, 8}, "bpc": {1, 2}}),
     ],
 )
 def test_a_hardware_profile_gives_each_kind_its_gpus_and_changes_no_batch(tmp_path, recipe, profile, gpus):
@@ -62,7 +62,7 @@ def test_a_hardware_profile_gives_each_kind_its_gpus_and_changes_no_batch(tmp_pa
     path.write_text(yaml.safe_dump({"extends": [str(PAPER), str(RECIPES / "hardware" / f"{profile}.yaml")]}))
     found = load_recipe(path)
     steps = compile_plan(found).steps.values()
-    assert {step.kind: step.gpus for step in steps if step.kind in gpus} == gpus
+    assert {kind: {step.gpus for step in steps if step.kind == kind} for kind in gpus} == gpus
     assert found.hardware.slurm == ({"time": "2d", "mem": "200G"} if profile == "slurm" else {})
     assert found.train.global_batch_size == recipe.train.global_batch_size
 
@@ -151,7 +151,8 @@ def test_lm_eval_accepts_every_evaluation_and_bpc(plan, tmp_path):
             with pytest.raises(Asked) as asked:
                 stage(kind).run(step)
             arguments = HarnessCLI()._parser.parse_args(asked.value.args[0][1:])
-            assert arguments.model == "vllm" and arguments.model_args["tensor_parallel_size"] == 2
+            split = arguments.model_args["tensor_parallel_size"]
+            assert arguments.model == "vllm" and split == step.how["tensor_parallel"]
             parsed[kind] += 1
     assert parsed == Counter(step.kind for step in plan.steps.values() if step.kind in parsed)
 
@@ -169,7 +170,8 @@ def test_without_the_gpus_a_run_shows_the_plan_and_stops_before_any_work(tmp_pat
 def test_a_step_that_does_not_fit_into_a_gpu_is_found_in_the_plan(capsys):
     assert main(["plan", str(PAPER), "--target", "baselines", "hardware.inference_gpus=1"]) == 0
     printed = capsys.readouterr().out.replace("\n", " ")
-    assert "generate qwen2.5-72b-instruct needs about" in printed
+    assert "generate qwen2.5-72b-instruct needs about 140 a GPU (weights 135, cache 5)" in printed
+    assert ": raise hardware.inference_gpus, or lower generation.max_tokens" in printed
 
 
 def test_tables_share_their_steps(plan):

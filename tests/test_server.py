@@ -23,7 +23,7 @@ from micota_lf.errors import StepFailed, UserError
 from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Generation
-from micota_lf.stages.generate import generate, settings
+from micota_lf.stages.generate import generate
 from micota_lf.system.fields import joined
 from micota_lf.system.files import read_json, read_jsonl
 
@@ -144,7 +144,8 @@ def test_nothing_is_left_of_a_server_that_crashes_and_the_next_run_completes(tmp
 def test_arguments_for_a_32b_model_on_eight_gpus():
     words = ["generation.backend=vllm", "hardware.gpus=8", "hardware.inference_gpus=2"]
     recipe = load_recipe(ROOT / "recipes" / "micota.yaml", words)
-    step = settings(recipe)
+    plan = compile_plan(recipe)
+    step = plan.steps[plan.slots["generate/qwq"]]
     launch = joined(Launch, step.how)
     assert (launch.tensor_parallel, launch.data_parallel, step.gpus) == (2, 4, 8)
     arguments = vllm_arguments(ModelRef("Qwen/QwQ-32B", "main"), recipe.generation, launch, 17408, 8000)

@@ -103,6 +103,8 @@ UNITS = {
     "Hardware.threads_per_step": "CPU threads",
     "Estimates.tflops": "10^12 operations a second",
     "Estimates.mfu": "share of tflops",
+    "Estimates.balance": "share of a training's time",
+    "Estimates.startup_minutes": "minutes a step",
     "Estimates.decode_tokens_per_second": "tokens a second and GPU",
     "Estimates.response_tokens": "tokens",
     "Estimates.default_response_tokens": "tokens",

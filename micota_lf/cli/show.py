@@ -3,13 +3,18 @@
 In: a recipe, its plan, a workspace. Out: text on the terminal; nothing is written.
 """
 
+import math
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..plan.costs import estimate, total
+import yaml
+
+from ..plan.costs import downloads, estimate, total
+from ..plan.memory import READY
 from ..plan.plan import Plan
+from ..plan.schedule import wall_hours
 from ..recipe.sections import Recipe
 from ..recipe.sources import Sourced
 from ..reports.outcomes import Outcomes
@@ -17,14 +22,7 @@ from ..reports.write import sheets
 from ..run.step import DONE, states
 from ..system.gpus import gpu_shortage, present_gpus
 
-ESTIMATED = (
-    "estimated: {gpu_hours} GPU-hours, {disk_gib} GiB of disk and {scratch_gib} GiB for a while "
-    "(checkpoints); at most {gpu_memory_gib} GiB a GPU, {host_memory_gib} GiB of memory a step"
-)
-FIGURES = (
-    "(from {tflops:g} TFLOPS at {mfu:g} in training, {decode_tokens_per_second:g} output tokens/s a GPU of "
-    "a 1B model, `estimates.response_tokens`; `--pilot WORKSPACE` takes what a pilot measured)"
-)
+WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
 def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]) -> None:
@@ -40,10 +38,12 @@ def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]
     done = f"{len(chosen) - len(pending)} done, {len(pending)} to do"
     print(f"{len(chosen)} steps, {done}; workspace {workspace}")
     if pending:
-        whole = total(costs[step_id] for step_id in pending)
-        print(ESTIMATED.format(**{name: _number(value) for name, value in whole._asdict().items()}))
-    if pending and recipe.hardware.gpus:
-        print(FIGURES.format(**vars(recipe.estimates)))
+        whole, fetched = total(costs[step_id] for step_id in pending), downloads(plan, pending)
+        words = {**whole._asdict(), "parts": None, "fetched": fetched}
+        print(WORDS["estimated"].format(**{name: _number(value) for name, value in words.items()}))
+        print(_wall_clock(plan, {step_id: costs[step_id].hours for step_id in pending}, whole.gpu_hours))
+    if pending and plan.gpus:
+        print(WORDS["figures"].format(**vars(recipe.estimates)))
     for lack in shortages(recipe, plan, workspace, pending):
         print(f"missing: {lack}")
 
@@ -56,24 +56,41 @@ def shortages(
     Memory and disk are estimates; what is unknown is not held against it. This machine's GPUs do not matter
     if the steps do not run `here` but on a cluster.
     """
-    hardware, costs = recipe.hardware, estimate(plan, recipe)
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    hardware, costs, cache = recipe.hardware, estimate(plan, recipe), Path(HF_HUB_CACHE)
     found, uses_gpus = [], here and any(plan.steps[step_id].gpus for step_id in pending)
     if uses_gpus and (lack := gpu_shortage(hardware.gpus, hardware.gpu_memory_gib, present_gpus())):
         found.append(f"hardware.gpus: {lack}")
-    found += [
-        f"hardware.gpu_memory_gib: {hardware.gpu_memory_gib:g}, but {plan.steps[step_id].name} "
-        f"needs about {memory:.0f} a GPU: raise hardware.inference_gpus, or lower batch sizes"
-        for step_id in pending
-        if (memory := costs[step_id].gpu_memory_gib or 0.0) > hardware.gpu_memory_gib
-    ]
-    home = next(path for path in (workspace, *workspace.parents) if path.is_dir())
-    free = hardware.disk_gib or shutil.disk_usage(home).free / 2**30
+    for step, cost in ((plan.steps[step_id], costs[step_id]) for step_id in pending):
+        most, needed = hardware.gpu_memory_gib, cost.gpu_memory_gib or 0.0
+        if needed > READY * most:
+            largest = sorted(cost.parts.items(), key=lambda part: -part[1])[:3]
+            words = {"parts": ", ".join(f"{name} {size:.0f}" for name, size in largest), "name": step.name}
+            words["knobs"] = WORDS["knobs"].get(step.kind, WORDS["knobs"]["ask"])
+            found.append(WORDS["too_large"].format(most=most, ready=READY, needed=needed, **words))
     kept = sum(costs[step_id].disk_gib or 0.0 for step_id in pending)
-    needs = kept + max((costs[step_id].scratch_gib or 0.0 for step_id in pending), default=0.0)
-    if needs > free:
-        told = "may be taken (hardware.disk_gib)" if hardware.disk_gib else f"are free in {home}"
-        found.append(f"--workspace: {free:.3g} GiB {told}, about {needs:.3g} GiB are needed")
+    kept += max((costs[step_id].scratch_gib or 0.0 for step_id in pending), default=0.0)
+    taken: dict[int, float] = {}  # GiB of a disk
+    needs = [("--workspace", workspace, kept), ("HF_HUB_CACHE", cache, downloads(plan, pending))]
+    for key, path, more in needs:
+        home = next(path for path in (path, *path.parents) if path.is_dir())
+        disk, free = home.stat().st_dev, hardware.disk_gib or shutil.disk_usage(home).free / 2**30
+        taken[disk] = needed = taken.get(disk, 0.0) + more
+        if more and needed > free:
+            told = "may be taken (hardware.disk_gib)" if hardware.disk_gib else f"are free in {home}"
+            found.append(f"{key}: {free:.3g} GiB {told}, about {needed:.3g} GiB are needed")
     return found
+
+
+def _wall_clock(plan: Plan, hours: Mapping[str, float | None], gpu_hours: float | None) -> str:
+    """How long steps take together, and how much of it the GPUs work; start-ups and waiting are no work."""
+    known = {step_id: each for step_id, each in hours.items() if each is not None}
+    wall = wall_hours(plan, known) if len(known) == len(hours) else math.nan
+    share = (gpu_hours or 0.0) / max(1, plan.gpus) / wall
+    minutes, kind = _number(wall * 60), "on_gpus" if plan.gpus else "on_cores"
+    words = {"wall": _number(wall), "minutes": minutes, "gpus": plan.gpus, "cores": plan.cores}
+    return str(WORDS[kind].format(**words, share=share))
 
 
 def show_sources(rows: Sequence[Sourced]) -> None:
@@ -102,6 +119,6 @@ def _print(width: int, head: Iterable[str], rows: Iterable[Iterable[str]], title
 
 
 def _number(value: float | None) -> str:
-    if value is None:
+    if value is None or math.isnan(value):
         return "?"
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"

@@ -109,14 +109,16 @@ def _made(args: argparse.Namespace, build: Callable[[Compiler], Input]) -> Resul
     }  # fmt: skip
     words = [f"assistants.it.{word}" if word.startswith("merge.") else word for word in args.overrides]
     compiler = Compiler(settings(words, **given))
-    step = compiler.steps[build(compiler).step]
+    made = build(compiler).step
+    plan = compiler.plan({})
+    step = plan.steps[made]
     directory = Path(args.output).absolute()
     begun = (directory / "step.json").is_file()
     if begun and read_json(directory / "step.json").get("id") != step.id:
         raise UserError(f"-o: {directory} holds the outputs of other settings or inputs; choose another")
     if not begun and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"-o: {directory} exists and is not an empty directory")
-    inputs = compiler.plan({}).inputs_of(step, directory)
+    inputs = plan.inputs_of(step, directory)
     try:
         return execute(step, inputs, directory, {"recipe": "", "slots": []})
     except StepFailed as error:

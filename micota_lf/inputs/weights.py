@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError
 from ..system.files import read_json
+from .hub import weights_directory
 from .references import ModelRef
 
 BILLION = 10**9
@@ -111,6 +112,18 @@ def directory_size(path: Path) -> ModelSize | None:
     if not parameters or not (path / "config.json").is_file():
         return None
     return ModelSize(parameters, _shape(read_json(path / "config.json")))
+
+
+def missing_bytes(model: ModelRef) -> float:
+    """Bytes of a hub model's weights, in bf16, that the cache lacks; 0 for a local one or an unknown size."""
+    size = None if model.local else model_size(model)
+    if size is None:
+        return 0.0
+    try:
+        files = weights_directory(model, offline=True).glob("*.safetensors")
+        return max(0.0, 2 * size.parameters - sum(file.stat().st_size for file in files))
+    except FileNotFoundError:
+        return 2 * size.parameters
 
 
 def training_flops(size: ModelSize, how: dict[str, Any], tokens: float) -> float:

@@ -10,6 +10,7 @@ from ..inputs.references import DataRef, ModelRef
 from ..recipe.lineage import evaluated_models, filtering, model_of, table_names, training, training_named
 from ..recipe.sections import Filter, Merge, Recipe, Train
 from ..stages import Settings, bpc, evaluate, generate, merge, overlap, preflight, stage, train
+from .placement import placed
 from .plan import Input, Plan, Step, step_id
 
 LABEL_CHARACTERS = 80
@@ -33,15 +34,15 @@ class Compiler:
         self.recipe = recipe
         self.steps: dict[str, Step] = {}
         self.slots: dict[str, str] = {}
-        self.scoring_gpus = min(recipe.hardware.inference_gpus, recipe.hardware.gpus)
         self.reference = cache(Input.of)
         for asked_often in ("named", "corpus", "fetched"):
             setattr(self, asked_often, cache(getattr(self, asked_often)))
 
     def plan(self, tables: dict[str, list[str]]) -> Plan:
-        """What has been added so far."""
+        """What has been added so far, on GPUs as they suit its models."""
         hardware = self.recipe.hardware
-        return Plan(self.recipe.name, self.steps, self.slots, tables, hardware.cores, hardware.gpus)
+        made = Plan(self.recipe.name, self.steps, self.slots, tables, hardware.cores, hardware.gpus)
+        return placed(made, self.recipe)
 
     def fetched(self, ref: ModelRef) -> Input:
         """A model as it is: one of the hub is brought here first, whole and at one commit."""
@@ -89,7 +90,7 @@ class Compiler:
     def bpc(self, slot: str, model: Input, corpora: list[Input]) -> Input:
         """All corpora of the BPC table under one model: one load of the model for all of them."""
         inputs = {"model": model, **_numbered("corpus", corpora)}
-        return self._add(slot, "bpc", inputs, bpc.settings(self.recipe, self.scoring_gpus))
+        return self._add(slot, "bpc", inputs, bpc.settings(self.recipe))
 
     def overlap(self) -> None:
         """The search for benchmark problems among the training prompts."""
@@ -155,7 +156,7 @@ class Compiler:
     @cached_property
     def evaluation(self) -> Settings:
         """Settings of every evaluation: they are read from task files and benchmarks once."""
-        return evaluate.settings(self.recipe, self.scoring_gpus)
+        return evaluate.settings(self.recipe, min(1, self.recipe.hardware.gpus))
 
     def _label(self, given: Input) -> str:
         return self.steps[given.step].label if given.step else given.reference.label

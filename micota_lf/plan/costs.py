@@ -1,4 +1,4 @@
-"""What a plan's steps cost, before they run: GPU-hours, disk, memory.
+"""What a plan's steps cost, before they run: GPU-hours, time, disk, memory.
 
     costs = estimate(plan, recipe)                      # step id -> Cost
     total(costs.values()).gpu_hours
@@ -7,20 +7,23 @@ Sizes come from inputs/models.yaml, speeds and response lengths from the recipe'
 the name of the model that responds: a teacher, a student, STUDENT/CORPUS or an assistant. A trained model
 that is not named there responds as long as the corpus that it has learnt from; any other one as
 `default_response_tokens` says. Every response is counted as kept by its filter, so trainings are upper
-bounds. None is unknown (no size, no shape). Without GPUs no time is estimated, and what a GPU would hold
-counts as the host's memory.
+bounds. None is unknown (no size, no shape). Without GPUs a step has the speed of a CPU core, and
+what a GPU would hold counts as the host's memory.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from ..inputs.problems import Problems
 from ..inputs.references import ModelRef
-from ..inputs.weights import BILLION, FORWARD, ModelSize, Shape, model_size, training_flops
+from ..inputs.weights import BILLION, FORWARD, ModelSize, missing_bytes, model_size, training_flops
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
+from . import memory
+from .memory import DTYPE_BYTES, GIB, UNKNOWN, WEIGHT_BYTES, Parts
 from .plan import Input, Plan, Step
 
 Rows = tuple[float, float]
@@ -31,27 +34,22 @@ DEFAULT_PROMPTS = 12000  # MATH's training problems as the paper uses them (sect
 KNOWN_PROBLEMS = {"aime24": 30, "amc23": 40, "olympiadbench": 675, "math-500": 500, "gsm8k": 1319}
 # Where a step's config says how long an answer may get.
 LONGEST = {"generate": ("generation", "max_tokens"), "evaluate": ("evaluation", "max_gen_toks")}
-GIB = 2**30
-DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-# Bytes a parameter of mixed-precision AdamW: weights 2, gradients 2, fp32 weights and two moments 12
-# (Rajbhandari et al., arXiv 1910.02054, section 3.1); all in fp32 it is 16 too.
-WEIGHT_BYTES, OPTIMIZER_BYTES, TRAIN_BYTES = 2, 12, 16
-# Bytes a token and hidden unit that one layer's backward needs beside attention scores, which are not kept
-# (Korthikanti et al., arXiv 2205.05198, section 4.1).
-LAYER_BYTES = 34
-# Peak bytes a logit, measured on transformers 5.5.4's causal loss: 12 in training (bf16 logits, their fp32
-# copy, log-softmax, gradients), 10 without the backward pass.
-LOGIT_TRAIN_BYTES, LOGIT_BYTES = 12, 10
-# mergekit 0.1.5, measured on 317M parameters: bytes of the process, copies of the largest tensor.
-MERGE_BASE_BYTES, MERGE_COPIES = 1.1e9, 9
 TOKEN_TEXT_BYTES = 4  # of English and mathematics, in Qwen2.5's tokens
-UNKNOWN: Any = math.nan  # what is reckoned from it is unknown too
+# Seconds of a step beside its work on tokens: of recipes/tiny.yaml, one step at a time on 2 cores of a Xeon.
+CPU_STARTUP_SECONDS = {"preflight": 8, "generate": 5, "train": 12, "merge": 11, "evaluate": 22, "bpc": 25}
+# There too, of a step: FLOPs a second, output tokens a second of a 1B model, seconds a token besides, of a response
+# and of a training. Models of 0.1M to 0.7M parameters cost the latter, so that of larger ones is a rough guess.
+CPU_SPEED = 1e11, 10.0, 2.5e-4, 5e-5
+# CPU seconds a billion parameters: mergekit 0.1.5's dare_ties in bf16, on 424M. Responses of 16,000 characters
+# that are graded a second: docs/numbers.md.
+MERGED, GRADED = 75.0, 300.0
 
 
 class Cost(NamedTuple):
     """What a step needs: GPU-hours over all its GPUs, GiB on disk, GiB on each GPU, GiB of host memory.
 
-    `scratch_gib` is disk that it gives back: checkpoints.
+    `scratch_gib` is disk that it gives back: checkpoints. `hours` is how long it takes by itself, its
+    engine's start included, which is in no GPU-hours. `parts` are those of a GPU's memory, in GiB.
     """
 
     gpu_hours: float | None = 0.0
@@ -59,57 +57,29 @@ class Cost(NamedTuple):
     gpu_memory_gib: float | None = 0.0
     host_memory_gib: float | None = 0.0
     scratch_gib: float | None = 0.0
+    hours: float | None = 0.0
+    parts: Parts = {}  # noqa: RUF012 - never changed
 
 
 def estimate(plan: Plan, recipe: Recipe) -> dict[str, Cost]:
     """The cost of every step of a recipe's plan, by step id."""
-    estimator = _Estimator(plan, recipe)
+    estimator = Estimator(plan, recipe)
     return {step.id: estimator.cost(step) for step in plan.steps.values()}
 
 
 def total(costs: Iterable[Cost]) -> Cost:
     """Hours and disk added up, memory and scratch of the largest; None where a part is unknown."""
-    joins: tuple[Any, ...] = (sum, sum, max, max, max)
+    joins: tuple[Any, ...] = (sum, sum, max, max, max, sum, lambda parts: parts[0])
     columns = zip(joins, zip(Cost(), *costs, strict=True), strict=True)
-    return Cost(*(None if None in values else join(values) for join, values in columns))
+    joined: Iterator[Any] = (None if None in values else join(values) for join, values in columns)
+    return Cost(*joined)
 
 
-def training_memory(size: ModelSize, what: dict[str, Any], how: dict[str, Any], devices: int) -> float:
-    """Bytes on each of `devices` while training on sequences of cutoff_len tokens; NaN without a shape.
-
-    Full fine-tuning holds 16 bytes a parameter: all split under ZeRO-3, all but the weights under ZeRO-2,
-    none otherwise. LoRA and freezing are counted as their weights alone. Activations: each layer's input
-    (gradient checkpointing) and one layer's working set, or every layer's; then the loss over the vocabulary.
-    """
-    shape, stage = shape_of(size), how["deepspeed"]
-    states = WEIGHT_BYTES / (devices if stage == "zero3" else 1)
-    if what["finetuning_type"] == "full":
-        states += (TRAIN_BYTES - WEIGHT_BYTES) / (devices if stage != "none" else 1)
-    tokens: int = what["cutoff_len"] * how["per_device_train_batch_size"]
-    kept = LAYER_BYTES * shape.layers
-    if not how["disable_gradient_checkpointing"]:
-        kept = LAYER_BYTES + WEIGHT_BYTES * shape.layers
-    return size.parameters * states + tokens * (shape.hidden * kept + LOGIT_TRAIN_BYTES * shape.vocabulary)
-
-
-def inference_memory(size: ModelSize, tokens: int, dtype: str, batch: int = 1) -> float:
-    """Bytes of the weights and of the keys and values of `batch` sequences of `tokens`.
-
-    NaN without a shape.
-    """
-    shape = shape_of(size)
-    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens * batch
-    return DTYPE_BYTES[dtype] * (size.parameters + cache)
-
-
-def merge_memory(size: ModelSize, dtype: str) -> float:
-    """Bytes of host memory of a merge whose arithmetic is in `dtype`; NaN without a shape."""
-    return MERGE_BASE_BYTES + MERGE_COPIES * DTYPE_BYTES[dtype] * shape_of(size).largest_tensor
-
-
-def shape_of(size: ModelSize) -> Shape:
-    """A model's shape; all of it is NaN if it is unknown."""
-    return size.shape or Shape(*[UNKNOWN] * len(Shape._fields))
+def downloads(plan: Plan, steps: Iterable[str]) -> float:
+    """GiB of the weights that steps take from the hub and that its cache does not have yet."""
+    asking = (plan.steps[step_id] for step_id in steps if step_id not in plan.gates)
+    given = [given for step in asking for given in step.inputs.values() if given.ref and not given.data]
+    return sum(map(missing_bytes, {one.reference for one in given})) / GIB
 
 
 def line_count(source: ModelRef) -> int | None:
@@ -135,14 +105,18 @@ def benchmark_problems(recipe: Recipe) -> dict[str, int]:
     return counts
 
 
-class _Estimator:
+class Estimator:
     """Costs of the steps of one plan, from the rows and tokens that they handle."""
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
         self.plan, self.recipe, self.figures = plan, recipe, recipe.estimates
-        self.flops_a_second = self.figures.tflops * 1e12 * self.figures.mfu  # of one GPU
         self.problems = sum(benchmark_problems(recipe).values())
         self.prompts = problem_count(recipe.prompts) or DEFAULT_PROMPTS
+        self.size_of, figures = cache(model_size), recipe.estimates
+        self.flops, self.decode, self.answered, self.learnt = CPU_SPEED
+        if recipe.hardware.gpus:  # of one of them
+            self.flops, self.decode = figures.tflops * 1e12 * figures.mfu, figures.decode_tokens_per_second
+            self.answered = self.learnt = 0.0
 
     def cost(self, step: Step) -> Cost:
         """The cost of one step; a kind that is not known here costs nothing."""
@@ -150,68 +124,83 @@ class _Estimator:
             "generate": self._answering, "filter": self._corpus, "mix": self._corpus, "train": self._train,
             "merge": self._merge, "evaluate": self._answering, "bpc": self._bpc,
         }  # fmt: skip
-        return kinds[step.kind](step) if step.kind in kinds else Cost()
+        return kinds[step.kind](step) if step.kind in kinds else self._on(step, 0.0)
 
     def _answering(self, step: Step) -> Cost:
         """Decoding: tokens / (decode_tokens_per_second of a 1B model / billions of parameters)."""
         section, longest = LONGEST[step.kind]
         spec, (rows, mean) = step.config[section], self._rows(Input(step.id))
-        disk = rows * mean * TOKEN_TEXT_BYTES
+        size, disk = self.size(step), rows * mean * TOKEN_TEXT_BYTES
+        seconds = rows * mean * (size.parameters / BILLION / self.decode + self.answered)
         if spec["backend"] == "endpoint":  # on someone else's GPUs
-            return Cost(disk_gib=disk / GIB)
-        size = self._size(step.inputs["model"])
+            return Cost(disk_gib=disk / GIB, hours=None)
         # vLLM holds as many sequences as there is memory for, but one at least.
         batch = step.how[section]["batch_size"] if spec["backend"] == "transformers" else 1
-        seconds = rows * mean * size.parameters / BILLION / self.figures.decode_tokens_per_second
-        return self._on(step, seconds, disk, inference_memory(size, spec[longest], spec["dtype"], batch))
+        held = memory.inference_memory(size, spec[longest], spec["dtype"], batch)
+        return self._on(step, seconds, disk, held)
 
     def _corpus(self, step: Step) -> Cost:
         rows, mean = self._rows(Input(step.id))
-        return Cost(disk_gib=rows * mean * TOKEN_TEXT_BYTES / GIB)
+        return self._on(step, rows / GRADED, rows * mean * TOKEN_TEXT_BYTES)
 
     def _train(self, step: Step) -> Cost:
-        """Training: FLOPs / (tflops x mfu)."""
-        spec, how, size = step.config["train"], step.how["train"], self._size(step.inputs["model"])
+        """Training: FLOPs / (tflops x mfu x balance); one process waits for no other."""
+        spec, how, size = step.config["train"], step.how["train"], self.size(step)
         rows, mean = self._rows(step.inputs["corpus"])
-        seen = rows * spec["num_train_epochs"]
+        updates = rows * spec["num_train_epochs"] / spec["global_batch_size"]
         if spec["max_steps"] > 0:
-            seen = spec["max_steps"] * spec["global_batch_size"]
-        seconds = training_flops(size, how, seen * min(mean, spec["cutoff_len"])) / self.flops_a_second
+            updates = spec["max_steps"]
+        tokens = updates * spec["global_batch_size"] * min(mean, spec["cutoff_len"])
+        devices = step.how["processes"] * step.how["nodes"]
+        busy = self.figures.balance if devices > 1 else 1.0
+        seconds = training_flops(size, how, tokens) / self.flops / busy + tokens * self.learnt
         disk, scratch = size.parameters * (WEIGHT_BYTES if spec["bf16"] else 4), 0.0
-        if how["save_strategy"] != "no":  # checkpoints: weights and optimizer
-            scratch = (how["save_total_limit"] or 1) * size.parameters * (WEIGHT_BYTES + OPTIMIZER_BYTES)
-        memory = training_memory(size, spec, how, step.how["processes"] * step.how["nodes"])
-        return self._on(step, seconds, disk, memory, scratch)
+        if how["save_strategy"] != "no":  # weights and optimizer; the oldest goes once the newest is there
+            saves = {"epoch": spec["num_train_epochs"], "steps": updates / how["save_steps"]}
+            kept = min(math.ceil(saves[how["save_strategy"]]), (how["save_total_limit"] or math.inf) + 1)
+            scratch = kept * size.parameters * (WEIGHT_BYTES + memory.OPTIMIZER_BYTES)
+        asked = how.get("enable_liger_kernel")
+        liger = step.gpus > 0 if asked is None else asked
+        return self._on(step, seconds, disk, memory.training_memory(size, spec, how, devices, liger), scratch)
 
     def _merge(self, step: Step) -> Cost:
         """A merge is done on the host; its GPU is for the questions that the merged model is asked."""
-        size, dtype = self._size(step.inputs["before"]), step.config["merge"]["dtype"]
-        disk = size.parameters * DTYPE_BYTES[dtype]
-        return self._on(replace(step, gpus=0), 0.0, disk, merge_memory(size, dtype))
+        size, dtype = self.size(step), step.config["merge"]["dtype"]
+        seconds, host = size.parameters / BILLION * MERGED, {"host": memory.merge_memory(size, dtype)}
+        seconds += 60 * self.figures.startup_minutes if step.gpus else 0.0
+        return self._on(replace(step, gpus=0), seconds, size.parameters * DTYPE_BYTES[dtype], host)
 
     def _bpc(self, step: Step) -> Cost:
         """Scoring: 2 FLOPs a parameter and token of all corpora."""
-        size, limit = self._size(step.inputs["model"]), self.recipe.bpc.limit or math.inf
+        size, limit = self.size(step), self.recipe.bpc.limit or math.inf
         corpora = [self._rows(given) for role, given in step.inputs.items() if role != "model"]
         flops = FORWARD * size.parameters * sum(min(rows, limit) * mean for rows, mean in corpora)
-        logits = LOGIT_BYTES * self.recipe.generation.max_tokens * shape_of(size).vocabulary
-        weights = inference_memory(size, 0, self.recipe.evaluation.dtype)
-        return self._on(step, flops / self.flops_a_second, 0.0, weights + logits)
+        logits = memory.LOGIT_BYTES * self.recipe.generation.max_tokens * memory.shape_of(size).vocabulary
+        weights = memory.inference_memory(size, 0, self.recipe.evaluation.dtype)
+        return self._on(step, flops / self.flops, 0.0, {**weights, "logits": logits})
 
-    def _on(self, step: Step, seconds: float, disk: float, memory: float, scratch: float = 0.0) -> Cost:
+    def _on(
+        self, step: Step, seconds: float, disk: float = 0.0, held: Parts | None = None, scratch: float = 0.0
+    ) -> Cost:
         """A cost on the step's GPUs, or on the host if it has none; sizes are in bytes."""
         # A model is split over a step's GPUs, or over those of one copy.
         share = 1 if step.kind == "train" else max(1, step.how.get("tensor_parallel", step.gpus))
-        hours, held = seconds / 3600, memory / GIB / share
-        needs = (hours, disk / GIB, held, 0.0) if step.gpus else (0.0, disk / GIB, 0.0, held)
-        return Cost(*(None if math.isnan(need) else need for need in (*needs, scratch / GIB)))
+        parts = {name: size / GIB / share for name, size in (held or {}).items()}
+        hours, total_gib = seconds / 3600, sum(parts.values())
+        alone = hours + CPU_STARTUP_SECONDS.get(step.kind, 0.0) / 3600
+        needs = [0.0, disk / GIB, 0.0, total_gib, scratch / GIB, alone]
+        if step.gpus:
+            alone = hours / step.gpus / step.how.get("nodes", 1) + self.figures.startup_minutes / 60
+            needs = [hours, disk / GIB, total_gib, 0.0, scratch / GIB, alone]
+        known: list[Any] = [None if math.isnan(need) else need for need in needs]
+        return Cost(*known)._replace(parts=parts)
 
-    def _size(self, given: Input) -> ModelSize:
-        """Size of a model input; a trained or merged model is as large as the one it started from."""
-        while given.step:
+    def size(self, step: Step) -> ModelSize:
+        """Size of a step's model; a trained or merged one is as large as the one that it started from."""
+        inputs = step.inputs
+        while (given := inputs.get("model") or inputs["before"]).step:
             inputs = self.plan.steps[given.step].inputs
-            given = inputs.get("model") or inputs["before"]
-        return model_size(given.reference) or ModelSize(UNKNOWN)
+        return self.size_of(given.reference) or ModelSize(UNKNOWN)
 
     def _rows(self, given: Input) -> Rows:
         """A corpus if its filter keeps everything, a generation's prompts, an evaluation's problems."""
@@ -230,6 +219,8 @@ class _Estimator:
     def _length(self, step: Step) -> float:
         """Mean response tokens of the model that a generate or evaluate step asks."""
         known, made = self.figures.response_tokens, step.inputs["model"].step
+        if made and self.plan.steps[made].kind == "fetch":
+            made = ""
         names = [slot.partition("/")[2] for slot in self.plan.slots_of(made or step.id)]
         if not made:  # untrained: `evaluate/STUDENT/METHOD`; `evaluate/ASSISTANT/before` is another name's
             names = [first for name in names if (first := name.split("/")[0]) not in self.recipe.assistants]

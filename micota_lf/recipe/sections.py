@@ -278,10 +278,12 @@ class Hardware(Section):
     """What the run may use. None of it enters a step's identity.
 
     `gpus` are those of one machine; a training uses `train_gpus` of them (null: all) on each of `nodes`
-    machines, with one process a GPU, and a step that generates, evaluates or scores `inference_gpus`, over
-    which the model is split; one that generates with vLLM takes as many such copies as there are GPUs for.
-    Without GPUs a training has `cpu_processes` processes a machine. `disk_gib` is what the workspace may
-    take, for file systems with quotas and such as grow (null: what is free there).
+    machines, with one process a GPU. A step that generates, evaluates or scores splits its model over
+    `inference_gpus` (null: the fewest of 1, 2, 4, 8 at which the weights take half of their memory at most).
+    With vLLM there are several such copies: to generate, as many as there are GPUs for; to evaluate, so many
+    that it is estimated to take half an hour. Without GPUs a training has `cpu_processes` a machine.
+    `disk_gib` is what the run may take of each disk, for quotas and file systems that grow (null: all that
+    is free).
 
     With several nodes, `micota run` starts the training's part on its own machine and waits for the others,
     on each of which `micota join WORKSPACE` runs (docs/cluster.md). With NODE_RANK, MASTER_ADDR and
@@ -295,7 +297,7 @@ class Hardware(Section):
     gpu_memory_gib: How[Positive] = 80.0
     disk_gib: How[Positive | None] = None
     train_gpus: How[Natural | None] = None
-    inference_gpus: How[Count] = 1
+    inference_gpus: How[Count | None] = None
     cpu_processes: How[Count] = 1
     nodes: How[Count] = 1
     cores: How[Count] = 2
@@ -306,14 +308,19 @@ class Hardware(Section):
 class Estimates(Section):
     """Figures behind the GPU-hours of `micota plan`; replace them by what a pilot measured.
 
-    `tflops` (peak, bf16) and `mfu` (share of it reached in training) give training times,
-    `decode_tokens_per_second` (output tokens a second and GPU of a 1B model; inversely proportional to
-    parameters) generation times. `response_tokens` are mean lengths by the name of the model that responds.
+    `tflops` (peak, bf16), `mfu` (share of it that a GPU at work reaches in training) and `balance` (share of
+    a training's time in which GPUs wait for no other, as rows of a batch differ in length) give training
+    times, `decode_tokens_per_second` (output tokens a second and GPU of a 1B model; inversely proportional to
+    parameters) generation times. `startup_minutes` pass in each step on GPUs before its engine is at work:
+    vLLM took 3.6 to start a 70B model on 8 GPUs, its first answer up to one more (vllm issue 19824).
+    `response_tokens` are mean lengths by the name of the model that responds.
     """
 
     tflops: How[Positive] = 312.0
     mfu: How[Positive] = 0.35
+    balance: How[Part] = 0.9
     decode_tokens_per_second: How[Positive] = 15000.0
+    startup_minutes: How[NotNegative] = 4.0
     response_tokens: How[dict[str, int]] = field(default_factory=dict)
     default_response_tokens: How[Count] = 1000
 

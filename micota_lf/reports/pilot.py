@@ -2,12 +2,14 @@
 
     measured(Path("runs"))      # ["estimates.mfu=0.31", "estimates.response_tokens.r1=5210", ...]
 
-The words can be laid over a recipe. Speeds come from steps that ran on GPUs in one go; loading the model
-counts as generation, so few prompts make it look slow. Lengths come from every generate step, the last
-finished one of a name.
+The words can be laid over a recipe. Speeds come from steps that ran on GPUs in one go, and from the time in
+which they generated or trained; what they took besides is their start-up. Lengths come from every generate
+step, the last finished one of a name. A generation ends with its longest answers, when few sequences run: the
+fewer prompts, the slower it looks.
 """
 
 from pathlib import Path
+from statistics import median
 
 from ..inputs.weights import BILLION, directory_size, model_size, training_flops
 from ..plan.plan import Input
@@ -19,9 +21,11 @@ from ..system.files import read_json
 def measured(workspace: Path) -> list[str]:
     """Overrides `estimates...=value` for what the workspace's steps have measured.
 
-    Decoding: tokens x billions of parameters / (seconds x GPUs). Training: FLOPs / (seconds x GPUs x tflops).
+    Decoding: tokens x billions of parameters / (seconds x GPUs). Training: FLOPs / (seconds x GPUs x tflops),
+    what GPUs waited for each other included. Start-up: the median over the steps.
     """
     lengths: dict[str, int] = {}
+    startups = list[float]()
     decoded = decoding = flops = training = 0.0
     done = [*workspace.glob("generate/*/done.json"), *workspace.glob("train/*/done.json")]
     for path in sorted(done, key=lambda path: path.stat().st_mtime):
@@ -34,18 +38,24 @@ def measured(workspace: Path) -> list[str]:
             made = next(workspace.glob(f"*/*-{given.step}/{given.file}"), None)
             size = directory_size(made) if made else None
         timed = size if gpus and not record.get("resumed") else None
+        at_work = results.get("generation_seconds" if record["kind"] == "generate" else "train_seconds")
         if record["kind"] == "generate":
             mean = results["mean_response_tokens"]
             lengths |= {slot.partition("/")[2]: round(mean) for slot in step.get("slots", ())}
-            if timed:
+            if timed and at_work:
                 decoded += results["responses"] * mean * timed.parameters / BILLION
-                decoding += record["seconds"] * gpus
+                decoding += at_work * gpus
         elif timed and results.get("trained_tokens"):
             flops += training_flops(timed, how["train"], results["trained_tokens"])
-            training += results["train_seconds"] * gpus
+            training += at_work * gpus
+        if timed and at_work:
+            startups.append((record["seconds"] - at_work) / 60)
     words, tflops = [], Estimates().tflops
     if training:  # the share means something only beside the peak that it is a share of
         words = [f"estimates.tflops={tflops:g}", f"estimates.mfu={flops / training / tflops / 1e12:.3g}"]
+        words.append("estimates.balance=1")
     if decoding:
         words.append(f"estimates.decode_tokens_per_second={float(f'{decoded / decoding:.3g}'):g}")
+    if startups:
+        words.append(f"estimates.startup_minutes={median(startups):.3g}")
     return words + [f"estimates.response_tokens.{name}={length}" for name, length in sorted(lengths.items())]

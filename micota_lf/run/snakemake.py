@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from typing import Any
 
 from ..errors import StepFailed, UserError
 from ..plan.plan import Plan, Step
+from ..plan.schedule import priorities, waits_for
 from ..stages import stage, train
 from ..system.files import digest, read_json, write_json
 from ..system.locks import holder, lease
@@ -80,7 +80,7 @@ def run_plan(
         where = ["--cores", str(jobs or plan.cores), "--resources", f"gpu={plan.gpus}"]
         if on_slurm is not None:
             where = ["--local-cores", str(plan.cores), *slurm.options(workspace, jobs or len(pending))]
-        child = started(_snakemake(frozen, workspace, where), workspace, workspace / LOG)
+        child = started(snakemake_argv(frozen, workspace, where), workspace, workspace / LOG)
         try:
             _watch(plan, workspace, pending, child, say)
         finally:
@@ -96,31 +96,23 @@ def freeze(plan: Plan, workspace: Path, pending: list[str], on_slurm: slurm.Sett
     """
     left = {} if on_slurm is None else slurm.leftovers(workspace)
     slurm.cancel([job for job, now in left.items() if now == "PENDING"])
-    # Steps that most others wait for go first: the method's chain is long, its side branches are short.
-    waiting: defaultdict[str, set[str]] = defaultdict(set)
-    todo: dict[str, Any] = {}
-    for step in (plan.steps[step_id] for step_id in reversed(pending)):
-        for before in step.needs:
-            waiting[before] |= {step.id, *waiting[step.id]}
+    todo, first = dict[str, Any](), priorities(plan, pending)
+    for step in (plan.steps[step_id] for step_id in pending):
         here, asked = True, {"gpu": step.gpus}
         if on_slurm is not None and not stage(step.kind).quick:
             job = holder(workspace / step.directory / LEASE).get("job")
             here, asked = False, slurm.resources(step.gpus, on_slurm, job if job in left else None)
-        after = [before for before in _after(plan, step) if before in pending]
-        todo[step.id] = {"after": after, "here": here, "resources": asked, "priority": len(waiting[step.id])}
+        after = [before for before in waits_for(plan, step) if before in first]
+        todo[step.id] = {"after": after, "here": here, "resources": asked, "priority": first[step.id]}
         (workspace / ".micota" / "ended" / step.id).unlink(missing_ok=True)
     content = asdict(plan)
     path = workspace / ".micota" / f"{plan.recipe}-{digest([content, pending])}.json"
-    write_json(path, {**content, "pending": {step_id: todo[step_id] for step_id in pending}})
+    write_json(path, {**content, "pending": todo})
     return path
 
 
-def _after(plan: Plan, step: Step) -> list[str]:
-    """Ids of the steps that must be done before a step."""
-    return [] if step.id in plan.gates else [*plan.gates, *step.needs]
-
-
-def _snakemake(frozen: Path, workspace: Path, where: list[str]) -> list[str]:
+def snakemake_argv(frozen: Path, workspace: Path, where: list[str]) -> list[str]:
+    """Snakemake's command line for a frozen plan; `where`: how much may run here, or on what else."""
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(workspace),
         "--config", f"plan={frozen}", "--latency-wait", "10", *where,
@@ -185,7 +177,7 @@ def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) 
     def killed(step: Step) -> bool:
         """Whether a step ended without a word: it was begun, and had all that it needs."""
         begun = code > 0 and (workspace / step.directory / "step.json").is_file()
-        return begun and after[step.id] == MISSING and not left.keys() & set(_after(plan, step))
+        return begun and after[step.id] == MISSING and not left.keys() & set(waits_for(plan, step))
 
     failed = [step for step in left.values() if after[step.id] == FAILED or killed(step)]
     lines = [f"step {step.name} failed: {failure_report(workspace / step.directory)}" for step in failed]

@@ -108,8 +108,8 @@ def render(
     if spec.backend == "vllm":
         engine = ["--model", "vllm", "--batch_size", "auto"]
         given |= {
-            "tensor_parallel_size": max(1, gpus), "generation_config": "vllm", "seed": spec.seed,
-            "gpu_memory_utilization": spec.gpu_memory_utilization, **vllm,
+            "tensor_parallel_size": step.how.get("tensor_parallel", max(1, gpus)), "seed": spec.seed,
+            "generation_config": "vllm", "gpu_memory_utilization": spec.gpu_memory_utilization, **vllm,
         }  # fmt: skip
     else:
         device = "cuda" if gpus else "cpu"

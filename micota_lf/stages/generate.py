@@ -11,6 +11,7 @@ or endpoints too: finished rows are kept, a torn last line is dropped, failed ro
 """
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,14 +34,11 @@ NAMED_IDS = 5  # of problems that differ, in an error
 
 
 def settings(recipe: Recipe) -> Settings:
-    """Of a step that generates; vLLM splits the model over some GPUs and serves all copies that fit."""
-    hardware, backend = recipe.hardware, recipe.generation.backend
-    split = min(hardware.inference_gpus, hardware.gpus)
-    copies = {"endpoint": 0, "vllm": max(1, hardware.gpus // max(1, split))}.get(backend, 1)
-    launch: dict[str, Any] = {}
-    if backend == "vllm":
-        launch = {"engine": recipe.engines.vllm, "tensor_parallel": max(1, split), "data_parallel": copies}
-    return Settings.of(recipe.generation, recipe.prompts, gpus=split * copies, **launch)
+    """Of a step that generates, on GPUs or not; on how many, its model says (plan/placement.py)."""
+    backend = recipe.generation.backend
+    launch: dict[str, Any] = {"engine": recipe.engines.vllm} if backend == "vllm" else {}
+    gpus = 0 if backend == "endpoint" else min(1, recipe.hardware.gpus)
+    return Settings.of(recipe.generation, recipe.prompts, gpus=gpus, **launch)
 
 
 def run(step: Context, output: str = "responses.jsonl") -> Results:
@@ -59,8 +57,9 @@ def generate(
 ) -> Results:
     """Write one row a problem to `output` and return the counts and token statistics.
 
-    One process at a time: the step's lease sees to that. Raises UserError if `output` holds responses to
-    another question, StepFailed if rows failed or the backend's server did.
+    If all are made in one go, `generation_seconds` are among them: from the first request to the last answer,
+    once the server is up. One process at a time: the step's lease sees to that. Raises UserError if `output`
+    holds responses to another question, StepFailed if rows failed or the backend's server did.
     """
     problems, output = load_problems(prompts), Path(output)
     asked = {
@@ -81,6 +80,7 @@ def generate(
     with open_backend(model, sampling, replace(launch, log=output.with_suffix(".server.log"))) as backend:
         requests = [_request(row, prompts, sampling) for row in missing.values()]
         completions = watched(backend.complete(requests), len(problems), len(done))
+        began = time.monotonic()
         first = next(completions)  # a model or limit that is refused leaves no file behind
         numerics, known = {"backend": sampling.backend, **backend.numerics()}, before.get("numerics", [])
         write_json(meta, {**asked, "numerics": known + [numerics] * (numerics not in known)})
@@ -89,7 +89,8 @@ def generate(
             for completion in chain([first], completions):
                 handle.write(json_line(_row(missing[completion.id], completion, prompts)))
                 handle.flush()
-    return response_summary(output)
+        took = {} if before else {"generation_seconds": round(time.monotonic() - began, 2)}
+    return response_summary(output) | took
 
 
 def _request(problem: Row, prompts: Prompts, sampling: Generation) -> Request:

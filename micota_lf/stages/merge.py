@@ -56,14 +56,13 @@ def merge_config(
 
 
 def settings(recipe: Recipe, spec: Merge) -> Settings:
-    """Of a merge step; the merged model is asked for a few greedy answers, on one GPU at most."""
+    """Of a merge step; the merged model is asked for a few greedy answers, on GPUs where there are any."""
     limit = min(spec.health_prompts, recipe.prompts.limit or spec.health_prompts)
     sampling = replace(recipe.generation, temperature=0.0)
     if sampling.backend == "endpoint":  # no server serves the merged model yet
         sampling = replace(sampling, backend="transformers")
     prompts = replace(recipe.prompts, limit=limit)
-    hardware = replace(recipe.hardware, gpus=min(1, recipe.hardware.gpus))
-    asked = replace(recipe, generation=sampling, prompts=prompts, hardware=hardware)
+    asked = replace(recipe, generation=sampling, prompts=prompts)
     health, answers, gpus = generate.settings(asked) if limit else (None, {}, 0)
     apart = {"health": health}
     return Settings.of(spec, gpus=gpus, apart=apart, engine=recipe.engines.mergekit, answers=answers)
