@@ -4,6 +4,8 @@ MicotaError            1   anything below
 |- UserError           2   something the user wrote or pointed to is wrong; nothing was written
 |  `- RecipeError      2   every problem of one recipe, a line each
 |- StepFailed          1   an engine ran and did not deliver
+|  |- EngineDied       1   it ended by itself, without success
+|  `- OutOfMemory      1   it had too little memory
 `- StepLocked          3   another process is at work in the step's directory
 """
 
@@ -35,6 +37,14 @@ class RecipeError(UserError):
 
 class StepFailed(MicotaError):
     """An engine exited, but its outputs are not what the step promises."""
+
+
+class EngineDied(StepFailed):
+    """An engine ended by itself and without success; its step may be tried again."""
+
+
+class OutOfMemory(StepFailed):
+    """A process of an engine had too little memory; it would have again."""
 
 
 class StepLocked(MicotaError):

@@ -220,7 +220,11 @@ def test_a_failure_names_the_error_that_stands_far_above_the_end_of_the_log(tmp_
     log = tmp_path / "log.txt"
     log.write_text("\n".join(words))
     lines = processes.last_errors(log)
-    assert lines[0] == cause and lines[-1] == "the end" and max(map(len, lines)) == 400
+    assert (
+        lines[0] == ("rank 3: " * ("rank3" in before)) + cause
+        and lines[-1] == "the end"
+        and max(map(len, lines)) == 400
+    )
     assert len(lines) == 9 and cause in failure_report(tmp_path)
 
 

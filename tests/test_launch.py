@@ -12,13 +12,15 @@ from micota_lf.inputs.references import ModelRef
 from micota_lf.run.snakemake import check_engines
 from micota_lf.run.step import execute
 from micota_lf.stages import Context
-from micota_lf.stages.train import RENDEZVOUS, launch_env, write_training
+from micota_lf.stages.train import RENDEZVOUS, _data, launch_env, write_training
 from micota_lf.system.files import write_jsonl
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
 MACHINES = [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2)]  # GPUs a node, nodes
 PAPER_BATCHES = (32, 128, 96)
+# LLaMA-Factory refuses what is not installed.
+WITHOUT_LIGER = ["train.enable_liger_kernel=false"] if find_spec("liger_kernel") is None else []
 
 
 def on(gpus, nodes, batch, *more):
@@ -47,7 +49,7 @@ def test_the_global_batch_is_the_papers_on_any_machine_and_llamafactory_accepts_
 ):
     from llamafactory.hparams import get_train_args
 
-    recipe = on(gpus, nodes, batch)
+    recipe = on(gpus, nodes, batch, *WITHOUT_LIGER)
     config = train_config(recipe, "student-s", "micota", output_dir=str(tmp_path / "new"))
     processes = int(launch_env_of(recipe).get("NPROC_PER_NODE", 1))
     assert processes == gpus
@@ -85,12 +87,14 @@ def test_one_process_needs_no_launcher_and_several_are_counted(no_rendezvous):
     assert env["PATH"].startswith("/venv/bin:")  # torchrun stands beside llamafactory-cli
 
 
-def test_several_machines_need_to_know_each_other(monkeypatch, no_rendezvous):
-    plan, step = train_step(on(8, 2, 32))
+def test_several_machines_join_or_are_told_who_they_are(monkeypatch, no_rendezvous):
+    plan, step = train_step(on(8, 2, 32, "train.enable_liger_kernel=false"))
+    check_engines(plan, [step.id])
+    assert "NODE_RANK" not in launch_env(step.how, "/venv/bin/llamafactory-cli")  # others join
     monkeypatch.setenv("MASTER_ADDR", "node0")
-    with pytest.raises(UserError, match=r"hardware.nodes: 2, but NODE_RANK, MASTER_PORT is not set"):
-        check_engines(plan, [step.id])
     monkeypatch.setenv("NODE_RANK", "1")
+    with pytest.raises(UserError, match=r"hardware.nodes: 2, but MASTER_PORT is not set"):
+        check_engines(plan, [step.id])
     monkeypatch.setenv("MASTER_PORT", "29500")
     env = launch_env(step.how, "/venv/bin/llamafactory-cli")
     assert (env["NNODES"], env["NODE_RANK"], env["MASTER_ADDR"]) == ("2", "1", "node0")
@@ -104,7 +108,8 @@ def test_deepspeed_has_its_file_beside_the_yaml(tmp_path, monkeypatch):
     step = train_step(recipe)[1]
     write_jsonl(tmp_path / "c.jsonl", [{"prompt": "What is 1+1?", "response": "2"}])
     inputs = {"model": ModelRef("tiny:student-s"), "corpus": ModelRef(str(tmp_path / "c.jsonl"))}
-    write_training(Context(tmp_path, step.config, inputs, step.how))
+    context = Context(tmp_path, step.config, inputs, step.how, step.gpus)
+    write_training(context, _data(context, "/venv/bin/llamafactory-cli"))
     env = launch_env(step.how, "/venv/bin/llamafactory-cli")
     assert env["FORCE_TORCHRUN"] == "1" and env["NPROC_PER_NODE"] == "2"
     named = yaml.safe_load((tmp_path / "train.yaml").read_text())["deepspeed"]
@@ -117,6 +122,19 @@ def test_an_absent_deepspeed_is_said_before_anything_runs(monkeypatch):
     plan, step = train_step(on(1, 1, 32, "train.deepspeed=zero2", "train.use_cpu=false"))
     with pytest.raises(UserError, match=r"zero2, but the package deepspeed is not installed; pip install"):
         check_engines(plan, [step.id])
+
+
+def test_gpus_get_the_fused_loss_and_flash_attention_and_its_absence_is_said(monkeypatch):
+    plan, step = train_step(on(1, 1, 32))
+    monkeypatch.setattr("micota_lf.stages.train.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"enable_liger_kernel: True, but the package liger_kernel is not"):
+        check_engines(plan, [step.id])
+    config = train_config(on(1, 1, 32, "train.bf16=true"), "student-s", "micota")
+    assert config["enable_liger_kernel"] is True and config["flash_attn"] == "fa2"
+    for words in ("train.enable_liger_kernel=false", "train.flash_attn=sdpa"), ("hardware.gpus=0",):
+        config = train_config(on(1, 1, 32, "train.bf16=true", *words), "student-s", "micota")
+        assert "enable_liger_kernel" not in config and config["flash_attn"] != "fa2"
+    assert train_config(on(1, 1, 32), "student-s", "micota")["flash_attn"] == "auto"  # it computes in 16 bits
 
 
 def test_deepspeed_and_use_cpu_exclude_each_other():
@@ -147,7 +165,7 @@ def test_llamafactory_accepts_a_yaml_with_deepspeed(tmp_path, monkeypatch):
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", **ADDRESS}.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "ds_zero3.json").write_text(json.dumps(deepspeed_config("zero3")))
-    recipe = on(1, 1, 32, "train.deepspeed=zero3", "train.use_cpu=false")
+    recipe = on(1, 1, 32, "train.deepspeed=zero3", "train.use_cpu=false", *WITHOUT_LIGER)
     config = train_config(
         recipe, "student-s", "micota", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "new")
     )

@@ -197,3 +197,10 @@ def test_health_prompts_decide_whether_the_plan_asks_for_answers():
     assert step.config["merge"].get("health_prompts") is None
     with pytest.raises(UserError, match="health_prompts"):
         load_recipe(TINY, ["assistants.ta.merge.health_prompts=-1"])
+
+
+def test_a_preset_without_its_model_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    words = ["merge", "--before", "tiny:assistant", "--after", "tiny:assistant", "-o", str(tmp_path / "out")]
+    assert main([*words, "merge.preset=pretrained"]) == 2
+    assert "merge.pretrained_model: the preset 'pretrained' needs one" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,7 +1,9 @@
 """The runner through real Snakemake, with quick steps: failures, resume, locks, explain."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -170,6 +172,21 @@ run_logged({sleep!r}, Path({str(tmp_path)!r}), Path({str(tmp_path / "log")!r}))
     step.wait()
     _, left = psutil.wait_procs(family, timeout=30)
     assert not left
+
+
+@pytest.mark.slow
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path):
+    words = ["run", str(TINY), *QUICK, "--target", "filter/strong", "--workspace", str(tmp_path / "runs")]
+    with (tmp_path / "run.log").open("wb") as log:
+        run = subprocess.Popen(
+            ["nohup", sys.executable, "-m", "micota_lf", *words],
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    while "started" not in (tmp_path / "run.log").read_text():
+        assert run.poll() is None
+        time.sleep(0.2)
+    os.killpg(run.pid, signal.SIGHUP)  # what the kernel sends when the terminal goes
+    assert run.wait() == 0 and "report:" in (tmp_path / "run.log").read_text()
 
 
 def test_the_plan_command_shows_every_step_with_its_state(broken, capsys):

@@ -40,6 +40,7 @@ CASES = [
     pytest.param(
         "tools/tiny_family/train.py", "--out {out} --only student-s --scale 0.005 --limit 4", marks=SLOW
     ),
+    pytest.param("benchmarks/balance.py", "--rows 400", marks=SLOW),
     pytest.param("benchmarks/generation.py", "", marks=SLOW),
     pytest.param(
         "benchmarks/generation.py", f"--vllm {VLLM} --prompts 8 --rounds 1", marks=[SLOW, NEEDS_VLLM]

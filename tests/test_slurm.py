@@ -63,6 +63,14 @@ def test_a_login_node_without_gpus_is_no_obstacle(tmp_path, monkeypatch):
     assert shortages(recipe, plan, tmp_path, list(plan.steps), here=False) == []
 
 
+def test_a_quota_counts_in_place_of_what_the_file_system_has_free(tmp_path):
+    for gib, refused in ((0.001, True), (10**6, False)):
+        recipe = load_recipe(TINY, [f"hardware.disk_gib={gib}"])
+        plan = compile_plan(recipe)
+        lacks = shortages(recipe, plan, tmp_path, list(plan.steps))
+        assert any("hardware.disk_gib" in lack for lack in lacks) is refused, lacks
+
+
 LIKE = "must be minutes, hours or days, like 90m, 12h or 2d"
 
 

@@ -94,6 +94,7 @@ UNITS = {
     "Bpc.limit": "texts a corpus",
     "Hardware.gpus": "GPUs of one machine",
     "Hardware.gpu_memory_gib": "GiB a GPU",
+    "Hardware.disk_gib": "GiB",
     "Hardware.train_gpus": "GPUs",
     "Hardware.inference_gpus": "GPUs a copy of the model",
     "Hardware.cpu_processes": "processes",

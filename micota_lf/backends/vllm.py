@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from ..errors import StepFailed
+from ..errors import EngineDied, StepFailed
 from ..inputs.chat import load_chat
 from ..inputs.hub import positions
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
-from ..system.processes import engine_argv, last_errors, running, vllm_numerics
+from ..system.processes import engine_argv, last_errors, memory_errors, running, vllm_numerics
 from . import Base, Completion, Launch, Request, check_positions, endpoint
 
 HOST = "127.0.0.1"
@@ -107,7 +107,8 @@ def _check(process: subprocess.Popen[bytes], log: Path, late: bool = False) -> N
     if dead or late:
         what = "the vLLM server has died" if dead else f"no vLLM server after {START_SECONDS:.0f} s"
         words = [f"    {line}" for line in last_errors(log)]
-        raise StepFailed("\n".join([f"{what}; last lines of {log}:", *words, ADVICE]))
+        kind = EngineDied if dead and not memory_errors(log) else StepFailed
+        raise kind("\n".join([f"{what}; last lines of {log}:", *words, ADVICE]))
 
 
 def free_port() -> int:

@@ -25,12 +25,14 @@ from ..reports.pilot import measured
 from ..reports.write import write_report
 from ..run import slurm
 from ..run.snakemake import check_engines, pending_steps, run_plan
-from ..run.step import run_step
+from ..run.step import RUN_LEASE, finished, run_step
 from ..run.workspace import damage, finished_steps, remove, size_of, unreferred
 from ..run.workspace import explain as reasons
 from ..stages.evaluate import tasks_folder
+from ..stages.fetch import moved
 from ..stages.preflight import Report
 from ..system.files import read_json, write_json
+from ..system.machines import join as take_part
 from ..system.processes import untested_versions
 from .show import shortages, show_plan, show_sources, show_tables
 
@@ -81,7 +83,9 @@ def run(args: argparse.Namespace) -> None:
         words = "nothing was started; run where there is enough, or lower these values"
         raise UserError("\n".join([*lacks, words]))
     check_engines(plan, pending)
-    for line in untested_versions():
+    steps = (workspace / step.directory for step in plan.steps.values() if step.kind == "fetch")
+    fetched = [done["results"] for done in map(finished, steps) if done]
+    for line in (*untested_versions(), *filter(None, map(moved, fetched))):
         print(f"warning: {line}", flush=True)
     print(f"{recipe.name}: {len(pending)} of {len(plan.steps)} steps to do in {workspace}", flush=True)
     recipe_file = str(Path(args.recipe).absolute())
@@ -95,6 +99,13 @@ def run(args: argparse.Namespace) -> None:
     path = write_report(recipe, plan, workspace)
     show_tables(recipe, plan, workspace, args.target or ["table2"])
     print(f"report: {path} ({len(pending)} steps in {time.monotonic() - started:.0f} s)")
+
+
+def join(args: argparse.Namespace) -> None:
+    """This machine's part in the trainings of a run on another one."""
+    workspace = Path(args.workspace).absolute()
+    print(f"waiting for the trainings of a run in {workspace}", flush=True)
+    take_part(workspace, RUN_LEASE, partial(print, flush=True))
 
 
 def explain(args: argparse.Namespace) -> None:

@@ -75,10 +75,11 @@ def shortages(
     needs = [("--workspace", workspace, kept), ("HF_HUB_CACHE", cache, downloads(plan, pending))]
     for key, path, more in needs:
         home = next(path for path in (path, *path.parents) if path.is_dir())
-        disk, free = home.stat().st_dev, shutil.disk_usage(home).free / 2**30
+        disk, free = home.stat().st_dev, hardware.disk_gib or shutil.disk_usage(home).free / 2**30
         taken[disk] = needed = taken.get(disk, 0.0) + more
         if more and needed > free:
-            found.append(f"{key}: {free:.3g} GiB are free in {home}, about {needed:.3g} GiB are needed")
+            told = "may be taken (hardware.disk_gib)" if hardware.disk_gib else f"are free in {home}"
+            found.append(f"{key}: {free:.3g} GiB {told}, about {needed:.3g} GiB are needed")
     return found
 
 

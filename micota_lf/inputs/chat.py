@@ -15,7 +15,7 @@ without importing it: that takes longer than a check.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
@@ -51,12 +51,16 @@ class Chat:
         given = {"messages": messages, "tools": None, "documents": None, **self.special}
         return str(_compiled(self.template).render(given, add_generation_prompt=generation))
 
-    def counts(self, texts: Iterable[str]) -> list[int]:
-        """Tokens of each text, without special tokens added."""
+    def encoded(self, texts: Iterable[str]) -> Iterator[Any]:
+        """The tokenizers library's encoding of each text (`ids`), without special tokens added."""
         texts = list(texts)
         encode = partial(self.tokenizer.encode_batch_fast, add_special_tokens=False)
-        batches = (encode(texts[start : start + BATCH_ROWS]) for start in range(0, len(texts), BATCH_ROWS))
-        return [len(encoding) for batch in batches for encoding in batch]
+        for start in range(0, len(texts), BATCH_ROWS):
+            yield from encode(texts[start : start + BATCH_ROWS])
+
+    def counts(self, texts: Iterable[str]) -> list[int]:
+        """Tokens of each text."""
+        return [len(encoding) for encoding in self.encoded(texts)]
 
     def frame(self, system: str | None = None) -> tuple[str, str, str]:
         """The chat template's text before the message, between it and the response, and after that.

@@ -21,6 +21,7 @@ REASONS = {
     "EntryNotFoundError": "has no {file} on the hub",
     "Exception": "cannot be had from the hub: {error}",
 }
+HUB_SECONDS = 10.0  # for an answer that is only good to know
 OFFLINE = "HF_HUB_OFFLINE is set: unset it or fetch it"
 
 
@@ -54,10 +55,20 @@ def weights_directory(model: ModelRef, offline: bool = False) -> Path:
         return model.local
     from huggingface_hub import snapshot_download
 
-    files = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+    files = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     return Path(
         snapshot_download(model.ref, revision=model.revision, allow_patterns=files, local_files_only=offline)
     )
+
+
+def current_commit(model: ModelRef) -> str | None:
+    """The commit that a hub id's revision names now; None if the hub cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().model_info(model.ref, revision=model.revision, timeout=HUB_SECONDS).sha
+    except Exception:  # of several libraries: each means that it is not known
+        return None
 
 
 def hub_problems(models: Mapping[str, ModelRef]) -> dict[str, str]:

@@ -170,6 +170,10 @@ def _directory_problems(path: Path, chat: bool) -> Iterator[str]:
         yield "has no tokenizer"
     if not tensors(path):
         yield "has no safetensors weights"
+    if (index := path / "model.safetensors.index.json").is_file():
+        shards = set(read_json(index).get("weight_map", {}).values())
+        if absent := sorted(shards - files):
+            yield f"lacks {len(absent)} of {len(shards)} weight files, the first: {absent[0]}"
     read = {name: read_json(path / name) for name in (*settings, "tokenizer.json") if name in files}
     for name, content in read.items():
         if not isinstance(content, dict):

@@ -6,7 +6,7 @@ plan.slots["train/student-s/micota"]          -> a step's id
 
 from functools import cache, cached_property
 
-from ..inputs.references import DataRef
+from ..inputs.references import DataRef, ModelRef
 from ..recipe.lineage import evaluated_models, filtering, model_of, table_names, training, training_named
 from ..recipe.sections import Filter, Merge, Recipe, Train
 from ..stages import Settings, bpc, evaluate, generate, merge, overlap, preflight, stage, train
@@ -35,7 +35,7 @@ class Compiler:
         self.steps: dict[str, Step] = {}
         self.slots: dict[str, str] = {}
         self.reference = cache(Input.of)
-        for asked_often in ("named", "corpus"):
+        for asked_often in ("named", "corpus", "fetched"):
             setattr(self, asked_often, cache(getattr(self, asked_often)))
 
     def plan(self, tables: dict[str, list[str]]) -> Plan:
@@ -43,6 +43,14 @@ class Compiler:
         hardware = self.recipe.hardware
         made = Plan(self.recipe.name, self.steps, self.slots, tables, hardware.cores, hardware.gpus)
         return placed(made, self.recipe)
+
+    def fetched(self, ref: ModelRef) -> Input:
+        """A model as it is: one of the hub is brought here first, whole and at one commit."""
+        given = self.reference(ref)
+        if ref.local:
+            return given
+        slot = f"fetch/{ref.ref}" + (f"@{ref.revision}" if ref.revision else "")
+        return self._add(slot, "fetch", {"model": given}, Settings({}))
 
     def generate(self, slot: str, model: Input) -> Input:
         """Responses of a model to the recipe's prompts."""
@@ -69,7 +77,7 @@ class Compiler:
         """A model merged with its earlier self."""
         inputs = {"before": before, "after": after}
         if spec.pretrained:
-            inputs["pretrained"] = self.reference(spec.pretrained)
+            inputs["pretrained"] = self.fetched(spec.pretrained)
         if spec.health_prompts:
             inputs["prompts"] = self.prompts
         settings = merge.settings(self.recipe, spec)
@@ -95,14 +103,19 @@ class Compiler:
         inputs = {role: self.reference(ref) for role, ref in references.items()}
         self._add("preflight", "preflight", inputs, settings, "checks")
 
-    def named(self, name: str) -> Input:
-        """The model of that name: a teacher, a student, STUDENT/CORPUS or an assistant."""
-        recipe, start = self.recipe, self.reference(model_of(self.recipe, name).reference)
+    def named(self, name: str, served: bool = False) -> Input:
+        """The model of that name: a teacher, a student, STUDENT/CORPUS or an assistant.
+
+        One that servers elsewhere have, and no step makes, is not brought here.
+        """
+        recipe, ref = self.recipe, model_of(self.recipe, name).reference
         if assistant := recipe.assistants.get(name):
-            return self.merge(f"merge/{name}", start, self.named(assistant.from_), assistant.merge)
+            after = self.named(assistant.from_)
+            return self.merge(f"merge/{name}", self.fetched(ref), after, assistant.merge)
         if learnt := training_named(recipe, name):
-            return self.train(f"train/{name}", start, self.corpus(learnt.corpus), training(recipe, *learnt))
-        return start
+            corpus, spec = self.corpus(learnt.corpus), training(recipe, *learnt)
+            return self.train(f"train/{name}", self.fetched(ref), corpus, spec)
+        return self.reference(ref) if served else self.fetched(ref)
 
     def corpus(self, name: str) -> Input:
         """The corpus of that name: filtered responses of a model or a file, or a mix."""
@@ -111,7 +124,8 @@ class Compiler:
             parts = [self.corpus(part) for part in spec.mix]
             return self.mix(f"mix/{name}", parts, list(spec.mix.values()), spec.seed, spec.size)
         if spec.from_:
-            responses = self.generate(f"generate/{spec.from_}", self.named(spec.from_))
+            served = self.recipe.generation.backend == "endpoint"
+            responses = self.generate(f"generate/{spec.from_}", self.named(spec.from_, served))
         else:
             responses = self.reference(DataRef(spec.file or ""))
         return self.filter(f"filter/{name}", responses, filtering(self.recipe, name))

@@ -22,6 +22,7 @@ from ..inputs.references import ModelRef
 from ..inputs.weights import BILLION, FORWARD, ModelSize, missing_bytes, model_size, training_flops
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
+from ..stages.train import SAVE_SECONDS, SAVE_STEPS
 from . import memory
 from .memory import DTYPE_BYTES, GIB, UNKNOWN, WEIGHT_BYTES, Parts
 from .plan import Input, Plan, Step
@@ -154,12 +155,13 @@ class Estimator:
         seconds = training_flops(size, how, tokens) / self.flops / busy + tokens * self.learnt
         disk, scratch = size.parameters * (WEIGHT_BYTES if spec["bf16"] else 4), 0.0
         if how["save_strategy"] != "no":  # weights and optimizer; the oldest goes once the newest is there
-            saves = {"epoch": spec["num_train_epochs"], "steps": updates / how["save_steps"]}
+            halves = seconds / devices / SAVE_SECONDS if step.gpus else updates / SAVE_STEPS
+            steps = updates / how["save_steps"] if how["save_steps"] else halves
+            saves = {"epoch": spec["num_train_epochs"], "steps": steps}
             kept = min(math.ceil(saves[how["save_strategy"]]), (how["save_total_limit"] or math.inf) + 1)
             scratch = kept * size.parameters * (WEIGHT_BYTES + memory.OPTIMIZER_BYTES)
-        if (liger := how.get("enable_liger_kernel")) is None:
-            liger = step.gpus > 0
-        return self._on(step, seconds, disk, memory.training_memory(size, spec, how, devices, liger), scratch)
+        held = memory.training_memory(size, spec, how, devices, how["enable_liger_kernel"])
+        return self._on(step, seconds, disk, held, scratch)
 
     def _merge(self, step: Step) -> Cost:
         """A merge is done on the host; its GPU is for the questions that the merged model is asked."""

@@ -120,6 +120,11 @@ class Train(Section):
     The gradient accumulation is derived: global_batch_size / (per_device_train_batch_size x devices).
     Without `check_template`, a template that trains other tokens than inference meets is only warned of.
     `extra` takes any other LLaMA-Factory argument that neither the recipe states nor the library decides.
+
+    `arrange` says how several processes share a global batch: `order` gives a micro-step rows of like length,
+    `pack` lets short rows share a sequence too, apart from each other (slow without flash-attn), `none` does
+    neither. `auto` is `pack` on GPUs with flash-attn, else `order`. Losses and gradients differ by rounding
+    alone (stages/arrange.py); so they do with `enable_liger_kernel`, the fused loss.
     """
 
     global_batch_size: Count = 32
@@ -146,7 +151,11 @@ class Train(Section):
     check_template: How[bool] = True
     use_cpu: How[bool] = False
     disable_gradient_checkpointing: How[bool] = False
-    save_steps: How[Count] = 500
+    enable_liger_kernel: How[bool] = True
+    """Where there are GPUs."""
+    arrange: How[Literal["auto", "none", "order", "pack"]] = "auto"
+    save_steps: How[Count | None] = None
+    """Null: about every 30 minutes by the estimates; 500 without GPUs."""
     # YAML reads an unquoted `no` as false.
     save_strategy: How[
         Annotated[Literal["no", "steps", "epoch"], BeforeValidator(lambda v: "no" if v is False else v)]
@@ -273,10 +282,12 @@ class Hardware(Section):
     `inference_gpus` (null: the fewest of 1, 2, 4, 8 at which the weights take half of their memory at most).
     With vLLM there are several such copies: to generate, as many as there are GPUs for; to evaluate, so many
     that it is estimated to take half an hour. Without GPUs a training has `cpu_processes` a machine.
+    `disk_gib` is what the run may take of each disk, for quotas and file systems that grow (null: all that
+    is free).
 
-    With several nodes, `micota run` starts the training's part on its own machine, and needs NODE_RANK,
-    MASTER_ADDR and MASTER_PORT in its environment; starting the same step on the others is the scheduler's
-    or the user's business (the step's train.yaml, with NODE_RANK=1 and so on).
+    With several nodes, `micota run` starts the training's part on its own machine and waits for the others,
+    on each of which `micota join WORKSPACE` runs (docs/cluster.md). With NODE_RANK, MASTER_ADDR and
+    MASTER_PORT in its environment it waits for nobody: the scheduler or the user starts train.yaml there.
 
     `slurm` holds sbatch's long options for every job of `micota run --executor slurm` (partition, account,
     time such as 12h or 2d, mem, ...); CPUs (`threads_per_step`) and GPUs are asked for without it.
@@ -284,6 +295,7 @@ class Hardware(Section):
 
     gpus: How[Natural] = 0
     gpu_memory_gib: How[Positive] = 80.0
+    disk_gib: How[Positive | None] = None
     train_gpus: How[Natural | None] = None
     inference_gpus: How[Count | None] = None
     cpu_processes: How[Count] = 1

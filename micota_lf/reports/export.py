@@ -2,26 +2,39 @@
 
     export_model(outcomes, "5b521ed56eee", Path("out"))     # out/README.md, out/model.safetensors, ...
     push_model(Path("out"), "me/my-model")                  # through huggingface_hub
+    model_card(outcomes, "5b521ed56eee")      -> "---\\nlibrary_name: transformers\\nlicense: ..."
 
 Only what loads the model is copied: optimizer states, logs, pickles and the engines' own files, which hold
-local paths, stay behind.
+local paths, stay behind. The card says what the model is made from, on what, and how well it does. Its front
+matter is the hub's. Only models and data on the hub are named there, as a local name could be somebody
+else's id; licences are those that the parents' own cards state.
 """
 
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from .. import __version__
 from ..errors import StepFailed, UserError
+from ..inputs.hub import model_file
+from ..plan.plan import Input, Plan, Step
 from ..run.step import finished
 from ..run.workspace import damage
 from ..stages.merge import TOKENIZER_FILES
 from ..system.files import read_json, write_json, write_text
-from .card import model_card
 from .outcomes import Outcomes
+from .sheets import document, make_sheet
+from .tables import accuracies, corpora_sheet
 
 LOADED = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "tokenizer.model",
     "*.jinja", *TOKENIZER_FILES,
 )  # fmt: skip
+MODEL_ROLES = ("model", "before", "after", "pretrained")
+UNKNOWN = "unknown"  # the hub's own word
 
 
 def export_model(outcomes: Outcomes, step_id: str, output: Path) -> None:
@@ -46,7 +59,7 @@ def export_model(outcomes: Outcomes, step_id: str, output: Path) -> None:
         shutil.copyfile(file, partial / file.name)
     adapter = partial / "adapter_config.json"
     if adapter.is_file():  # peft writes the local path that it was trained from
-        base = step.inputs["model"].identity.get("name")
+        base = next(iter(_references(model_line(outcomes.plan, step))))
         write_json(adapter, {**read_json(adapter), "base_model_name_or_path": base})
     write_text(partial / "README.md", card)
     partial.replace(output)
@@ -81,3 +94,72 @@ def push_model(folder: Path, repo: str) -> None:
     except Exception as error:  # of several libraries: each means that it is not on the hub
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StepFailed(f"--push: {repo}: {reason}; to try again: hf upload {repo} {folder}") from error
+
+
+def model_card(outcomes: Outcomes, step_id: str) -> str:
+    """The README.md of a step's model: front matter, then origin, settings, data, scores and steps.
+
+    Raises UserError for a damaged `done.json`. A hub parent's card is downloaded if the hub can be reached.
+    """
+    plan, recipe, prompts = outcomes.plan, outcomes.recipe, outcomes.recipe.prompts.source
+    step, needed = plan.steps[step_id], plan.needed([step_id])
+    steps, line = [plan.steps[made] for made in needed], list(model_line(plan, step))
+    bases = _references(line)
+    licences = {name: licence(given) for name, given in {**_references(steps), **bases}.items()}
+    agreed = {licences[name] for name in bases}
+    front = {
+        "library_name": "transformers", "license": agreed.pop() if len(agreed) == 1 else UNKNOWN,
+        "base_model": [name for name, given in bases.items() if given.reference.local is None],
+        "datasets": [] if prompts.local else [prompts.ref],
+        "tags": ["micota", *(["mergekit", "merge"] if step.kind == "merge" else [])],
+    }  # fmt: skip
+    evaluations = (made for made in plan.steps.values() if made.kind == "evaluate")
+    slots = [plan.slots_of(made.id)[-1] for made in evaluations if made.inputs["model"].step == step_id]
+    rows = [accuracies(outcomes, slot) for slot in slots if outcomes.results(slot)]
+    scores = make_sheet("scores", "scores", rows, outcomes.titles.values(), **vars(recipe.evaluation))
+    done = finished(outcomes.workspace / step.directory, "versions") or {"versions": {}}
+    return document(
+        "card.md",
+        version=__version__,
+        recipe=recipe,
+        step=step,
+        front=yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False),
+        bases=bases,
+        licences=licences,
+        prompts=prompts.ref.split("/")[-1] if prompts.local else prompts.ref,
+        settings=yaml.safe_dump({made.name: made.config for made in line if made.config}, sort_keys=False),
+        sheets=[corpora_sheet(outcomes, needed)._replace(title="Data"), scores],
+        steps=steps,
+        engines=done["versions"],
+    )
+
+
+def model_line(plan: Plan, step: Step) -> Iterator[Step]:
+    """A train or merge step, and those that its own weights come from."""
+    yield step
+    for role, given in step.inputs.items():
+        if role in MODEL_ROLES and given.step:
+            yield from model_line(plan, plan.steps[given.step])
+
+
+def licence(given: Input) -> str:
+    """The licence that a model's own card states, or `unknown`."""
+    from huggingface_hub import metadata_load
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        card = model_file(given.reference, "README.md")
+        found: dict[str, Any] = (card and metadata_load(card)) or {}
+    except (OSError, ValueError, HfHubHTTPError, yaml.YAMLError):
+        return UNKNOWN
+    return str(found.get("license") or UNKNOWN)
+
+
+def _references(steps: Iterable[Step]) -> dict[str, Input]:
+    """Models that steps start from which no step has made, by name."""
+    return {
+        given.identity["name"]: given
+        for step in steps
+        for role, given in step.inputs.items()
+        if role in MODEL_ROLES and given.ref
+    }

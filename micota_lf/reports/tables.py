@@ -170,6 +170,23 @@ def bpc_sheet(outcomes: Outcomes) -> Sheet:
     return make_sheet("bpc", "table4", rows, map(short_name, models.values()), unit=unit, given=given)
 
 
+def models_sheet(outcomes: Outcomes) -> Sheet:
+    """The commits of the models that come from the hub."""
+    rows = []
+    for slot, step_id in outcomes.plan.slots.items():
+        if outcomes.plan.steps[step_id].kind == "fetch":
+            rows.append(
+                [
+                    {
+                        "id": slot.removeprefix("fetch/"),
+                        "state": outcomes.state(slot),
+                        **(outcomes.results(slot) or {}),
+                    }
+                ]
+            )
+    return make_sheet("models", "models", rows)
+
+
 def corpora_sheet(outcomes: Outcomes, steps: Collection[str] | None = None) -> Sheet:
     """One row a corpus: responses, rows kept, mean response tokens, and the responses by reason.
 

@@ -16,7 +16,7 @@ from . import paper
 from .figures import FIGURES, draw, figure_sheet
 from .outcomes import Outcomes
 from .sheets import Sheet, csv_text, document, latex
-from .tables import accuracy_sheet, bpc_sheet, comparison_sheet, corpora_sheet, gap_sheet
+from .tables import accuracy_sheet, bpc_sheet, comparison_sheet, corpora_sheet, gap_sheet, models_sheet
 
 
 def write_report(recipe: Recipe, plan: Plan, workspace: Path) -> Path:
@@ -44,4 +44,5 @@ def sheets(outcomes: Outcomes) -> Iterator[Sheet]:
             yield accuracy_sheet(outcomes, table)
             yield comparison_sheet(outcomes, table)
     yield corpora_sheet(outcomes)
-    yield from (sheet for name in FIGURES if (sheet := figure_sheet(outcomes, name)).lines)
+    rest = (models_sheet(outcomes), *(figure_sheet(outcomes, name) for name in FIGURES))
+    yield from (sheet for sheet in rest if sheet.lines)

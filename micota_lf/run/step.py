@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import FREE_SOME, UserError
+from ..errors import FREE_SOME, EngineDied, OutOfMemory, UserError
 from ..inputs.references import ModelRef
 from ..plan.plan import Plan, Step
 from ..stages import LOG, Context, Results, Stage, stage
@@ -83,7 +83,8 @@ def execute(
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - began, 2),
             "engine_seconds": round(context.engine_seconds, 2),
-            "resumed": resumed,  # then all seconds are those of the last attempt
+            "died": context.died,  # how the engine ended at first, if it was tried again
+            "resumed": resumed or bool(context.died),  # then all seconds are those of the last attempt
             "versions": versions(),
             "python": platform.python_version(),
             "host": platform.node(),
@@ -102,7 +103,22 @@ def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
     locks = context.directory.parent.parent / ".micota" / "gpus"
     with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):
         kind.check(context)
+        return _tried(context, kind)
+
+
+def _tried(context: Context, kind: Stage) -> Results:
+    """The stage's work; after an engine that died once more, from what it has written."""
+    try:
         return kind.run(context)
+    except OutOfMemory as error:
+        raise OutOfMemory(f"{error}; what helps: {kind.relief}") from error
+    except EngineDied as died:
+        if context.died or shutil.disk_usage(context.directory).free < FULL_BYTES:
+            raise
+        context.died = str(died)
+    with (context.directory / LOG).open("a", encoding="utf-8") as log:
+        log.write(f"micota: {context.died}; the step is tried once more\n")
+    return _tried(context, kind)
 
 
 @contextmanager
@@ -185,5 +201,5 @@ def _outputs(directory: Path) -> dict[str, dict[str, Any]]:
     return {
         str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(files)
-        if path.is_file() and path.name not in BOOKKEEPING and not path.name.startswith(".")
+        if path.is_file() and path.name not in BOOKKEEPING and not path.name.startswith((".", "log."))
     }

@@ -6,6 +6,7 @@ A new kind is a module here with a `STAGE`, and a line in plan/compile.py that m
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +15,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import StepFailed
+from ..errors import EngineDied, OutOfMemory, StepFailed
 from ..inputs.problems import Prompts
 from ..inputs.references import ModelRef
 from ..system.fields import identity, joined, running
-from ..system.processes import by_hand, ending, run_logged
+from ..system.processes import by_hand, ending, memory_errors, run_logged
 
 T = TypeVar("T")
 Results = dict[str, Any]
-LOG = "log.txt"
+LOG, LOGS = "log.txt", "log*.txt"  # others are of other machines
+STOPPED = (signal.SIGINT, signal.SIGTERM)  # by somebody who wants it to end
+SHOWN_RANKS = 2
 
 
 class Settings(NamedTuple):
@@ -46,7 +49,8 @@ class Context:
     """What a step works with: its directory, its settings, its inputs (absolute paths or hub ids), its GPUs.
 
     `config` decides what comes out, `how` does not. `commands` are those of the engines that were started,
-    `engine_seconds` what they and models in this process took.
+    `engine_seconds` what they and models in this process took, `died` how an engine ended before it was tried
+    again.
     """
 
     directory: Path
@@ -58,6 +62,7 @@ class Context:
     env: dict[str, str] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     engine_seconds: float = 0.0
+    died: str | None = None
 
     def section(self, cls: type[T], **apart: Any) -> T:
         """A section of the recipe as `Settings.of` has split it; `apart` are fields that it leaves out."""
@@ -84,8 +89,12 @@ class Context:
         self.commands.append(by_hand(argv, {**self.env, **env}, self.directory))
         with self.working():
             code = run_logged(argv, self.directory, self.directory / LOG, **{**self.env, **env})
-        if code:
-            raise StepFailed(f"{Path(argv[0]).name} {ending(code)}")
+        if not code:
+            return
+        said = f"{Path(argv[0]).name} {ending(code)}"
+        if short := [line for log in sorted(self.directory.glob(LOGS)) for line in memory_errors(log)]:
+            raise OutOfMemory("; ".join([said, *(line[:400] for line in short[:SHOWN_RANKS])]))
+        raise StepFailed(said) if -code in STOPPED else EngineDied(said)
 
     @contextmanager
     def environment(self, given: dict[str, str]) -> Iterator[None]:
@@ -108,6 +117,7 @@ class Stage:
     `check` refuses inputs before anything is written, `progress` says in a few words how far a running step
     is. A `quick` one takes seconds on a CPU: on Slurm it runs where `micota run` does. `hub` says that it may
     load something from the hub besides its inputs. Other steps read its `output`, a file or a directory.
+    `relief` says which keys to change if the engine had too little memory.
     """
 
     run: Callable[[Context], Results]
@@ -116,6 +126,7 @@ class Stage:
     quick: bool = False
     hub: bool = False
     output: str = ""
+    relief: str = "more memory"
 
 
 def stage(kind: str) -> Stage:

@@ -84,26 +84,26 @@ def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str
     }
 
 
-def check(step: Context) -> Results:
-    """The models' cosines and data types. Raises UserError for models that cannot be merged."""
+def run(step: Context) -> Results:
+    """Compare the models, merge, make the merged model whole, check its weights, ask it for a few answers.
+
+    Raises UserError for models that cannot be merged, StepFailed for a merged one that is not sound.
+    """
+    model, merge = step.directory / "model", step.config["merge"]
     models = {role: weights_directory(model) for role, model in step.inputs.items() if role != "prompts"}
+    if merge["preset"] == "pretrained" and "pretrained" not in models:
+        raise UserError("merge.pretrained_model: the preset 'pretrained' needs one")
     problems, facts = merge_check.compare(models)
     if problems:
         raise UserError("\n".join(problems))
-    return facts
-
-
-def run(step: Context) -> Results:
-    """Merge, make the merged model whole, check its weights, and ask it for a few answers."""
-    model, merge, after = step.directory / "model", step.config["merge"], Path(step.inputs["after"].ref)
     given = {role: f"{m.ref}@{m.revision}" if m.revision else m.ref for role, m in step.inputs.items()}
     shutil.rmtree(model, ignore_errors=True)  # mergekit leaves stale shards in a used directory
     yaml = render(merge, given["before"], given["after"], given.get("pretrained"))
     write_yaml(step.directory / "merge.yaml", yaml)
     argv = [*engine_argv(step.how["engine"]), "merge.yaml", "model", "--random-seed", str(merge["seed"])]
     step.engine([*argv, "--quiet", "--num-threads", str(step.threads)])
-    results = finish(model, after)
-    if problems := merge_check.health_problems(model, after):
+    results = finish(model, models["after"])
+    if problems := merge_check.health_problems(model, models["after"]):
         raise StepFailed("\n".join(problems))
     health: Results = {"prompts": 0}
     if step.config["health"]:
@@ -112,7 +112,7 @@ def run(step: Context) -> Results:
         generate.run(asking, ANSWERS)
         step.engine_seconds = asking.engine_seconds
         health = merge_check.answer_health(step.directory / ANSWERS)
-    return {**results, "compatibility": check(step), "health": health}
+    return {**results, "compatibility": facts, "health": health}
 
 
 def finish(model: Path, assistant: Path) -> Results:
@@ -134,4 +134,4 @@ def finish(model: Path, assistant: Path) -> Results:
     return {"shards": len(shards), "bytes": sum(shard.stat().st_size for shard in shards)}
 
 
-STAGE = Stage(run, check, output="model")
+STAGE = Stage(run, output="model")

@@ -6,6 +6,7 @@ In: a model, a corpus (JSONL with `prompt` and `response`), training settings. O
 
     train_config(recipe, "student-s", "micota")["gradient_accumulation_steps"]
     deepspeed_config("zero3")
+    save_steps(how, ModelSize(14.8e9), tokens=118_000)     -> 110, about every half hour
     launch_env({"processes": 8, "nodes": 1, "train": {"deepspeed": "zero3"}}, "/venv/bin/llamafactory-cli")
         -> {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "8", "NNODES": "1", "NODE_RANK": "0", "PATH": ...}
 
@@ -14,30 +15,43 @@ these variables (llamafactory launcher.py). Without GPUs it needs NPROC_PER_NODE
 """
 
 import json
+import math
 import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from ..errors import StepFailed, UserError
-from ..inputs.chat import load_chat, overlong_problem, row_lengths
+from ..inputs.chat import Chat, load_chat, overlong_problem, row_lengths
 from ..inputs.references import ModelRef
+from ..inputs.weights import ModelSize, model_size, training_flops
 from ..recipe.lineage import accumulation, model_of, train_processes, training
-from ..recipe.sections import Recipe, Train
-from ..system.files import read_json, read_jsonl, write_json, write_yaml
+from ..recipe.sections import NAMES, Recipe, Train
+from ..system.files import Row, read_json, read_jsonl, write_json, write_yaml
+from ..system.machines import meeting
 from ..system.processes import engine_argv
 from . import Context, Results, Settings, Stage
+from .arrange import Arranged, arrange, global_batches, write_tokens
 
-CORPUS = "corpus"
+CORPUS, TOKENS = "corpus", "tokens"
+ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"  # LLaMA-Factory's own launcher of several processes sets it likewise
 # What a training runs without, or says to us alone: LLaMA-Factory does not know these keys.
-OURS = ("global_batch_size", "extra", "check_template", "deepspeed")
-# Which machine this is, and where the first one listens: the user's or the scheduler's to say.
+OURS = ("global_batch_size", "extra", "check_template", "deepspeed", "arrange", "enable_liger_kernel")
+PACKAGES = {"deepspeed": "deepspeed", "enable_liger_kernel": "liger_kernel"}  # that a setting needs
+SAVE_SECONDS, SAVE_STEPS = 1800.0, 500  # from checkpoint to checkpoint; steps where no time is estimated
+LONGER = 1.5  # times cutoff_len: how long rows may be that share a sequence
+RELIEF = (
+    "a lower train.per_device_train_batch_size, then a lower train.cutoff_len, more GPUs or "
+    "train.deepspeed=zero3, train.enable_liger_kernel=true, train.arrange=order"
+)
+# Which machine this is, and where the first one listens; the user or the scheduler may say it.
 RENDEZVOUS = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -78,11 +92,13 @@ def settings(recipe: Recipe, train: Train) -> Settings:
 
     The gradient accumulation is derived.
     """
-    processes = train_processes(recipe)
+    processes, figures = train_processes(recipe), recipe.estimates
+    gpus = processes if recipe.hardware.gpus else 0
+    train = replace(train, enable_liger_kernel=train.enable_liger_kernel and gpus > 0)
     return Settings.of(
-        train, gpus=processes if recipe.hardware.gpus else 0, apart={"system": recipe.prompts.system},
+        train, gpus=gpus, apart={"system": recipe.prompts.system},
         processes=processes, nodes=recipe.hardware.nodes, engine=recipe.engines.llamafactory,
-        gradient_accumulation_steps=accumulation(recipe, train),
+        gradient_accumulation_steps=accumulation(recipe, train), tflops=figures.tflops * figures.mfu,
     )  # fmt: skip
 
 
@@ -90,7 +106,14 @@ def render(made: Settings, model: ModelRef, dataset_dir: str, output_dir: str) -
     """Put the pieces of a training YAML together, in LLaMA-Factory's own key names."""
     values = {**made.config["train"], **made.how["train"]}
     zero = values["deepspeed"]
+    # LLaMA-Factory takes fa2 only where flash-attn is installed (model/model_utils/attention.py), and without
+    # it SDPA, whose flash kernel takes no mask: every padded row has one (transformers masking_utils.py,
+    # _ignore_causal_mask_sdpa). It computes in 16 bits alone.
+    fast = made.gpus and values["bf16"] and values["flash_attn"] == "auto" and not values["packing"]
     optional = {
+        "flash_attn": fast and "fa2",
+        "enable_liger_kernel": values["enable_liger_kernel"],
+        "save_steps": values["save_steps"] or SAVE_STEPS,
         "model_revision": model.revision,
         "default_system": made.config["system"],
         "deepspeed": str(Path(dataset_dir) / f"ds_{zero}.json") if zero != "none" else None,
@@ -122,27 +145,35 @@ def _fixed(part: str) -> dict[str, Any]:
 def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
     """Environment that starts LLaMA-Factory's `program` on a step's processes; empty for a single one.
 
-    Raises UserError if DeepSpeed is asked for and absent, or if several machines are and the environment
-    does not say which one this is.
+    Of several machines, it says which one this is if NODE_RANK is set. Raises UserError if a package that is
+    asked for is absent, or if NODE_RANK is set without the first machine's address.
     """
     processes, nodes, zero = how["processes"], how["nodes"], how["train"]["deepspeed"]
+    for key, package in PACKAGES.items():
+        value = how["train"][key]
+        if value not in (False, "none") and _lacks(program, package):
+            raise UserError(
+                f"train.{key}: {value}, but the package {package} is not installed; pip install "
+                f"'micota_lf[gpu]', or set train.{key}={'false' if value is True else 'none'}"
+            )
     if processes * nodes == 1 and zero == "none":
         return {}
-    ours = Path(program).parent == Path(sys.executable).parent  # an engine elsewhere has its own packages
-    if zero != "none" and ours and find_spec("deepspeed") is None:
-        raise UserError(
-            f"train.deepspeed: {zero}, but the package deepspeed is not installed; "
-            "pip install 'micota_lf[gpu]', or set train.deepspeed=none"
-        )
     # torchrun is looked up on PATH, where an environment that is not activated does not stand.
     path = os.pathsep.join([str(Path(program).parent), os.environ.get("PATH", os.defpath)])
     env = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(processes), "NNODES": str(nodes), "PATH": path}
     if nodes == 1:
         return {**env, "NODE_RANK": "0"}  # said outright, like NNODES: the user's environment may differ
     missing = [name for name in RENDEZVOUS if not os.environ.get(name)]
+    if "NODE_RANK" in missing:  # then this is the first one, and the others join it
+        return env
     if missing:
         raise UserError(f"hardware.nodes: {nodes}, but {', '.join(missing)} is not set in the environment")
     return {**env, **{name: os.environ[name] for name in RENDEZVOUS}}
+
+
+def _lacks(program: str, package: str) -> bool:
+    """Whether an engine's package is not installed; one elsewhere has its own, which we do not know."""
+    return Path(program).parent == Path(sys.executable).parent and find_spec(package) is None
 
 
 def check(step: Context) -> None:
@@ -161,25 +192,80 @@ def check(step: Context) -> None:
 
 def run(step: Context) -> Results:
     """Train; a finished one is not launched again, which would change its outputs."""
-    model = step.directory / "model"
+    model, made = step.directory / "model", step.how
+    # Relative to the step's directory: the torchrun launcher splits its arguments at blanks.
+    argv = [*engine_argv(made["engine"]), "train", "train.yaml"]
+    data = _data(step, argv[0])
     if not is_complete(model):
         clear_unfinished(model)
-        write_training(step)
-        # Relative to the step's directory: the torchrun launcher splits its arguments at blanks.
-        argv = [*engine_argv(step.how["engine"]), "train", "train.yaml"]
-        step.engine(argv, **launch_env(step.how, argv[0]))
-    return finish(model)
+        write_training(step, data)
+        alone = {ALLOCATOR: os.environ.get(ALLOCATOR, "expandable_segments:True")} if step.gpus else {}
+        env = {**step.env, **alone, **launch_env(made, argv[0])}
+        with meeting(step.directory, made["nodes"], step.gpus, argv, env) as env:
+            step.engine(argv, **env)
+    results = finish(model)
+    if data.made:  # LLaMA-Factory counts padding too
+        tokens = sum(data.lengths[row] for pack in data.made.packs for row in pack)
+        results |= {"trained_tokens": tokens, "useful_share": round(data.made.share, 3)}
+    return results
 
 
-def write_training(step: Context) -> None:
-    """Write `dataset_info.json`, `train.yaml` and DeepSpeed's file into a step's directory."""
-    here = step.directory
+class _Data(NamedTuple):
+    """A training's rows and their lengths, and how they are arranged (None: as LLaMA-Factory does)."""
+
+    rows: list[Row]
+    chat: Chat
+    lengths: list[int]
+    made: Arranged | None
+
+
+def _data(step: Context, program: str) -> _Data:
+    """Read a training's corpus and arrange it for its processes."""
+    what, how = step.config["train"], step.how["train"]
+    rows, chat = read_jsonl(step.inputs["corpus"].ref), load_chat(step.inputs["model"])
+    lengths, size = row_lengths(rows, chat, step.config["system"]), what["global_batch_size"]
+    devices, wish = step.how["processes"] * step.how["nodes"], how["arrange"]
+    own = what["packing"] or what["extra"].keys() & NAMES["own_rows"] or not how["check_template"]
+    if devices == 1 or wish == "none" or own:
+        return _Data(rows, chat, lengths, None)
+    fast = step.gpus and what["bf16"] and what["flash_attn"] in ("auto", "fa2")
+    packs = wish == "pack" or (wish == "auto" and fast and not _lacks(program, "flash_attn"))
+    seed = what["extra"].get("data_seed", what["seed"])
+    batches = global_batches(len(rows), seed, what["num_train_epochs"], what["max_steps"], size)
+    micro_steps = size // devices if packs else step.how["gradient_accumulation_steps"]
+    room = int(LONGER * what["cutoff_len"]) if packs else 0
+    return _Data(rows, chat, lengths, arrange(lengths, batches, size, devices, micro_steps, room))
+
+
+def write_training(step: Context, data: _Data) -> None:
+    """Write `dataset_info.json`, `train.yaml`, arranged rows and DeepSpeed's file into a step's directory."""
+    here, model, what = step.directory, step.inputs["model"], step.config["train"]
     write_json(here / "dataset_info.json", dataset_info({CORPUS: step.inputs["corpus"].ref}))
-    made = Settings(step.config, step.how)
-    config = render(made, step.inputs["model"], str(here), str(here / "model"))
+    config = render(Settings(step.config, step.how, step.gpus), model, str(here), str(here / "model"))
+    if step.gpus and not step.how["train"]["save_steps"]:
+        tokens = sum(data.lengths) / len(data.rows) * what["global_batch_size"]
+        config["save_steps"] = save_steps(step.how, model_size(model), tokens)
+    if made := data.made:
+        shutil.rmtree(here / TOKENS, ignore_errors=True)
+        write_tokens(here / TOKENS, data.rows, data.chat, step.config["system"], made)
+        config |= {"tokenized_path": str(here / TOKENS), "disable_shuffling": True, "num_train_epochs": 1.0}
+        if config["save_strategy"] == "epoch":  # the data set's one is all of them
+            an_epoch = math.ceil(len(data.rows) / what["global_batch_size"])
+            config |= {"save_strategy": "steps", "save_steps": an_epoch}
+        if made.shared:
+            config |= {"neat_packing": True, "per_device_train_batch_size": 1}
+            config["gradient_accumulation_steps"] = made.micro_steps
     write_yaml(here / "train.yaml", config)
     if file := config.get("deepspeed"):
         write_json(file, deepspeed_config(step.how["train"]["deepspeed"]))
+
+
+def save_steps(how: Mapping[str, Any], size: ModelSize | None, tokens: float) -> int:
+    """Optimizer steps of `tokens` each between two checkpoints that are about SAVE_SECONDS apart."""
+    if size is None:
+        return SAVE_STEPS
+    speed: float = how["processes"] * how["nodes"] * how["tflops"] * 1e12
+    return max(1, round(SAVE_SECONDS * speed / training_flops(size, how["train"], tokens)))
 
 
 def is_complete(model: Path) -> bool:
@@ -241,4 +327,4 @@ def progress(directory: Path) -> str:
         return ""
 
 
-STAGE = Stage(run, check, progress, output="model")
+STAGE = Stage(run, check, progress, output="model", relief=RELIEF)

@@ -23,8 +23,14 @@ from ..errors import UserError
 
 ENGINES = ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch", "math-verify")
 STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
-# At a line's start, or after a logger's `[core.py:708] ` or torchrun's `[rank0]: `.
-NAMED_ERROR = re.compile(r"(?:^|\]:? )([\w.]+Error: .+)", re.MULTILINE)
+# At a line's start, or after a logger's `[core.py:708] ` or PyTorch's `[rank0]: `.
+NAMED_ERROR = re.compile(r"(?:^|\[rank(\d+)\]: |\]:? )([\w.]+Error: .+)", re.MULTILINE)
+OUT_OF_MEMORY = re.compile(
+    r"(OutOf)?MemoryError|out of memory|not enough memory|can't allocate memory", re.IGNORECASE
+)
+# What a log says of no cause: warnings and the line that they quote, the launcher of the one that failed.
+NOISE = re.compile(r"\w+Warning: |^\s*warnings\.warn|CalledProcessError")
+BEGIN = "micota runs: "  # a line of a log, before the words of an engine
 # Looks again, as one may have started another meanwhile, but not for ever: some cannot die.
 GUARD = """
 read -r line
@@ -107,6 +113,8 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
 
 def run_logged(argv: list[str], cwd: Path, log: Path, **env: str) -> int:
     """Run a command to its end with both outputs appended to `log`; return its exit code."""
+    with log.open("a", encoding="utf-8") as handle:
+        handle.write(f"{BEGIN}{shlex.join(argv)}\n")
     with running(argv, cwd, log, **env) as child:
         return child.wait()
 
@@ -145,12 +153,28 @@ def log_tail(log: Path, lines: int) -> str:
 def last_errors(log: Path, lines: int = 8) -> list[str]:
     """The errors that a log names above its end, where the cause often stands, then its last lines.
 
-    At most three errors, and 400 characters of a line; a log that is empty or absent has none.
+    At most three errors with the ranks that raised them, and 400 characters of a line; noise is left out. A
+    log that is empty or absent has none.
     """
-    tail = log_tail(log, lines).splitlines()
-    named = NAMED_ERROR.findall(log.read_text(errors="replace")) if tail else []
-    above = [error for error in dict.fromkeys(named) if not any(error in line for line in tail)]
+    tail = [line for line in log_tail(log, 3 * lines).splitlines() if not NOISE.search(line)][-lines:]
+    named = [error for error in _named_errors(log) if not NOISE.search(error)]
+    above = [error for error in named if not any(error.partition(": ")[2] in line for line in tail)]
     return [line[:400] for line in [*above[-3:], *tail]]
+
+
+def memory_errors(log: Path) -> list[str]:
+    """The errors of an engine's last run that tell of too little memory, at most one a rank."""
+    found = {error.partition(":")[0]: error for error in _named_errors(log) if OUT_OF_MEMORY.search(error)}
+    return list(found.values())
+
+
+def _named_errors(log: Path) -> list[str]:
+    """Each different error that an engine's last run named, as `rank 1: ValueError: no`."""
+    if not log.is_file():
+        return []
+    last = log.read_text(errors="replace").rpartition(f"\n{BEGIN}")[2]
+    ranked = ((f"rank {rank}: " if rank else "") + error for rank, error in NAMED_ERROR.findall(last))
+    return list(dict.fromkeys(ranked))
 
 
 def vllm_numerics(log: Path) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""An engine on several machines that share a file system: they meet in a step's directory.
+
+The machine of the run offers a meeting and goes on when all have come; the others, each with one
+`micota join WORKSPACE`, take part in every meeting until the run ends.
+
+    with meeting(directory, 2, 8, argv, env) as env:    # rendezvous.json: what to run and where to call
+        run_logged(argv, directory, log, **env)         # env has NODE_RANK, MASTER_ADDR and MASTER_PORT
+    join(workspace, Path(".micota/run.lease"), print)   # elsewhere: files `.TOKEN.RANK`, created exclusively
+"""
+
+import os
+import platform
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import StepFailed, UserError
+from .files import read_json, write_json
+from .gpus import assigned_gpus, present_gpus
+from .processes import ending, running
+
+MEETING = "rendezvous.json"
+POLL_SECONDS = 0.5
+JOIN_SECONDS = 300.0  # for all to come; a file server may show new files late
+END_SECONDS = 60.0  # for an engine's part to end by itself when the first machine's has
+
+
+@contextmanager
+def meeting(
+    here: Path, nodes: int, gpus: int, argv: list[str], env: Mapping[str, str]
+) -> Iterator[dict[str, str]]:
+    """Wait until `nodes` - 1 machines have joined; yield the environment of the engine's part on this one.
+
+    With one node, or NODE_RANK in `env`, nobody is waited for.
+
+    MASTER_ADDR and MASTER_PORT may be set: without, they are this machine's address towards the world (or its
+    name) and a free port. Raises StepFailed if too few join within JOIN_SECONDS.
+    """
+    if nodes == 1 or "NODE_RANK" in env:
+        yield dict(env)
+        return
+    with socket.create_server(("", 0)) as probe:
+        free = {"MASTER_ADDR": _address(), "MASTER_PORT": str(probe.getsockname()[1])}
+    env = {**env, **{name: os.environ.get(name) or value for name, value in free.items()}}
+    token, deadline = os.urandom(8).hex(), time.monotonic() + JOIN_SECONDS
+    try:
+        write_json(here / MEETING, {"token": token, "nodes": nodes, "gpus": gpus, "argv": argv, "env": env})
+        while (came := len(list(here.glob(f".{token}.*")))) < nodes - 1:
+            if time.monotonic() > deadline:
+                raise StepFailed(
+                    f"hardware.nodes: {nodes}, but {came} of {nodes - 1} other machines have joined within "
+                    f"{JOIN_SECONDS:.0f} s; start `micota join {here.parent.parent}` on each of them"
+                )
+            time.sleep(POLL_SECONDS)
+        yield {**env, "NODE_RANK": "0"}
+    finally:
+        for left in (here / MEETING, *here.glob(f".{token}.*")):
+            left.unlink(missing_ok=True)
+
+
+def join(workspace: Path, lease: Path, say: Callable[[str], None]) -> None:
+    """Take part in the workspace's meetings until the run that holds `lease` has ended.
+
+    A run that has not begun is waited for. Parts end with us.
+    """
+    begun, parts = False, dict[str, threading.Thread]()
+    while (now := (workspace / lease).exists()) or not begun:
+        begun = begun or now
+        for place in workspace.glob(f"*/*/{MEETING}"):
+            what = _offered(place)
+            if what and what["token"] not in parts and (rank := _claimed(place, what)):
+                part = threading.Thread(
+                    target=_take_part, args=(place, what, rank, workspace, say), daemon=True
+                )
+                parts[what["token"]] = part
+                part.start()
+        time.sleep(POLL_SECONDS)
+    for part in parts.values():
+        part.join()
+
+
+def _take_part(
+    place: Path, what: dict[str, Any], rank: int, workspace: Path, say: Callable[[str], None]
+) -> None:
+    """Run this machine's part of an engine, no longer than the meeting is open."""
+    say(f"{place.parent.name}: joined as machine {rank} of {what['nodes'] - 1}")
+    locks, log = workspace / ".micota" / "gpus", place.with_name(f"log.{rank}.txt")
+    with assigned_gpus(what["gpus"], max(what["gpus"], len(present_gpus())), locks) as gpus:
+        env = {**what["env"], **gpus, "NODE_RANK": str(rank)}
+        with running(what["argv"], place.parent, log, **env) as child:
+            while child.poll() is None and _offered(place).get("token") == what["token"]:
+                time.sleep(POLL_SECONDS)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(END_SECONDS)
+    say(f"{place.parent.name}: {ending(child.returncode) if child.returncode else 'done'}")
+
+
+def _claimed(place: Path, what: dict[str, Any]) -> int:
+    """The rank that is ours from now on; 0 if others have them all."""
+    for rank in range(1, what["nodes"]):
+        with suppress(FileExistsError):
+            place.with_name(f".{what['token']}.{rank}").touch(exist_ok=False)
+            return rank
+    return 0
+
+
+def _offered(place: Path) -> dict[str, Any]:
+    with suppress(UserError):
+        return dict(read_json(place))
+    return {}
+
+
+def _address() -> str:
+    """This machine's address on the way to others; its name where no route leads out."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # of RFC 5737, reserved; nothing is sent
+        return str(probe.getsockname()[0])
+    return platform.node()

