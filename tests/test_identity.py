@@ -193,6 +193,7 @@ FIELDS = {
     "bpc.limit": ("bpc.limit=9", "bpc"),
     "hardware.gpus": ("hardware.gpus=2", ""),
     "hardware.gpu_memory_gib": ("hardware.gpu_memory_gib=40", ""),
+    "hardware.disk_gib": ("hardware.disk_gib=5", ""),
     "hardware.inference_gpus": ("hardware.inference_gpus=2", ""),
     "hardware.cpu_processes": ("hardware.cpu_processes=2", ""),
     "hardware.nodes": ("hardware.nodes=2", ""),

@@ -158,7 +158,8 @@ class Estimator:
             halves = seconds / devices / SAVE_SECONDS if step.gpus else updates / SAVE_STEPS
             steps = updates / how["save_steps"] if how["save_steps"] else halves
             saves = {"epoch": spec["num_train_epochs"], "steps": steps}
-            kept = min(math.ceil(saves[how["save_strategy"]]), (how["save_total_limit"] or math.inf) + 1)
+            made, most = saves[how["save_strategy"]], (how["save_total_limit"] or math.inf) + 1
+            kept = math.ceil(made) if made < most else most
             scratch = kept * size.parameters * (WEIGHT_BYTES + memory.OPTIMIZER_BYTES)
         held = memory.training_memory(size, spec, how, devices, how["enable_liger_kernel"])
         return self._on(step, seconds, disk, held, scratch)
