@@ -23,10 +23,10 @@ ASKING = ("generate", "evaluate", "bpc", "merge")
 def placed(plan: Plan, recipe: Recipe) -> Plan:
     """The plan with GPUs and copies for all that asks a model on GPUs."""
     asking = [step for step in plan.steps.values() if step.gpus and step.kind in ASKING]
-    estimator = Estimator(plan, recipe) if asking else None
-    return replace(
-        plan, steps=plan.steps | {s.id: _placed(s, recipe, estimator) for s in asking if estimator}
-    )
+    if not asking:
+        return plan
+    estimator = Estimator(plan, recipe)
+    return replace(plan, steps=plan.steps | {step.id: _placed(step, recipe, estimator) for step in asking})
 
 
 def _placed(step: Step, recipe: Recipe, estimator: Estimator) -> Step:
