@@ -109,6 +109,15 @@ def test_a_step_that_finds_gpus_begins_though_an_earlier_one_waits_for_more():
     assert wall_hours(replace(plan, cores=1), started) == 10
 
 
+def test_what_ends_at_once_is_over_before_others_begin():
+    plan = small_plan(
+        ("a", 0, ()), ("b", 0, ()), ("small", 1, ("a",)), ("big", 8, ("b",)), ("end", 8, ("big",))
+    )
+    assert (
+        wall_hours(plan, {"a": 0, "b": 0, "small": 5, "big": 1, "end": 1}) == 7
+    )  # `big` first, `small` last
+
+
 def test_what_most_others_wait_for_goes_first_then_what_asks_for_most_gpus():
     plan = small_plan(("a", 1, ()), ("b", 8, ()), ("c", 2, ()), ("d", 1, ("a",)), ("e", 1, ("d",)))
     first = priorities(plan, plan.steps)

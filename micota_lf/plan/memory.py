@@ -23,8 +23,8 @@ WEIGHT_BYTES, OPTIMIZER_BYTES, TRAIN_BYTES = 2, 12, 16
 # (Korthikanti et al., arXiv 2205.05198, section 4.1).
 LAYER_BYTES = 34
 # Peak bytes a logit, measured on transformers 5.5.4's causal loss: 12 in training (bf16 logits, their fp32
-# copy, log-softmax, gradients), 10 without the backward pass. liger-kernel's fused loss turns bf16 logits into
-# their gradients in place, or (older ones) in a copy.
+# copy, log-softmax, gradients), 10 without the backward pass. liger-kernel's fused loss makes gradients
+# of bf16 logits in their place, or (older ones) in a copy.
 LOGIT_TRAIN_BYTES, LOGIT_BYTES, LIGER_LOGIT_BYTES = 12, 10, 4
 # DeepSpeed 0.18.4's stage3_max_live_parameters (runtime/zero/config.py), which train.yaml leaves alone; and
 # CUDA's context, its libraries and NCCL's buffers: 1 to 2 GiB on GPUs of 80 GB.

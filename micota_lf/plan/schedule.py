@@ -47,8 +47,10 @@ def wall_hours(plan: Plan, hours: Mapping[str, float]) -> float:
                 gpus, cores = gpus - plan.steps[i].gpus, cores - threads[i]
                 heappush(running, (now + hours[i], i))
                 del before[i]
-        now, ended = heappop(running)
-        gpus, cores = gpus + plan.steps[ended].gpus, cores + threads[ended]
+        now, over = running[0][0], set[str]()
+        while running and running[0][0] == now:  # steps that take no time end together
+            over.add(ended := heappop(running)[1])
+            gpus, cores = gpus + plan.steps[ended].gpus, cores + threads[ended]
         for waits in before.values():
-            waits.discard(ended)
+            waits -= over
     return now
