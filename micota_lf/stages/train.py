@@ -1,8 +1,8 @@
 """Supervised fine-tuning through LLaMA-Factory, on one or several processes, GPUs or machines.
 
 In: a model, a corpus (JSONL with `prompt` and `response`), training settings. Out: `train.yaml`,
-`dataset_info.json` (with DeepSpeed also `ds_zero3.json`), and `model/` with weights, `trainer_log.jsonl` and
-`all_results.json`.
+`dataset_info.json` (with DeepSpeed also `ds_zero3.json`; `tokens/` while several processes train), and
+`model/` with weights, `trainer_log.jsonl` and `all_results.json`.
 
     train_config(recipe, "student-s", "micota")["gradient_accumulation_steps"]
     deepspeed_config("zero3")
@@ -201,8 +201,8 @@ def run(step: Context) -> Results:
         write_training(step, data)
         alone = {ALLOCATOR: os.environ.get(ALLOCATOR, "expandable_segments:True")} if step.gpus else {}
         env = {**step.env, **alone, **launch_env(made, argv[0])}
-        with meeting(step.directory, made["nodes"], step.gpus, argv, env) as env:
-            step.engine(argv, **env)
+        with meeting(step.directory, made["nodes"], step.gpus, argv, env) as told:
+            step.engine(argv, **told)
     results = finish(model)
     if data.made:  # LLaMA-Factory counts padding too
         tokens = sum(data.lengths[row] for pack in data.made.packs for row in pack)
@@ -245,6 +245,8 @@ def write_training(step: Context, data: _Data) -> None:
     if step.gpus and not step.how["train"]["save_steps"]:
         tokens = sum(data.lengths) / len(data.rows) * what["global_batch_size"]
         config["save_steps"] = save_steps(step.how, model_size(model), tokens)
+    if not step.gpus and step.how["processes"] * step.how["nodes"] > 1 and "deepspeed" not in config:
+        config["save_strategy"] = "no"  # transformers asks torch for cpu:0, which loads no optimizer state
     if made := data.made:
         shutil.rmtree(here / TOKENS, ignore_errors=True)
         write_tokens(here / TOKENS, data.rows, data.chat, step.config["system"], made)
@@ -297,11 +299,13 @@ def finish(model: Path) -> Results:
     """Loss, steps and seconds of a finished training. Raises StepFailed if it is not finished.
 
     Its checkpoints go: the last one's weights are the model's, and optimizer states are six times as large.
+    No argument keeps transformers from writing one at the last step (trainer_callback.py,
+    DefaultFlowCallback), so one more than `save_total_limit` are there for a moment. Arranged rows go too.
     """
     if not is_complete(model):
         raise StepFailed(f"LLaMA-Factory left no complete model in {model}")
-    for checkpoint in model.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    for left in (*model.glob("checkpoint-*"), *model.parent.glob(TOKENS)):
+        shutil.rmtree(left)
     results, state = (read_json(model / name) for name in ("all_results.json", "trainer_state.json"))
     return {
         "train_loss": _mean_loss(state.get("log_history", [])) or results.get("train_loss"),

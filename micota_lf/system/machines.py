@@ -33,16 +33,15 @@ END_SECONDS = 60.0  # for an engine's part to end by itself when the first machi
 @contextmanager
 def meeting(
     here: Path, nodes: int, gpus: int, argv: list[str], env: Mapping[str, str]
-) -> Iterator[dict[str, str]]:
+) -> Iterator[Mapping[str, str]]:
     """Wait until `nodes` - 1 machines have joined; yield the environment of the engine's part on this one.
 
-    With one node, or NODE_RANK in `env`, nobody is waited for.
-
-    MASTER_ADDR and MASTER_PORT may be set: without, they are this machine's address towards the world (or its
-    name) and a free port. Raises StepFailed if too few join within JOIN_SECONDS.
+    With one node, or NODE_RANK in `env`, nobody is waited for. MASTER_ADDR and MASTER_PORT may be set;
+    without, they are this machine's address and a free port. Raises StepFailed if too few join within
+    JOIN_SECONDS.
     """
     if nodes == 1 or "NODE_RANK" in env:
-        yield dict(env)
+        yield env
         return
     with socket.create_server(("", 0)) as probe:
         free = {"MASTER_ADDR": _address(), "MASTER_PORT": str(probe.getsockname()[1])}
@@ -50,7 +49,7 @@ def meeting(
     token, deadline = os.urandom(8).hex(), time.monotonic() + JOIN_SECONDS
     try:
         write_json(here / MEETING, {"token": token, "nodes": nodes, "gpus": gpus, "argv": argv, "env": env})
-        while (came := len(list(here.glob(f".{token}.*")))) < nodes - 1:
+        while (came := len([*here.glob(f".{token}.*")])) < nodes - 1:
             if time.monotonic() > deadline:
                 raise StepFailed(
                     f"hardware.nodes: {nodes}, but {came} of {nodes - 1} other machines have joined within "
@@ -72,44 +71,37 @@ def join(workspace: Path, lease: Path, say: Callable[[str], None]) -> None:
     while (now := (workspace / lease).exists()) or not begun:
         begun = begun or now
         for place in workspace.glob(f"*/*/{MEETING}"):
-            what = _offered(place)
-            if what and what["token"] not in parts and (rank := _claimed(place, what)):
-                part = threading.Thread(
-                    target=_take_part, args=(place, what, rank, workspace, say), daemon=True
-                )
-                parts[what["token"]] = part
-                part.start()
+            offer = _offer(place)
+            for rank in range(1, offer.get("nodes", 0)) if offer.get("token") not in parts else ():
+                with suppress(FileExistsError):
+                    place.with_name(f".{offer['token']}.{rank}").touch(exist_ok=False)
+                    given = (place, offer, rank, workspace / ".micota" / "gpus", say)
+                    parts[offer["token"]] = threading.Thread(target=_take_part, args=given, daemon=True)
+                    parts[offer["token"]].start()
+                    break
         time.sleep(POLL_SECONDS)
     for part in parts.values():
         part.join()
 
 
 def _take_part(
-    place: Path, what: dict[str, Any], rank: int, workspace: Path, say: Callable[[str], None]
+    place: Path, offer: dict[str, Any], rank: int, locks: Path, say: Callable[[str], None]
 ) -> None:
     """Run this machine's part of an engine, no longer than the meeting is open."""
-    say(f"{place.parent.name}: joined as machine {rank} of {what['nodes'] - 1}")
-    locks, log = workspace / ".micota" / "gpus", place.with_name(f"log.{rank}.txt")
-    with assigned_gpus(what["gpus"], max(what["gpus"], len(present_gpus())), locks) as gpus:
-        env = {**what["env"], **gpus, "NODE_RANK": str(rank)}
-        with running(what["argv"], place.parent, log, **env) as child:
-            while child.poll() is None and _offered(place).get("token") == what["token"]:
+    say(f"{place.parent.name}: joined as machine {rank} of {offer['nodes'] - 1}")
+    log = place.with_name(f"log.{rank}.txt")
+    with assigned_gpus(offer["gpus"], max(offer["gpus"], len(present_gpus())), locks) as gpus:
+        env = {**offer["env"], **gpus, "NODE_RANK": str(rank)}
+        with running(offer["argv"], place.parent, log, **env) as child:
+            while child.poll() is None and _offer(place).get("token") == offer["token"]:
                 time.sleep(POLL_SECONDS)
             with suppress(subprocess.TimeoutExpired):
                 child.wait(END_SECONDS)
     say(f"{place.parent.name}: {ending(child.returncode) if child.returncode else 'done'}")
 
 
-def _claimed(place: Path, what: dict[str, Any]) -> int:
-    """The rank that is ours from now on; 0 if others have them all."""
-    for rank in range(1, what["nodes"]):
-        with suppress(FileExistsError):
-            place.with_name(f".{what['token']}.{rank}").touch(exist_ok=False)
-            return rank
-    return 0
-
-
-def _offered(place: Path) -> dict[str, Any]:
+def _offer(place: Path) -> dict[str, Any]:
+    """What a meeting's file says; nothing once it is over."""
     with suppress(UserError):
         return dict(read_json(place))
     return {}
