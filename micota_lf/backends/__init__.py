@@ -92,10 +92,10 @@ def open_backend(model: ModelRef, sampling: Generation, launch: Launch = DEFAULT
         yield backend
 
 
-def check_positions(longest: int, max_tokens: int, limit: int | None) -> None:
+def check_positions(longest: int, max_tokens: int, limit: int | None, key: str = "generation.max_tokens") -> None:
     """Raise UserError if the longest prompt and `max_tokens` exceed the model's positions."""
     if limit and longest + max_tokens > limit:
         raise UserError(
-            f"generation.max_tokens: {max_tokens} and the longest prompt ({longest} tokens) "
+            f"{key}: {max_tokens} and the longest prompt ({longest} tokens) "
             f"exceed the model's {limit} positions"
         )

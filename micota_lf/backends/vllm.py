@@ -23,7 +23,7 @@ from ..errors import StepFailed
 from ..inputs.chat import load_chat
 from ..inputs.hub import positions
 from ..inputs.references import ModelRef
-from ..recipe.sections import Generation
+from ..recipe.sections import Evaluation, Generation
 from ..system.processes import engine_argv, last_errors, running, vllm_numerics
 from . import Base, Completion, Launch, Request, check_positions, endpoint
 
@@ -32,7 +32,8 @@ START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
 SPARE_TOKENS = 16  # special tokens that an engine may add to a prompt beyond our count
 ADVICE = (
     "What helps most often: more GPUs a copy (hardware.inference_gpus), another share of their memory "
-    "(generation.gpu_memory_utilization), a lower generation.max_tokens, vLLM's own options in engines.vllm"
+    "(gpu_memory_utilization), a lower generation.max_tokens or evaluation.max_gen_toks, vLLM's own options "
+    "in engines.vllm"
 )
 
 
@@ -44,10 +45,8 @@ class Backend(Base):
         command, chat = engine_argv(self.launch.engine), load_chat(self.model)
         requests, max_tokens = list(requests), self.sampling.max_tokens
         prompts = (chat.prompt(r.messages) if r.raw is None else r.raw for r in requests)
-        longest, limit = max(chat.counts(prompts)), positions(self.model)
-        check_positions(longest, max_tokens, limit)
-        room, port = longest + max_tokens + SPARE_TOKENS, free_port()
-        arguments = vllm_arguments(self.model, self.sampling, self.launch, min(room, limit or room), port)
+        room, port = tokens_needed(self.model, chat.counts(prompts), max_tokens), free_port()
+        arguments = vllm_arguments(self.model, self.sampling, self.launch, room, port)
         server = serving([*command, *arguments], port, self.launch.log.absolute())
         url, alive = self.held.enter_context(server)
         sampling = replace(self.sampling, endpoints=[url], api_key_env=None)
@@ -63,10 +62,20 @@ class Backend(Base):
         }  # fmt: skip
 
 
+def tokens_needed(model: ModelRef, prompts: Iterable[int], max_tokens: int, *key: str) -> int:
+    """What a server must hold for the longest prompt and its response. Raises UserError, naming the `key`."""
+    longest, limit = max(prompts), positions(model)
+    check_positions(longest, max_tokens, limit, *key)
+    room = longest + max_tokens + SPARE_TOKENS
+    return min(room, limit or room)
+
+
 def vllm_arguments(
-    model: ModelRef, sampling: Generation, launch: Launch, max_model_len: int, port: int
+    model: ModelRef, sampling: Generation | Evaluation, launch: Launch, max_model_len: int | None, port: int
 ) -> list[str]:
     """Arguments for `vllm serve` and for `python -m vllm.entrypoints.openai.api_server` alike.
+
+    Without `max_model_len` it is the model's own.
 
     `--generation-config vllm`: the model's own sampling values, such as Qwen's repetition penalty, are no
     defaults; its stop tokens still hold.
@@ -79,7 +88,8 @@ def vllm_arguments(
     }  # fmt: skip
     if model.revision:
         options |= {"revision": model.revision, "tokenizer-revision": model.revision}
-    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    given = {key: value for key, value in options.items() if value is not None}
+    return [word for key, value in given.items() for word in (f"--{key}", str(value))]
 
 
 @contextmanager

@@ -52,9 +52,9 @@ def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> l
 def check_engines(plan: Plan, pending: list[str]) -> None:
     """Raise UserError if an engine or what it needs is missing, or a step asks for too many GPUs."""
     for step in (plan.steps[step_id] for step_id in pending):
-        program = engine_argv(step.how["engine"])[0] if "engine" in step.how else ""
+        engines = [engine_argv(step.how[key])[0] for key in ("engine", "server") if key in step.how]
         if step.kind == "train":
-            train.launch_env(step.how, program)
+            train.launch_env(step.how, *engines)
         if step.gpus > plan.gpus:  # Snakemake would silently lower the request to the limit
             raise UserError(f"hardware.gpus: {plan.gpus}, but {step.label} needs {step.gpus}")
 

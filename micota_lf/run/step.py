@@ -37,7 +37,15 @@ FULL_BYTES = 2**20  # less is as good as none
 LEASE = ".lease"
 RUN_LEASE = Path(".micota") / "run.lease"  # below the workspace
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
-BOOKKEEPING = {"step.json", "done.json", "failed.json", LOG, "trainer_log.jsonl", "responses.server.log"}
+BOOKKEEPING = {
+    "step.json",
+    "done.json",
+    "failed.json",
+    LOG,
+    "trainer_log.jsonl",
+    "responses.server.log",
+    "server.log",
+}
 
 
 def run_step(plan: Plan, step_id: str, workspace: Path, quiet: bool = False) -> Results:

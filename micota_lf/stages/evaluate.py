@@ -6,6 +6,9 @@ samples, graded on all cores once it has ended: `samples.jsonl` (`task`, `id`, `
 numbers of grading/measures.py), `scores.json` (per task: n, correct by each grader, truncated, mean response
 tokens and reflection words) and `numerics.json` (what last digits, and so greedy responses, depend on).
 
+With `evaluation.backend: vllm` lm-eval asks a vLLM server of our own, whose words go to `server.log`. Answers
+are kept one by one in lm-eval's cache until the step is done: a killed one goes on where it was.
+
     evaluate_command(recipe, "/abs/model", "/abs/out")   -> ["lm_eval", "run", "--model", "hf", ...]
     tasks_folder()                                       -> a folder of all tasks, for --include_path
 """
@@ -15,32 +18,42 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter
 
+from ..backends import Launch, endpoint, vllm
 from ..errors import StepFailed, UserError
 from ..grading.measures import METRICS, VERDICTS, measured_rows
 from ..grading.regrade import Columns, asked_rows
 from ..grading.workers import Question
 from ..inputs.benchmarks import Benchmark, benchmark_identity
 from ..inputs.chat import load_chat
+from ..inputs.problems import Prompts, chat, load_problems
 from ..inputs.references import ModelRef
 from ..recipe.sections import Evaluation, Recipe
 from ..recipe.tasks import TaskConfig, chosen_tasks, evaluated_benchmarks, known_tasks, own_contents
+from ..system.fields import joined
 from ..system.files import Row, digest, read_json, read_jsonl, write_json, write_jsonl, write_text
-from ..system.processes import engine_argv, log_tail, vllm_numerics
+from ..system.processes import by_hand, engine_argv, log_tail, vllm_numerics
 from . import LOG, Context, Results, Settings, Stage
 
+SERVER_LOG = "server.log"
 SHARED = sorted((Path(__file__).parent / "tasks").glob("*.*"))  # what rendered tasks include and call
 
 
 def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[str]:
-    """The lm_eval command line that evaluates a model on the recipe's benchmarks, and grades."""
-    spec, (config, how, gpus) = recipe.evaluation, settings(recipe, recipe.hardware.gpus)
+    """The lm_eval command line that evaluates a model on the recipe's benchmarks, and grades.
+
+    It needs no server of ours: lm_eval runs the model, over at most `hardware.inference_gpus`.
+    """
+    hardware, spec = recipe.hardware, recipe.evaluation
+    config, how, gpus = settings(recipe, min(hardware.gpus, hardware.inference_gpus or 1))
     step = Context(Path(output_dir), config, {"model": ModelRef(model_path)}, how, gpus)
     arguments = render(step, spec, tasks_folder(spec), config["tasks"], output_dir)
     return [*shlex.split(recipe.engines.lm_eval), *arguments, *generation_arguments(step)]
@@ -56,8 +69,9 @@ def settings(recipe: Recipe, gpus: int) -> Settings:
         "benchmarks": {name: benchmark_identity(one) for name, one in found.items()},
         "own_tasks": own_contents(tasks),
     }
+    server = {"server": recipe.engines.vllm, "tensor_parallel": max(1, gpus), "data_parallel": 1}
     return Settings.of(
-        spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval,
+        spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval, **(server if spec.backend == "vllm" else {}),
         include_path=str(Path(spec.include_path).expanduser().absolute()) if spec.include_path else None,
         benchmarks=TypeAdapter(dict[str, Benchmark]).dump_python(found, exclude_defaults=True),
     )  # fmt: skip
@@ -86,6 +100,9 @@ def generation_arguments(step: Context) -> list[str]:
     prompts, most = step.config["prompts"], step.config["evaluation"]["max_gen_toks"]
     # Said outright: the hf backend would take the repetition penalty that the model ships.
     generation = {"max_gen_toks": most, "repetition_penalty": 1.0}
+    if step.config["evaluation"]["backend"] == "vllm":
+        # As lm-eval has them for vLLM itself; and one seed would make all that a server samples the same.
+        generation |= {"skip_special_tokens": False, "spaces_between_special_tokens": False, "seed": None}
     known = {"benchmarks": step.how["benchmarks"], "template": prompts["template"], "max_gen_toks": most}
     system = ["--system_instruction", prompts["system"]] if prompts["system"] else []
     words = ["--gen_kwargs", json.dumps(generation), "--metadata", json.dumps(known)]
@@ -93,23 +110,25 @@ def generation_arguments(step: Context) -> list[str]:
 
 
 def render(
-    step: Context, spec: Evaluation, folder: Path, tasks: Iterable[str], output: str, **vllm: Any
+    step: Context, spec: Evaluation, folder: Path, tasks: Iterable[str], output: str, **more: Any
 ) -> list[str]:
     """Arguments that every use of lm_eval shares; JSON so that a path may hold commas.
 
     A model is split over the step's GPUs: by `parallelize`, or vLLM's tensor parallelism. vLLM would take
     sampling values that the model ships, and gets no max_model_len: the model's own holds every prompt that
-    the preflight lets through, and lm-eval cuts prompts on the left to fit a smaller one. `vllm`: more of its
-    engine arguments.
+    the preflight lets through, and lm-eval cuts prompts on the left to fit a smaller one. `more`: engine
+    arguments of vLLM in lm-eval's process, or with a `base_url` of lm-eval's client.
     """
     model, gpus = step.inputs["model"], step.gpus
     given: dict[str, Any] = {"pretrained": model.ref, "dtype": spec.dtype, "trust_remote_code": False}
     given |= {"revision": model.revision} if model.revision else {}
-    if spec.backend == "vllm":
+    if "base_url" in more:
+        engine, given = ["--model", "local-chat-completions"], given | more
+    elif spec.backend == "vllm":
         engine = ["--model", "vllm", "--batch_size", "auto"]
         given |= {
             "tensor_parallel_size": max(1, gpus), "generation_config": "vllm", "seed": spec.seed,
-            "gpu_memory_utilization": spec.gpu_memory_utilization, **vllm,
+            "gpu_memory_utilization": spec.gpu_memory_utilization, **more,
         }  # fmt: skip
     else:
         device = "cuda" if gpus else "cpu"
@@ -123,12 +142,63 @@ def render(
     ]  # fmt: skip
 
 
-def ask(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig], *more: str, **vllm: Any) -> None:
+def ask(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig], *words: str, **more: Any) -> None:
     """Run lm_eval on tasks; samples of an interrupted run go first, so that old and new ones never mix."""
     output, folder = step.directory / "lm_eval", write_tasks(step.directory / "tasks", tasks)
     shutil.rmtree(output, ignore_errors=True)
-    arguments = render(step, spec, folder, tasks, str(output), **vllm)
-    step.engine([*engine_argv(step.how["engine"]), *arguments, *more])
+    arguments = render(step, spec, folder, tasks, str(output), **more)
+    step.engine([*engine_argv(step.how["engine"]), *arguments, *words])
+
+
+@contextmanager
+def served(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig]) -> Iterator[dict[str, Any]]:
+    """Serve the step's model until the block ends; what lm-eval's client is to be told.
+
+    A server that dies fails every request, and so lm_eval within seconds; its own last words are raised then.
+    """
+    model, launch, port = step.inputs["model"], joined(Launch, step.how), vllm.free_port()
+    arguments = vllm.vllm_arguments(model, spec, launch, tokens_needed(step, spec, tasks), port)
+    argv = [*engine_argv(step.how["server"]), *arguments]
+    step.commands.append(by_hand(argv, step.env, step.directory))
+    with ExitStack() as held:
+        with step.working():
+            url, alive = held.enter_context(vllm.serving(argv, port, step.directory / SERVER_LOG))
+        room = min(endpoint.ROOM * launch.data_parallel, endpoint.most_room())
+        try:
+            yield {
+                "base_url": f"{url}/v1/chat/completions", "num_concurrent": room,
+                "timeout": int(endpoint.REQUEST_SECONDS),
+            }  # fmt: skip
+        except StepFailed:
+            alive()
+            raise
+
+
+def tokens_needed(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig]) -> int | None:
+    """What the server must hold; None, for all that the model can, with tasks whose prompts are not ours."""
+    if any(Path(config["include"]).is_absolute() for config in tasks.values()):
+        return None
+    model, prompts = step.inputs["model"], Prompts("", **step.config["prompts"])
+    tokens = load_chat(model)
+    problems = (row for found in step.how["benchmarks"].values() for row in load_problems(Benchmark(**found)))
+    lengths = tokens.counts(tokens.prompt(chat(row["problem"], prompts)) for row in problems)
+    return vllm.tokens_needed(model, lengths, spec.max_gen_toks, "evaluation.max_gen_toks")
+
+
+def kept_answers(directory: Path) -> list[str]:
+    """lm_eval's argument that keeps answers in a file below `directory`.
+
+    One that cannot be read is removed first: sqlitedict does not wait for the disk, so a machine that goes
+    down may tear it.
+    """
+    file = directory / "answers_rank0.db"  # so named by lm_eval (evaluator.py)
+    try:
+        if file.is_file():
+            with closing(sqlite3.connect(file)) as cache:
+                cache.execute("SELECT sum(length(value)) FROM unnamed").fetchone()
+    except sqlite3.DatabaseError:
+        shutil.rmtree(directory)
+    return ["--use_cache", str(directory / "answers")]
 
 
 def check(step: Context) -> None:
@@ -140,12 +210,17 @@ def run(step: Context) -> Results:
     """Let lm-eval ask the model without grading, then grade its samples."""
     tasks, given = step.config["tasks"], {key: step.how[key] for key in ("include_path", "benchmarks")}
     spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **given)
-    ask(step, spec, chosen_tasks(spec), *generation_arguments(step), "--predict_only")
+    chosen, cache = chosen_tasks(spec), step.directory / "cache"
+    words = [*generation_arguments(step), "--predict_only", *kept_answers(cache)]
+    with served(step, spec, chosen) if spec.backend == "vllm" else nullcontext({}) as server:
+        ask(step, spec, chosen, *words, **server)
     write_numerics(step, spec)
     try:
-        return finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks)
+        scores = finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks)
     except UserError as error:  # hours after the start: what lm-eval left must not be taken for bad input
         raise StepFailed(f"lm_eval's samples cannot be graded: {error}") from error
+    shutil.rmtree(cache, ignore_errors=True)
+    return scores
 
 
 def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int) -> Results:
@@ -199,31 +274,38 @@ def task_scores(rows: list[Row]) -> dict[str, Any]:
 def write_numerics(step: Context, spec: Evaluation) -> None:
     """Write `numerics.json`: engine, dtype, parallelism, versions, GPU, and vLLM's attention kernels.
 
-    Versions are those of lm-eval's own environment, from its results and vLLM's log; null if not said.
+    Versions are those of the environment that ran the model, from lm-eval's results or vLLM's log; null if
+    not said.
     """
     found = sorted(step.directory.glob("lm_eval/*/results_*.json"))
     results = read_json(found[-1]) if found else {}
-    machine, log = results.get("pretty_env_info", ""), step.directory / LOG
+    machine, log = results.get("pretty_env_info", ""), step.directory / SERVER_LOG
 
     def said(pattern: str, text: str) -> str | None:
         return next(iter(re.findall(pattern, text)), None)
 
-    numerics = {
-        "backend": spec.backend, "dtype": spec.dtype, "gpus": step.gpus,
+    numerics: dict[str, Any] = {
+        "backend": spec.backend, "dtype": spec.dtype,
         "gpu": said(r"GPU 0: (.+)", machine) if step.gpus else None,
-        "torch": said(r"\btorch==(\S+)", machine), "transformers": results.get("transformers_version"),
     }  # fmt: skip
     if spec.backend == "vllm":
-        version = said(r"LLM engine \(v([\w.+]+)\)", log.read_text(errors="replace"))
-        numerics |= {"vllm": version, **vllm_numerics(log)}
+        numerics["vllm"] = said(r"LLM engine \(v([\w.+]+)\)", log.read_text(errors="replace"))
+        parallel = {key: step.how[key] for key in ("tensor_parallel", "data_parallel")}
+        numerics |= {**parallel, **vllm_numerics(log)}
     else:
-        numerics["batch_size"] = spec.batch_size
+        versions = {
+            "torch": said(r"\btorch==(\S+)", machine),
+            "transformers": results.get("transformers_version"),
+        }
+        numerics |= {"gpus": step.gpus, "batch_size": spec.batch_size, **versions}
     write_json(step.directory / "numerics.json", numerics)
 
 
 def progress(directory: Path) -> str:
     """How far lm-eval's own progress bar in the log is, as `200/400 requests`."""
-    bars = re.findall(r"Running \w+ requests:.*?(\d+/\d+) \[", log_tail(directory / LOG, 3))
+    bars = re.findall(
+        r"(?:Running \w+ requests|Requesting API):.*?(\d+/\d+) \[", log_tail(directory / LOG, 3)
+    )
     return f"{bars[-1]} requests" if bars else ""
 
 
