@@ -107,7 +107,9 @@ class Backend(Base):
         except (UserError, OSError, ValueError):  # a hosted model may have no public tokenizer
             say(f"{model.ref} has no tokenizer here: a thought that its template opens is not given back")
         urls = dict.fromkeys(url.rstrip("/").removesuffix("/v1") for url in sampling.endpoints)
-        self.most = most_room(len(urls))
+        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # each request holds one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        self.most = MOST_ROOM if files < 0 else min(MOST_ROOM, max(1, (files - 256) // len(urls)))
         room = min(ROOM * launch.data_parallel, self.most)
         self.servers = [Server(url, room) for url in urls]
 
@@ -258,13 +260,6 @@ class Backend(Base):
 
     def _reasons(self) -> str:
         return "; ".join(f"{server.url} {server.out}" for server in self.servers)
-
-
-def most_room(servers: int = 1) -> int:
-    """For how many requests at a time each server may be asked; lifts the limit of open files."""
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # each request holds one
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    return MOST_ROOM if files < 0 else min(MOST_ROOM, max(1, (files - 256) // servers))
 
 
 def completion(request: Request, answer: dict[str, Any], opened: str) -> Completion:

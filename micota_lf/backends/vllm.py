@@ -23,7 +23,7 @@ from ..errors import StepFailed
 from ..inputs.chat import load_chat
 from ..inputs.hub import positions
 from ..inputs.references import ModelRef
-from ..recipe.sections import Evaluation, Generation
+from ..recipe.sections import Generation
 from ..system.processes import engine_argv, last_errors, running, vllm_numerics
 from . import Base, Completion, Launch, Request, check_positions, endpoint
 
@@ -32,8 +32,7 @@ START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
 SPARE_TOKENS = 16  # special tokens that an engine may add to a prompt beyond our count
 ADVICE = (
     "What helps most often: more GPUs a copy (hardware.inference_gpus), another share of their memory "
-    "(gpu_memory_utilization), a lower generation.max_tokens or evaluation.max_gen_toks, vLLM's own options "
-    "in engines.vllm"
+    "(gpu_memory_utilization), less generation.max_tokens or evaluation.max_gen_toks, options in engines.vllm"
 )
 
 
@@ -42,40 +41,40 @@ class Backend(Base):
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Start the server with room for the longest of these prompts, then ask it."""
-        command, chat = engine_argv(self.launch.engine), load_chat(self.model)
-        requests, max_tokens = list(requests), self.sampling.max_tokens
+        chat, requests = load_chat(self.model), list(requests)
         prompts = (chat.prompt(r.messages) if r.raw is None else r.raw for r in requests)
-        room, port = tokens_needed(self.model, chat.counts(prompts), max_tokens), free_port()
+        return self.start(chat.counts(prompts)).complete(requests)
+
+    def start(self, prompts: list[int], *key: str) -> endpoint.Backend:
+        """Serve with room for the longest of prompts of so many tokens and its response, until it is closed.
+
+        Without prompts, for what the memory holds. Raises UserError, naming the `key`, if they do not fit.
+        """
+        command, port = engine_argv(self.launch.engine), free_port()
+        longest, limit = max(prompts, default=0), positions(self.model)
+        check_positions(longest, self.sampling.max_tokens, limit, *key)
+        most = longest + self.sampling.max_tokens + SPARE_TOKENS
+        room = min(most, limit or most) if prompts else "auto"
         arguments = vllm_arguments(self.model, self.sampling, self.launch, room, port)
         server = serving([*command, *arguments], port, self.launch.log.absolute())
         url, alive = self.held.enter_context(server)
         sampling = replace(self.sampling, endpoints=[url], api_key_env=None)
         self.asked = endpoint.Backend(self.model, sampling, self.launch, alive)
-        return self.asked.complete(requests)
+        return self.asked
 
     def numerics(self) -> dict[str, Any]:
         """Version, dtype, parallelism, attention kernels, and whether batches were made not to matter."""
         return {
-            **self.asked.numerics(), "dtype": self.sampling.dtype,
+            "versions": [self.asked.servers[0].version()], "dtype": self.sampling.dtype,
             "tensor_parallel": self.launch.tensor_parallel, "data_parallel": self.launch.data_parallel,
             **vllm_numerics(self.launch.log),
         }  # fmt: skip
 
 
-def tokens_needed(model: ModelRef, prompts: Iterable[int], max_tokens: int, *key: str) -> int:
-    """What a server must hold for the longest prompt and its response. Raises UserError, naming the `key`."""
-    longest, limit = max(prompts), positions(model)
-    check_positions(longest, max_tokens, limit, *key)
-    room = longest + max_tokens + SPARE_TOKENS
-    return min(room, limit or room)
-
-
 def vllm_arguments(
-    model: ModelRef, sampling: Generation | Evaluation, launch: Launch, max_model_len: int | None, port: int
+    model: ModelRef, sampling: Generation, launch: Launch, max_model_len: int | str, port: int
 ) -> list[str]:
     """Arguments for `vllm serve` and for `python -m vllm.entrypoints.openai.api_server` alike.
-
-    Without `max_model_len` it is the model's own.
 
     `--generation-config vllm`: the model's own sampling values, such as Qwen's repetition penalty, are no
     defaults; its stop tokens still hold.
@@ -88,18 +87,17 @@ def vllm_arguments(
     }  # fmt: skip
     if model.revision:
         options |= {"revision": model.revision, "tokenizer-revision": model.revision}
-    given = {key: value for key, value in options.items() if value is not None}
-    return [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
 
 @contextmanager
 def serving(argv: list[str], port: int, log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run a server until the block ends; it is healthy when the block begins. Its words go to `log`.
+    """Run a server until the block ends; it is healthy when the block begins. `log` has its command and words.
 
     The block is given its address, and a function that raises StepFailed, with the log's last words, if the
     server has died. So it does if the server dies first or is not there after START_SECONDS.
     """
-    log.write_bytes(b"")
+    log.write_text(" ".join(argv) + "\n", encoding="utf-8")
     url, deadline = f"http://{HOST}:{port}", time.monotonic() + START_SECONDS
     with running(argv, log.parent, log) as process:
         alive = partial(_check, process, log)

@@ -19,8 +19,9 @@ import re
 import shlex
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,13 @@ from ..inputs.benchmarks import Benchmark, benchmark_identity
 from ..inputs.chat import load_chat
 from ..inputs.problems import Prompts, chat, load_problems
 from ..inputs.references import ModelRef
-from ..recipe.sections import Evaluation, Recipe
+from ..recipe.sections import Evaluation, Generation, Recipe
 from ..recipe.tasks import TaskConfig, chosen_tasks, evaluated_benchmarks, known_tasks, own_contents
 from ..system.fields import joined
 from ..system.files import Row, digest, read_json, read_jsonl, write_json, write_jsonl, write_text
-from ..system.processes import by_hand, engine_argv, log_tail, vllm_numerics
+from ..system.processes import engine_argv, log_tail
 from . import LOG, Context, Results, Settings, Stage
 
-SERVER_LOG = "server.log"
 SHARED = sorted((Path(__file__).parent / "tasks").glob("*.*"))  # what rendered tasks include and call
 
 
@@ -69,9 +69,9 @@ def settings(recipe: Recipe, gpus: int) -> Settings:
         "benchmarks": {name: benchmark_identity(one) for name, one in found.items()},
         "own_tasks": own_contents(tasks),
     }
-    server = {"server": recipe.engines.vllm, "tensor_parallel": max(1, gpus), "data_parallel": 1}
+    server = {"server": recipe.engines.vllm} if spec.backend == "vllm" else {}
     return Settings.of(
-        spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval, **(server if spec.backend == "vllm" else {}),
+        spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval, tensor_parallel=max(1, gpus), **server,
         include_path=str(Path(spec.include_path).expanduser().absolute()) if spec.include_path else None,
         benchmarks=TypeAdapter(dict[str, Benchmark]).dump_python(found, exclude_defaults=True),
     )  # fmt: skip
@@ -150,54 +150,45 @@ def ask(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig], *words
     step.engine([*engine_argv(step.how["engine"]), *arguments, *words])
 
 
-@contextmanager
-def served(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig]) -> Iterator[dict[str, Any]]:
-    """Serve the step's model until the block ends; what lm-eval's client is to be told.
+def ask_server(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig], *words: str) -> Results:
+    """Let lm_eval ask a vLLM server of our own; return what its numerics depend on.
 
-    A server that dies fails every request, and so lm_eval within seconds; its own last words are raised then.
+    A server that dies fails every request, and lm_eval with them within seconds: its words are raised then.
     """
-    model, launch, port = step.inputs["model"], joined(Launch, step.how), vllm.free_port()
-    arguments = vllm.vllm_arguments(model, spec, launch, tokens_needed(step, spec, tasks), port)
-    argv = [*engine_argv(step.how["server"]), *arguments]
-    step.commands.append(by_hand(argv, step.env, step.directory))
-    with ExitStack() as held:
-        with step.working():
-            url, alive = held.enter_context(vllm.serving(argv, port, step.directory / SERVER_LOG))
-        room = min(endpoint.ROOM * launch.data_parallel, endpoint.most_room())
+    launch = replace(joined(Launch, step.how), engine=step.how["server"], log=step.directory / "server.log")
+    sampling = joined(Generation, vars(spec), {"max_tokens": spec.max_gen_toks})
+    with closing(vllm.Backend(step.inputs["model"], sampling, launch)) as backend:
+        asked = backend.start(prompt_tokens(step, tasks), "evaluation.max_gen_toks")
+        client = {"num_concurrent": asked.servers[0].room, "timeout": endpoint.REQUEST_SECONDS}
         try:
-            yield {
-                "base_url": f"{url}/v1/chat/completions", "num_concurrent": room,
-                "timeout": int(endpoint.REQUEST_SECONDS),
-            }  # fmt: skip
+            ask(step, spec, tasks, *words, base_url=f"{asked.servers[0].url}/v1/chat/completions", **client)
         except StepFailed:
-            alive()
+            asked.alive()
             raise
+        return backend.numerics()
 
 
-def tokens_needed(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig]) -> int | None:
-    """What the server must hold; None, for all that the model can, with tasks whose prompts are not ours."""
+def prompt_tokens(step: Context, tasks: Mapping[str, TaskConfig]) -> list[int]:
+    """Of each prompt of the tasks; none with tasks of the user's own, whose prompts lm-eval alone knows."""
     if any(Path(config["include"]).is_absolute() for config in tasks.values()):
-        return None
-    model, prompts = step.inputs["model"], Prompts("", **step.config["prompts"])
-    tokens = load_chat(model)
-    problems = (row for found in step.how["benchmarks"].values() for row in load_problems(Benchmark(**found)))
-    lengths = tokens.counts(tokens.prompt(chat(row["problem"], prompts)) for row in problems)
-    return vllm.tokens_needed(model, lengths, spec.max_gen_toks, "evaluation.max_gen_toks")
+        return []
+    read, prompts = load_chat(step.inputs["model"]), Prompts("", **step.config["prompts"])
+    benchmarks = [Benchmark(**one) for one in step.how["benchmarks"].values()]
+    asked = (chat(row["problem"], prompts) for one in benchmarks for row in load_problems(one))
+    return read.counts(map(read.prompt, asked))
 
 
 def kept_answers(directory: Path) -> list[str]:
-    """lm_eval's argument that keeps answers in a file below `directory`.
+    """lm_eval's argument that keeps each answer in a file below `directory`.
 
-    One that cannot be read is removed first: sqlitedict does not wait for the disk, so a machine that goes
-    down may tear it.
+    One that cannot be read goes first: it is written without waiting for the disk (sqlitedict), so that a
+    machine that goes down, though no killed process, may tear it.
     """
-    file = directory / "answers_rank0.db"  # so named by lm_eval (evaluator.py)
-    try:
-        if file.is_file():
-            with closing(sqlite3.connect(file)) as cache:
-                cache.execute("SELECT sum(length(value)) FROM unnamed").fetchone()
-    except sqlite3.DatabaseError:
-        shutil.rmtree(directory)
+    try:  # the name is from evaluator.py of lm_eval
+        with closing(sqlite3.connect(directory / "answers_rank0.db")) as cache:
+            cache.execute("SELECT max(value) FROM unnamed").fetchone()
+    except sqlite3.DatabaseError:  # or there is none yet
+        shutil.rmtree(directory, ignore_errors=True)
     return ["--use_cache", str(directory / "answers")]
 
 
@@ -212,9 +203,8 @@ def run(step: Context) -> Results:
     spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **given)
     chosen, cache = chosen_tasks(spec), step.directory / "cache"
     words = [*generation_arguments(step), "--predict_only", *kept_answers(cache)]
-    with served(step, spec, chosen) if spec.backend == "vllm" else nullcontext({}) as server:
-        ask(step, spec, chosen, *words, **server)
-    write_numerics(step, spec)
+    asking = ask_server if spec.backend == "vllm" else ask
+    write_numerics(step, spec, asking(step, spec, chosen, *words))
     try:
         scores = finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks)
     except UserError as error:  # hours after the start: what lm-eval left must not be taken for bad input
@@ -271,41 +261,26 @@ def task_scores(rows: list[Row]) -> dict[str, Any]:
     return {"n": len(rows), **{name: sums[name] for name in (*VERDICTS, "truncated")}, **means}
 
 
-def write_numerics(step: Context, spec: Evaluation) -> None:
+def write_numerics(step: Context, spec: Evaluation, server: Results | None) -> None:
     """Write `numerics.json`: engine, dtype, parallelism, versions, GPU, and vLLM's attention kernels.
 
-    Versions are those of the environment that ran the model, from lm-eval's results or vLLM's log; null if
-    not said.
+    Without a `server`, which knows its own, versions are those of lm-eval's environment, from its results;
+    null if not said.
     """
     found = sorted(step.directory.glob("lm_eval/*/results_*.json"))
     results = read_json(found[-1]) if found else {}
-    machine, log = results.get("pretty_env_info", ""), step.directory / SERVER_LOG
-
-    def said(pattern: str, text: str) -> str | None:
-        return next(iter(re.findall(pattern, text)), None)
-
-    numerics: dict[str, Any] = {
-        "backend": spec.backend, "dtype": spec.dtype,
-        "gpu": said(r"GPU 0: (.+)", machine) if step.gpus else None,
+    said = dict(re.findall(r"(GPU 0: |\btorch==)(.+)", results.get("pretty_env_info", "")))
+    numerics = server or {
+        "dtype": spec.dtype, "gpus": step.gpus, "batch_size": spec.batch_size,
+        "torch": said.get("torch=="), "transformers": results.get("transformers_version"),
     }  # fmt: skip
-    if spec.backend == "vllm":
-        numerics["vllm"] = said(r"LLM engine \(v([\w.+]+)\)", log.read_text(errors="replace"))
-        parallel = {key: step.how[key] for key in ("tensor_parallel", "data_parallel")}
-        numerics |= {**parallel, **vllm_numerics(log)}
-    else:
-        versions = {
-            "torch": said(r"\btorch==(\S+)", machine),
-            "transformers": results.get("transformers_version"),
-        }
-        numerics |= {"gpus": step.gpus, "batch_size": spec.batch_size, **versions}
-    write_json(step.directory / "numerics.json", numerics)
+    gpu = said.get("GPU 0: ") if step.gpus else None
+    write_json(step.directory / "numerics.json", {"backend": spec.backend, "gpu": gpu, **numerics})
 
 
 def progress(directory: Path) -> str:
     """How far lm-eval's own progress bar in the log is, as `200/400 requests`."""
-    bars = re.findall(
-        r"(?:Running \w+ requests|Requesting API):.*?(\d+/\d+) \[", log_tail(directory / LOG, 3)
-    )
+    bars = re.findall(r"(?:requests|Requesting API):.*?(\d+/\d+) \[", log_tail(directory / LOG, 3))
     return f"{bars[-1]} requests" if bars else ""
 
 
