@@ -92,7 +92,7 @@ def vllm_arguments(
 
 @contextmanager
 def serving(argv: list[str], port: int, log: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run a server until the block ends; it is healthy when the block begins. `log` has its command and words.
+    """Run a server until the block ends; it is healthy when the block begins. Its words go to `log`.
 
     The block is given its address, and a function that raises StepFailed, with the log's last words, if the
     server has died. So it does if the server dies first or is not there after START_SECONDS.
