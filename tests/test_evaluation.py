@@ -1,6 +1,5 @@
-"""Evaluations that are killed and go on: the real lm-eval, which asks a stand-in for vLLM or runs transformers."""
+"""Evaluations that are killed and go on: the real lm-eval with a stand-in for vLLM, and with transformers."""
 
-import json
 import os
 import re
 import signal
@@ -16,11 +15,8 @@ from servers import STAND_IN
 from test_server import gone, processes
 
 from micota_lf.cli.main import main
-from micota_lf.inputs.references import ModelRef
-from micota_lf.recipe.sections import Evaluation, Hardware
-from micota_lf.stages import Context, evaluate
-from micota_lf.system.files import read_json, read_jsonl
-from micota_lf.system.processes import engine_argv
+from micota_lf.stages import evaluate
+from micota_lf.system.files import read_json
 
 PROBLEMS = 120
 ENGINES = {

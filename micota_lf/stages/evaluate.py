@@ -21,7 +21,6 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +154,7 @@ def ask_server(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig],
 
     A server that dies fails every request, and lm_eval with them within seconds: its words are raised then.
     """
-    launch = replace(joined(Launch, step.how), engine=step.how["server"], log=step.directory / "server.log")
+    launch = joined(Launch, step.how, {"engine": step.how["server"], "log": step.directory / "server.log"})
     sampling = joined(Generation, vars(spec), {"max_tokens": spec.max_gen_toks})
     with closing(vllm.Backend(step.inputs["model"], sampling, launch)) as backend:
         asked = backend.start(prompt_tokens(step, tasks), "evaluation.max_gen_toks")
@@ -199,12 +198,11 @@ def check(step: Context) -> None:
 
 def run(step: Context) -> Results:
     """Let lm-eval ask the model without grading, then grade its samples."""
-    tasks, given = step.config["tasks"], {key: step.how[key] for key in ("include_path", "benchmarks")}
-    spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **given)
-    chosen, cache = chosen_tasks(spec), step.directory / "cache"
+    tasks, cache = step.config["tasks"], step.directory / "cache"
+    spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **step.how)
     words = [*generation_arguments(step), "--predict_only", *kept_answers(cache)]
     asking = ask_server if spec.backend == "vllm" else ask
-    write_numerics(step, spec, asking(step, spec, chosen, *words))
+    write_numerics(step, spec, asking(step, spec, chosen_tasks(spec), *words))
     try:
         scores = finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks)
     except UserError as error:  # hours after the start: what lm-eval left must not be taken for bad input
