@@ -25,6 +25,7 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 model, prompts, output, sampling, launch = json.loads(sys.argv[1])
 generate(ModelRef(model), Prompts(**prompts), output, Generation(**sampling), Launch(**launch))
 """
+STAND_IN = f"{sys.executable} {__file__}"
 ANSWER = "Let me think. The answer is \\boxed{7}."
 
 
@@ -91,6 +92,7 @@ class FaultyServer:
 
             def answer(self, status, text):
                 self.send_response(status)
+                self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text.encode())))
                 self.end_headers()
                 self.wfile.write(text.encode())
@@ -131,7 +133,7 @@ class FaultyServer:
 def completion(path, text, reason="stop", **message):
     said = {"text": text} if "chat" not in path else {"message": {"content": text, **message}}
     usage = {"prompt_tokens": 5, "completion_tokens": len(text.split())}
-    return {"choices": [{**said, "finish_reason": reason}], "usage": usage}
+    return {"choices": [{"index": 0, **said, "finish_reason": reason}], "usage": usage}
 
 
 if __name__ == "__main__":
@@ -141,6 +143,7 @@ if __name__ == "__main__":
     parser.add_argument("--max-model-len", type=int)
     parser.add_argument("--pace", type=float, default=0.0, help="seconds between two answers")
     parser.add_argument("--stubborn", action="store_true")
+    parser.add_argument("--echo", action="store_true", help="answer with the prompt, and log it")
     args, _ = parser.parse_known_args()
     print("INFO Using FLASH_ATTN attention backend out of potential backends", flush=True)
     if args.max_model_len > 2000:
@@ -155,6 +158,9 @@ if __name__ == "__main__":
     def paced(prompt, nth):
         with turn:
             time.sleep(args.pace)
+            if args.echo:
+                print("asked", json.dumps(prompt), flush=True)
+        return completion("chat", prompt) if args.echo else None
 
     FaultyServer(args.model, port=args.port, fault=paced)
     threading.Event().wait()

@@ -84,8 +84,8 @@ def test_evaluate_command_matches_its_golden_file(tiny):
     assert command == golden("evaluate.yaml")
 
 
-def test_a_model_is_split_over_gpus_by_either_engine_of_an_evaluation(tiny):
-    hardware = replace(tiny.hardware, gpus=2)
+def test_the_evaluate_command_splits_a_model_over_the_inference_gpus_by_either_engine(tiny):
+    hardware = replace(tiny.hardware, gpus=8, inference_gpus=2)
     found = {}
     for backend in ("transformers", "vllm"):
         spec = replace(tiny.evaluation, backend=backend)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ROOT, TINY
-from servers import client_argv
+from servers import STAND_IN, client_argv
 
 from micota_lf import compile_plan, load_recipe
 from micota_lf.backends import Launch
@@ -27,7 +27,6 @@ from micota_lf.stages.generate import generate
 from micota_lf.system.fields import joined
 from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
-STAND_IN = f"{sys.executable} {Path(__file__).parent / 'servers.py'}"
 PROMPTS = Prompts("tiny:two", limit=30)
 SAMPLING = Generation(backend="vllm", max_tokens=200)
 
@@ -112,7 +111,7 @@ def test_a_server_that_cannot_start_is_shown_with_its_last_words_and_the_cause(t
         respond(out, long_model(tmp_path / "long"), f"{STAND_IN} --max-model-len 4000", max_tokens=3000)
     said = str(failed.value)
     assert "ValueError: not enough memory for max_model_len" in said and "see above" in said
-    assert "generation.gpu_memory_utilization" in said and not out.exists() and gone(out)
+    assert "gpu_memory_utilization" in said and not out.exists() and gone(out)
 
 
 def long_model(directory):

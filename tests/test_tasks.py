@@ -156,7 +156,7 @@ def test_the_tasks_folder_is_known_by_content_and_lm_eval_reads_every_task_in_it
 
 def test_the_command_by_hand_grades_and_finds_the_recipes_own_benchmark(cache):
     spec = spec_of("micota_mine", benchmarks={"mine": Benchmark("tiny:two")})
-    recipe = recipe_of(spec, hardware=Hardware(gpus=2))
+    recipe = recipe_of(spec, hardware=Hardware(gpus=8, inference_gpus=2))
     command = evaluate_command(recipe, "/models/a,b", "/out")
     folder = command[command.index("--include_path") + 1]
     raw = yaml.safe_load(Path(folder, "micota_mine.yaml").read_text())

@@ -92,10 +92,9 @@ def open_backend(model: ModelRef, sampling: Generation, launch: Launch = DEFAULT
         yield backend
 
 
-def check_positions(longest: int, max_tokens: int, limit: int | None) -> None:
-    """Raise UserError if the longest prompt and `max_tokens` exceed the model's positions."""
-    if limit and longest + max_tokens > limit:
+def check_positions(longest: int, most: int, limit: int | None, key: str = "generation.max_tokens") -> None:
+    """Raise UserError, naming the `key`, if longest prompt and most new tokens exceed a model's positions."""
+    if limit and longest + most > limit:
         raise UserError(
-            f"generation.max_tokens: {max_tokens} and the longest prompt ({longest} tokens) "
-            f"exceed the model's {limit} positions"
+            f"{key}: {most} and the longest prompt ({longest} tokens) exceed the model's {limit} positions"
         )

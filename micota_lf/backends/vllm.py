@@ -32,7 +32,7 @@ START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
 SPARE_TOKENS = 16  # special tokens that an engine may add to a prompt beyond our count
 ADVICE = (
     "What helps most often: more GPUs a copy (hardware.inference_gpus), another share of their memory "
-    "(generation.gpu_memory_utilization), a lower generation.max_tokens, vLLM's own options in engines.vllm"
+    "(gpu_memory_utilization), less generation.max_tokens or evaluation.max_gen_toks, options in engines.vllm"
 )
 
 
@@ -41,30 +41,38 @@ class Backend(Base):
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Start the server with room for the longest of these prompts, then ask it."""
-        command, chat = engine_argv(self.launch.engine), load_chat(self.model)
-        requests, max_tokens = list(requests), self.sampling.max_tokens
+        chat, requests = load_chat(self.model), list(requests)
         prompts = (chat.prompt(r.messages) if r.raw is None else r.raw for r in requests)
-        longest, limit = max(chat.counts(prompts)), positions(self.model)
-        check_positions(longest, max_tokens, limit)
-        room, port = longest + max_tokens + SPARE_TOKENS, free_port()
-        arguments = vllm_arguments(self.model, self.sampling, self.launch, min(room, limit or room), port)
+        return self.start(chat.counts(prompts)).complete(requests)
+
+    def start(self, prompts: list[int], *key: str) -> endpoint.Backend:
+        """Serve with room for the longest of prompts of so many tokens and its response, until it is closed.
+
+        Without prompts, for what the memory holds. Raises UserError, naming the `key`, if they do not fit.
+        """
+        command, port = engine_argv(self.launch.engine), free_port()
+        longest, limit = max(prompts, default=0), positions(self.model)
+        check_positions(longest, self.sampling.max_tokens, limit, *key)
+        most = longest + self.sampling.max_tokens + SPARE_TOKENS
+        room = min(most, limit or most) if prompts else "auto"
+        arguments = vllm_arguments(self.model, self.sampling, self.launch, room, port)
         server = serving([*command, *arguments], port, self.launch.log.absolute())
         url, alive = self.held.enter_context(server)
         sampling = replace(self.sampling, endpoints=[url], api_key_env=None)
         self.asked = endpoint.Backend(self.model, sampling, self.launch, alive)
-        return self.asked.complete(requests)
+        return self.asked
 
     def numerics(self) -> dict[str, Any]:
         """Version, dtype, parallelism, attention kernels, and whether batches were made not to matter."""
         return {
-            **self.asked.numerics(), "dtype": self.sampling.dtype,
+            "versions": [self.asked.servers[0].version()], "dtype": self.sampling.dtype,
             "tensor_parallel": self.launch.tensor_parallel, "data_parallel": self.launch.data_parallel,
             **vllm_numerics(self.launch.log),
         }  # fmt: skip
 
 
 def vllm_arguments(
-    model: ModelRef, sampling: Generation, launch: Launch, max_model_len: int, port: int
+    model: ModelRef, sampling: Generation, launch: Launch, max_model_len: int | str, port: int
 ) -> list[str]:
     """Arguments for `vllm serve` and for `python -m vllm.entrypoints.openai.api_server` alike.
 
@@ -89,7 +97,7 @@ def serving(argv: list[str], port: int, log: Path) -> Iterator[tuple[str, Callab
     The block is given its address, and a function that raises StepFailed, with the log's last words, if the
     server has died. So it does if the server dies first or is not there after START_SECONDS.
     """
-    log.write_bytes(b"")
+    log.write_text(" ".join(argv) + "\n", encoding="utf-8")
     url, deadline = f"http://{HOST}:{port}", time.monotonic() + START_SECONDS
     with running(argv, log.parent, log) as process:
         alive = partial(_check, process, log)

@@ -239,7 +239,8 @@ class Evaluation(Section):
     the task `micota_NAME`; a task file of `include_path` names its benchmark in its metadata); with
     `data_dir`, those on the hub are read from `data_dir/NAME/test.jsonl` instead. Training prompts are
     searched for runs of `overlap_words` words that they share with test problems (null: they are not).
-    `backend` is how lm-eval runs a model, for BPC too: with transformers, or with vLLM in its own process.
+    `backend` is how a model is run, for BPC too: by lm-eval with transformers, or by vLLM, whose server on
+    the step's GPUs lm-eval asks (for BPC, vLLM runs in lm-eval's own process).
     """
 
     tasks: Apart[dict[str, str]] = field(default_factory=dict)

@@ -54,9 +54,9 @@ def check_engines(plan: Plan, pending: list[str]) -> None:
     for step in (plan.steps[step_id] for step_id in pending):
         if step.gpus > plan.gpus:  # Snakemake would silently lower the request to the limit
             raise UserError(f"hardware.gpus: {plan.gpus}, but {step.label} needs {step.gpus}")
-        program = engine_argv(step.how["engine"])[0] if "engine" in step.how else ""
+        engines = [engine_argv(step.how[key])[0] for key in ("engine", "server") if key in step.how]
         if step.kind == "train":
-            train.launch_env(step.how, program)
+            train.launch_env(step.how, *engines)
 
 
 def run_plan(

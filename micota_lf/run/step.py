@@ -37,7 +37,7 @@ FULL_BYTES = 2**20  # less is as good as none
 LEASE = ".lease"
 RUN_LEASE = Path(".micota") / "run.lease"  # below the workspace
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
-BOOKKEEPING = {"step.json", "done.json", "failed.json", LOG, "trainer_log.jsonl", "responses.server.log"}
+BOOKKEEPING = {"step.json", "done.json", "failed.json", LOG, "trainer_log.jsonl"}
 
 
 def run_step(plan: Plan, step_id: str, workspace: Path, quiet: bool = False) -> Results:
@@ -201,5 +201,5 @@ def _outputs(directory: Path) -> dict[str, dict[str, Any]]:
     return {
         str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(files)
-        if path.is_file() and path.name not in BOOKKEEPING and not path.name.startswith((".", "log."))
+        if path.is_file() and not (path.name in BOOKKEEPING or path.name[0] == "." or path.suffix == ".log")
     }

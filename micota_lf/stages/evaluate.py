@@ -6,6 +6,9 @@ samples, graded on all cores once it has ended: `samples.jsonl` (`task`, `id`, `
 numbers of grading/measures.py), `scores.json` (per task: n, correct by each grader, truncated, mean response
 tokens and reflection words) and `numerics.json` (what last digits, and so greedy responses, depend on).
 
+With `evaluation.backend: vllm` lm-eval asks a vLLM server of our own, whose words go to `server.log`. Answers
+are kept one by one in lm-eval's cache until the step is done: a killed one goes on where it was.
+
     evaluate_command(recipe, "/abs/model", "/abs/out")   -> ["lm_eval", "run", "--model", "hf", ...]
     tasks_folder()                                       -> a folder of all tasks, for --include_path
 """
@@ -15,32 +18,41 @@ import os
 import re
 import shlex
 import shutil
+import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter
 
+from ..backends import Launch, endpoint, vllm
 from ..errors import StepFailed, UserError
 from ..grading.measures import METRICS, VERDICTS, measured_rows
 from ..grading.regrade import Columns, asked_rows
 from ..grading.workers import Question
 from ..inputs.benchmarks import Benchmark, benchmark_identity
 from ..inputs.chat import load_chat
+from ..inputs.problems import Prompts, chat, load_problems
 from ..inputs.references import ModelRef
-from ..recipe.sections import Evaluation, Recipe
+from ..recipe.sections import Evaluation, Generation, Recipe
 from ..recipe.tasks import TaskConfig, chosen_tasks, evaluated_benchmarks, known_tasks, own_contents
+from ..system.fields import joined
 from ..system.files import Row, digest, read_json, read_jsonl, write_json, write_jsonl, write_text
-from ..system.processes import engine_argv, log_tail, vllm_numerics
+from ..system.processes import engine_argv, log_tail
 from . import LOG, Context, Results, Settings, Stage
 
 SHARED = sorted((Path(__file__).parent / "tasks").glob("*.*"))  # what rendered tasks include and call
 
 
 def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[str]:
-    """The lm_eval command line that evaluates a model on the recipe's benchmarks, and grades."""
-    spec, (config, how, gpus) = recipe.evaluation, settings(recipe, recipe.hardware.gpus)
+    """The lm_eval command line that evaluates a model on the recipe's benchmarks, and grades.
+
+    It needs no server of ours: lm_eval runs the model, over at most `hardware.inference_gpus`.
+    """
+    hardware, spec = recipe.hardware, recipe.evaluation
+    config, how, gpus = settings(recipe, min(hardware.gpus, hardware.inference_gpus or 1))
     step = Context(Path(output_dir), config, {"model": ModelRef(model_path)}, how, gpus)
     arguments = render(step, spec, tasks_folder(spec), config["tasks"], output_dir)
     return [*shlex.split(recipe.engines.lm_eval), *arguments, *generation_arguments(step)]
@@ -56,8 +68,9 @@ def settings(recipe: Recipe, gpus: int) -> Settings:
         "benchmarks": {name: benchmark_identity(one) for name, one in found.items()},
         "own_tasks": own_contents(tasks),
     }
+    server = {"server": recipe.engines.vllm} if spec.backend == "vllm" else {}
     return Settings.of(
-        spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval,
+        spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval, tensor_parallel=max(1, gpus), **server,
         include_path=str(Path(spec.include_path).expanduser().absolute()) if spec.include_path else None,
         benchmarks=TypeAdapter(dict[str, Benchmark]).dump_python(found, exclude_defaults=True),
     )  # fmt: skip
@@ -86,6 +99,9 @@ def generation_arguments(step: Context) -> list[str]:
     prompts, most = step.config["prompts"], step.config["evaluation"]["max_gen_toks"]
     # Said outright: the hf backend would take the repetition penalty that the model ships.
     generation = {"max_gen_toks": most, "repetition_penalty": 1.0}
+    if step.config["evaluation"]["backend"] == "vllm":
+        # As lm-eval has them for vLLM itself; and one seed would make all that a server samples the same.
+        generation |= {"skip_special_tokens": False, "spaces_between_special_tokens": False, "seed": None}
     known = {"benchmarks": step.how["benchmarks"], "template": prompts["template"], "max_gen_toks": most}
     system = ["--system_instruction", prompts["system"]] if prompts["system"] else []
     words = ["--gen_kwargs", json.dumps(generation), "--metadata", json.dumps(known)]
@@ -93,23 +109,25 @@ def generation_arguments(step: Context) -> list[str]:
 
 
 def render(
-    step: Context, spec: Evaluation, folder: Path, tasks: Iterable[str], output: str, **vllm: Any
+    step: Context, spec: Evaluation, folder: Path, tasks: Iterable[str], output: str, **more: Any
 ) -> list[str]:
     """Arguments that every use of lm_eval shares; JSON so that a path may hold commas.
 
     A model is split over the step's GPUs: by `parallelize`, or vLLM's tensor parallelism. vLLM would take
     sampling values that the model ships, and gets no max_model_len: the model's own holds every prompt that
-    the preflight lets through, and lm-eval cuts prompts on the left to fit a smaller one. `vllm`: more of its
-    engine arguments.
+    the preflight lets through, and lm-eval cuts prompts on the left to fit a smaller one. `more`: engine
+    arguments of vLLM in lm-eval's process, or with a `base_url` of lm-eval's client.
     """
     model, gpus = step.inputs["model"], step.gpus
     given: dict[str, Any] = {"pretrained": model.ref, "dtype": spec.dtype, "trust_remote_code": False}
     given |= {"revision": model.revision} if model.revision else {}
-    if spec.backend == "vllm":
+    if "base_url" in more:
+        engine, given = ["--model", "local-chat-completions"], given | more
+    elif spec.backend == "vllm":
         engine = ["--model", "vllm", "--batch_size", "auto"]
         given |= {
             "tensor_parallel_size": step.how.get("tensor_parallel", max(1, gpus)), "seed": spec.seed,
-            "generation_config": "vllm", "gpu_memory_utilization": spec.gpu_memory_utilization, **vllm,
+            "generation_config": "vllm", "gpu_memory_utilization": spec.gpu_memory_utilization, **more,
         }  # fmt: skip
     else:
         device = "cuda" if gpus else "cpu"
@@ -123,12 +141,54 @@ def render(
     ]  # fmt: skip
 
 
-def ask(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig], *more: str, **vllm: Any) -> None:
+def ask(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig], *words: str, **more: Any) -> None:
     """Run lm_eval on tasks; samples of an interrupted run go first, so that old and new ones never mix."""
     output, folder = step.directory / "lm_eval", write_tasks(step.directory / "tasks", tasks)
     shutil.rmtree(output, ignore_errors=True)
-    arguments = render(step, spec, folder, tasks, str(output), **vllm)
-    step.engine([*engine_argv(step.how["engine"]), *arguments, *more])
+    arguments = render(step, spec, folder, tasks, str(output), **more)
+    step.engine([*engine_argv(step.how["engine"]), *arguments, *words])
+
+
+def ask_server(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig], *words: str) -> Results:
+    """Let lm_eval ask a vLLM server of our own; return what its numerics depend on.
+
+    A server that dies fails every request, and lm_eval with them within seconds: its words are raised then.
+    """
+    launch = joined(Launch, step.how, {"engine": step.how["server"], "log": step.directory / "server.log"})
+    sampling = joined(Generation, vars(spec), {"max_tokens": spec.max_gen_toks})
+    with closing(vllm.Backend(step.inputs["model"], sampling, launch)) as backend:
+        asked = backend.start(prompt_tokens(step, tasks), "evaluation.max_gen_toks")
+        client = {"num_concurrent": asked.servers[0].room, "timeout": endpoint.REQUEST_SECONDS}
+        try:
+            ask(step, spec, tasks, *words, base_url=f"{asked.servers[0].url}/v1/chat/completions", **client)
+        except StepFailed:
+            asked.alive()
+            raise
+        return backend.numerics()
+
+
+def prompt_tokens(step: Context, tasks: Mapping[str, TaskConfig]) -> list[int]:
+    """Of each prompt of the tasks; none with tasks of the user's own, whose prompts lm-eval alone knows."""
+    if any(Path(config["include"]).is_absolute() for config in tasks.values()):
+        return []
+    read, prompts = load_chat(step.inputs["model"]), Prompts("", **step.config["prompts"])
+    benchmarks = [Benchmark(**one) for one in step.how["benchmarks"].values()]
+    asked = (chat(row["problem"], prompts) for one in benchmarks for row in load_problems(one))
+    return read.counts(map(read.prompt, asked))
+
+
+def kept_answers(directory: Path) -> list[str]:
+    """lm_eval's argument that keeps each answer in a file below `directory`.
+
+    One that cannot be read goes first: it is written without waiting for the disk (sqlitedict), so that a
+    machine that goes down, though no killed process, may tear it.
+    """
+    try:  # the name is from evaluator.py of lm_eval
+        with closing(sqlite3.connect(directory / "answers_rank0.db")) as cache:
+            cache.execute("SELECT max(value) FROM unnamed").fetchone()
+    except sqlite3.DatabaseError:  # or there is none yet
+        shutil.rmtree(directory, ignore_errors=True)
+    return ["--use_cache", str(directory / "answers")]
 
 
 def check(step: Context) -> None:
@@ -138,14 +198,17 @@ def check(step: Context) -> None:
 
 def run(step: Context) -> Results:
     """Let lm-eval ask the model without grading, then grade its samples."""
-    tasks, given = step.config["tasks"], {key: step.how[key] for key in ("include_path", "benchmarks")}
-    spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **given)
-    ask(step, spec, chosen_tasks(spec), *generation_arguments(step), "--predict_only")
-    write_numerics(step, spec)
+    tasks, cache = step.config["tasks"], step.directory / "cache"
+    spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **step.how)
+    words = [*generation_arguments(step), "--predict_only", *kept_answers(cache)]
+    asking = ask_server if spec.backend == "vllm" else ask
+    write_numerics(step, spec, asking(step, spec, chosen_tasks(spec), *words))
     try:
-        return finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks)
+        scores = finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks)
     except UserError as error:  # hours after the start: what lm-eval left must not be taken for bad input
         raise StepFailed(f"lm_eval's samples cannot be graded: {error}") from error
+    shutil.rmtree(cache, ignore_errors=True)
+    return scores
 
 
 def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int) -> Results:
@@ -196,34 +259,26 @@ def task_scores(rows: list[Row]) -> dict[str, Any]:
     return {"n": len(rows), **{name: sums[name] for name in (*VERDICTS, "truncated")}, **means}
 
 
-def write_numerics(step: Context, spec: Evaluation) -> None:
+def write_numerics(step: Context, spec: Evaluation, server: Results | None) -> None:
     """Write `numerics.json`: engine, dtype, parallelism, versions, GPU, and vLLM's attention kernels.
 
-    Versions are those of lm-eval's own environment, from its results and vLLM's log; null if not said.
+    Without a `server`, which knows its own, versions are those of lm-eval's environment, from its results;
+    null if not said.
     """
     found = sorted(step.directory.glob("lm_eval/*/results_*.json"))
     results = read_json(found[-1]) if found else {}
-    machine, log = results.get("pretty_env_info", ""), step.directory / LOG
-
-    def said(pattern: str, text: str) -> str | None:
-        return next(iter(re.findall(pattern, text)), None)
-
-    numerics = {
-        "backend": spec.backend, "dtype": spec.dtype, "gpus": step.gpus,
-        "gpu": said(r"GPU 0: (.+)", machine) if step.gpus else None,
-        "torch": said(r"\btorch==(\S+)", machine), "transformers": results.get("transformers_version"),
+    said = dict(re.findall(r"(GPU 0: |\btorch==)(.+)", results.get("pretty_env_info", "")))
+    numerics = server or {
+        "dtype": spec.dtype, "gpus": step.gpus, "batch_size": spec.batch_size,
+        "torch": said.get("torch=="), "transformers": results.get("transformers_version"),
     }  # fmt: skip
-    if spec.backend == "vllm":
-        version = said(r"LLM engine \(v([\w.+]+)\)", log.read_text(errors="replace"))
-        numerics |= {"vllm": version, **vllm_numerics(log)}
-    else:
-        numerics["batch_size"] = spec.batch_size
-    write_json(step.directory / "numerics.json", numerics)
+    gpu = said.get("GPU 0: ") if step.gpus else None
+    write_json(step.directory / "numerics.json", {"backend": spec.backend, "gpu": gpu, **numerics})
 
 
 def progress(directory: Path) -> str:
     """How far lm-eval's own progress bar in the log is, as `200/400 requests`."""
-    bars = re.findall(r"Running \w+ requests:.*?(\d+/\d+) \[", log_tail(directory / LOG, 3))
+    bars = re.findall(r"(?:requests|Requesting API):.*?(\d+/\d+) \[", log_tail(directory / LOG, 3))
     return f"{bars[-1]} requests" if bars else ""
 
 

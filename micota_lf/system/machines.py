@@ -89,7 +89,7 @@ def _take_part(
 ) -> None:
     """Run this machine's part of an engine, no longer than the meeting is open."""
     say(f"{place.parent.name}: joined as machine {rank} of {offer['nodes'] - 1}")
-    log = place.with_name(f"log.{rank}.txt")
+    log = place.with_name(f"machine{rank}.log")
     with assigned_gpus(offer["gpus"], max(offer["gpus"], len(present_gpus())), locks) as gpus:
         env = {**offer["env"], **gpus, "NODE_RANK": str(rank)}
         with running(offer["argv"], place.parent, log, **env) as child:
