@@ -13,8 +13,10 @@ from micota_lf.cli.main import main
 from micota_lf.plan.compile import compile_plan
 from micota_lf.recipe.lineage import training
 from micota_lf.recipe.load import load_layers
+from micota_lf.recipe.sections import Evaluation
 from micota_lf.recipe.sources import source_rows
-from micota_lf.stages import Context, Settings, stage
+from micota_lf.recipe.tasks import chosen_tasks
+from micota_lf.stages import Context, Settings, evaluate, stage
 from micota_lf.stages.merge import render as render_merge
 from micota_lf.stages.train import render as render_training
 
@@ -146,14 +148,23 @@ def test_mergekit_accepts_the_merges_of_both_presets(plan, tmp_path):
 def test_lm_eval_accepts_every_evaluation_and_bpc(plan, tmp_path):
     from lm_eval._cli.harness import HarnessCLI
 
+    def ask(step):
+        """As once its server is up."""
+        spec = step.section(Evaluation, tasks=dict.fromkeys(step.config["tasks"], ""), **step.how)
+        words = evaluate.generation_arguments(step)
+        evaluate.ask(step, spec, chosen_tasks(spec), *words, base_url="http://a/v1/chat/completions")
+
     parsed = Counter()
-    for kind in ("evaluate", "bpc"):
+    for kind, run in (("evaluate", ask), ("bpc", stage("bpc").run)):
         for step in contexts(plan, kind, tmp_path):
             with pytest.raises(Asked) as asked:
-                stage(kind).run(step)
+                run(step)
             arguments = HarnessCLI()._parser.parse_args(asked.value.args[0][1:])
-            split = arguments.model_args["tensor_parallel_size"]
-            assert arguments.model == "vllm" and split == step.how["tensor_parallel"]
+            if kind == "evaluate":
+                assert arguments.model == "local-chat-completions" and arguments.gen_kwargs["seed"] is None
+            else:
+                split = arguments.model_args["tensor_parallel_size"]
+                assert arguments.model == "vllm" and split == step.how["tensor_parallel"]
             parsed[kind] += 1
     assert parsed == Counter(step.kind for step in plan.steps.values() if step.kind in parsed)
 

@@ -103,7 +103,7 @@ def recipe_of(spec, **sections):
 
 
 def config_of(stage, recipe):
-    return stage.settings(recipe, 0).config
+    return stage.settings(recipe).config
 
 
 def test_what_an_evaluation_runs_on_decides_it_and_where_and_how_does_not(own, tmp_path):
@@ -178,7 +178,7 @@ def test_a_step_grades_what_lm_eval_asked_own_tasks_and_repeats_too(own, tmp_pat
     directory.mkdir()
     stale = directory / "lm_eval" / "m" / "samples_mine_2020-01-01.jsonl"
     write_jsonl(stale, [{"doc_id": 0}])
-    made = evaluate.settings(recipe, 0)
+    made = evaluate.settings(recipe)
     step = Context(directory, made.config, {"model": STUDENT}, made.how)
     evaluate.STAGE.check(step)
     scores = evaluate.STAGE.run(step)
@@ -201,7 +201,7 @@ def test_a_step_grades_what_lm_eval_asked_own_tasks_and_repeats_too(own, tmp_pat
 
 def test_samples_that_cannot_be_graded_are_a_failed_step_and_no_bad_input(tmp_path, monkeypatch):
     recipe = recipe_of(spec_of("micota_tiny_two"))
-    made = evaluate.settings(recipe, 0)
+    made = evaluate.settings(recipe)
     step = Context(tmp_path, made.config, {"model": STUDENT}, made.how)
 
     def asked(step, *more, **vllm):
@@ -227,7 +227,7 @@ def test_a_step_scores_all_corpora_and_leaves_out_empty_responses(tmp_path):
     )
     recipe = recipe_of(Evaluation(dtype="float32"), bpc=Bpc(log_base="2", unit="bytes"))
     corpora = {f"corpus{n}": ModelRef(str(tmp_path / "c.jsonl")) for n in range(2)}
-    made = bpc.settings(recipe, 0)
+    made = bpc.settings(recipe)
     step = Context(tmp_path / "step", made.config, {"model": STUDENT, **corpora}, made.how)
     step.directory.mkdir()
     found = bpc.STAGE.run(step)

@@ -156,7 +156,7 @@ class Compiler:
     @cached_property
     def evaluation(self) -> Settings:
         """Settings of every evaluation: they are read from task files and benchmarks once."""
-        return evaluate.settings(self.recipe, min(1, self.recipe.hardware.gpus))
+        return evaluate.settings(self.recipe)
 
     def _label(self, given: Input) -> str:
         return self.steps[given.step].label if given.step else given.reference.label

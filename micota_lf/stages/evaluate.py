@@ -52,14 +52,18 @@ def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[s
     It needs no server of ours: lm_eval runs the model, over at most `hardware.inference_gpus`.
     """
     hardware, spec = recipe.hardware, recipe.evaluation
-    config, how, gpus = settings(recipe, min(hardware.gpus, hardware.inference_gpus or 1))
+    (config, how, _), gpus = settings(recipe), min(hardware.gpus, hardware.inference_gpus or 1)
+    how = {**how, "tensor_parallel": max(1, gpus)}
     step = Context(Path(output_dir), config, {"model": ModelRef(model_path)}, how, gpus)
     arguments = render(step, spec, tasks_folder(spec), config["tasks"], output_dir)
     return [*shlex.split(recipe.engines.lm_eval), *arguments, *generation_arguments(step)]
 
 
-def settings(recipe: Recipe, gpus: int) -> Settings:
-    """Of an evaluation: benchmarks and own task files enter by their content, not by where they are."""
+def settings(recipe: Recipe) -> Settings:
+    """Of an evaluation: benchmarks and own task files enter by their content, not by where they are.
+
+    On how many GPUs, its model says (plan/placement.py).
+    """
     spec, prompts = recipe.evaluation, recipe.prompts
     tasks, found = chosen_tasks(spec), evaluated_benchmarks(spec)
     apart = {
@@ -70,7 +74,7 @@ def settings(recipe: Recipe, gpus: int) -> Settings:
     }
     server = {"server": recipe.engines.vllm} if spec.backend == "vllm" else {}
     return Settings.of(
-        spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval, tensor_parallel=max(1, gpus), **server,
+        spec, gpus=min(1, recipe.hardware.gpus), apart=apart, engine=recipe.engines.lm_eval, **server,
         include_path=str(Path(spec.include_path).expanduser().absolute()) if spec.include_path else None,
         benchmarks=TypeAdapter(dict[str, Benchmark]).dump_python(found, exclude_defaults=True),
     )  # fmt: skip
@@ -126,7 +130,7 @@ def render(
     elif spec.backend == "vllm":
         engine = ["--model", "vllm", "--batch_size", "auto"]
         given |= {
-            "tensor_parallel_size": step.how.get("tensor_parallel", max(1, gpus)), "seed": spec.seed,
+            "tensor_parallel_size": step.how.get("tensor_parallel", 1), "seed": spec.seed,
             "generation_config": "vllm", "gpu_memory_utilization": spec.gpu_memory_utilization, **more,
         }  # fmt: skip
     else:
