@@ -92,10 +92,11 @@ def open_backend(model: ModelRef, sampling: Generation, launch: Launch = DEFAULT
         yield backend
 
 
-def check_positions(longest: int, max_tokens: int, limit: int | None) -> None:
-    """Raise UserError if the longest prompt and `max_tokens` exceed the model's positions."""
-    if limit and longest + max_tokens > limit:
-        raise UserError(
-            f"generation.max_tokens: {max_tokens} and the longest prompt ({longest} tokens) "
-            f"exceed the model's {limit} positions"
-        )
+def positions_needed(longest: int, sampling: Generation, limit: int | None) -> int:
+    """Tokens of the longest prompt and a response to it. UserError if they exceed the model's positions."""
+    room, prompt = sampling.room(longest), f"the longest prompt ({longest} tokens)"
+    if room < 1:
+        raise UserError(f"generation.context_len: {sampling.context_len} leaves no room after {prompt}")
+    if limit and longest + room > limit:
+        raise UserError(f"generation.max_tokens: {room} and {prompt} exceed the model's {limit} positions")
+    return longest + room

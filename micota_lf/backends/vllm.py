@@ -25,7 +25,7 @@ from ..inputs.hub import positions
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
 from ..system.processes import engine_argv, last_errors, running, vllm_numerics
-from . import Base, Completion, Launch, Request, check_positions, endpoint
+from . import Base, Completion, Launch, Request, endpoint, positions_needed
 
 HOST = "127.0.0.1"
 START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
@@ -42,11 +42,9 @@ class Backend(Base):
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Start the server with room for the longest of these prompts, then ask it."""
         command, chat = engine_argv(self.launch.engine), load_chat(self.model)
-        requests, max_tokens = list(requests), self.sampling.max_tokens
+        requests, limit, port = list(requests), positions(self.model), free_port()
         prompts = (chat.prompt(r.messages) if r.raw is None else r.raw for r in requests)
-        longest, limit = max(chat.counts(prompts)), positions(self.model)
-        check_positions(longest, max_tokens, limit)
-        room, port = longest + max_tokens + SPARE_TOKENS, free_port()
+        room = positions_needed(max(chat.counts(prompts)), self.sampling, limit) + SPARE_TOKENS
         arguments = vllm_arguments(self.model, self.sampling, self.launch, min(room, limit or room), port)
         server = serving([*command, *arguments], port, self.launch.log.absolute())
         url, alive = self.held.enter_context(server)
