@@ -266,7 +266,7 @@ odd_responses = (
 
 
 @settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
-@given(odd_responses, odd, st.booleans(), st.sampled_from(["hendrycks", "number"]))
+@given(odd_responses, odd, st.booleans(), st.sampled_from(["hendrycks", "number", "last_number"]))
 def test_odd_inputs_crash_nothing(response, answer, truncated, rule):
     assert grade_safely(Question(response, answer, truncated, rule), SHORT).reason in REASONS
 

@@ -1,5 +1,6 @@
 """The paper's recipe: its values, their sources, and that the engines accept all it renders."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -90,7 +91,10 @@ def test_every_value_has_a_source_and_a_changed_one_says_so():
     for row in rows:
         assert row.source.split(":")[0] in ("paper", "inferred", "ours"), row
     found = {row.key: row for row in rows}
-    assert found["students.3b.train_for.r1.global_batch_size"].source == "paper: appendix 6.2"
+    for key in ("students.3b.train_for.r1.learning_rate", "train.learning_rate"):
+        assert found[key].source.startswith("paper: appendix 6.2")
+        assert re.search("; inferred for half(,| and) micota", found[key].source)
+    assert "mix-long" in found["train.learning_rate"].source
     assert found["assistants.ta.merge.weight"].source.startswith("inferred")
     assert found["train.optim"].set_in == "default" and found["train.optim"].source.startswith("ours")
     changed = {r.key: r for r in source_rows(*load_layers(PAPER, ["train.learning_rate=3e-5"]))}
