@@ -159,7 +159,8 @@ def _budgets(step: Context, longest: Longest, report: Report) -> None:
             room = min(response, context - prompt) if context else response
             fits = 0 < room <= limit - prompt
             lines, fit = (report.facts, "fit into") if fits else (report.problems, "exceed")
-            words = f"{at}: {room} and the longest prompt ({prompt} tokens)"
+            key = at if room > 0 else "generation.context_len"
+            words = f"{key}: {room} and the longest prompt ({prompt} tokens)"
             lines.append(f"{words} {fit} the {limit} positions of {role}")
 
 
