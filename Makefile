@@ -2,7 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+# torch and vLLM in the locks are built for CUDA 13, which needs this branch of the driver. `GPU=` installs without GPU
+# packages where there is a GPU, `GPU=1` with them where there is none, such as on a cluster's login node.
+DRIVER := 580
+GPU ?= $(shell command -v nvidia-smi)
+LOCK := requirements$(if $(GPU),-gpu).txt
+READY := $(VENV)/.ready$(if $(GPU),-gpu)
 # Hugging Face is not asked for anything in tests: models and problems ship with the package.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
@@ -20,21 +25,25 @@ help:  ## list the targets
 
 setup: $(READY)  ## make the environment in .venv (done by the others when needed)
 
-$(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11 ..." >&2; exit 2; }
+$(READY): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@if [ -n "$(GPU)" ] && command -v nvidia-smi >/dev/null; then \
+	  HAS="$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>&1 | head -n 1)"; \
+	  [ "$${HAS%%.*}" -ge $(DRIVER) ] 2>/dev/null || { \
+	    echo "the GPU's driver is '$$HAS', but $(DRIVER) or newer is needed (CUDA 13). Install it and restart, on Ubuntu" \
+	      "with: sudo apt-get install nvidia-driver-$(DRIVER)-server    (or go without the GPU: make GPU= $(MAKECMDGOALS))" >&2; \
+	    exit 2; }; \
+	fi
 	@set -e; if uv --version >/dev/null 2>&1; then UV=uv; \
 	  test -x $(BIN)/python || uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
 	else UV=$(BIN)/uv; \
 	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
 	  test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; \
 	fi; \
-	echo "installing the engines into $(VENV) (about 6 GB)"; \
-	$$UV pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt; \
-	$$UV pip install --quiet --no-deps --python $(BIN)/python -e .; \
-	if command -v nvidia-smi >/dev/null; then \
-	  $$UV pip install --quiet --python $(BIN)/python -c requirements.txt -e '.[gpu,vllm]'; \
-	fi
+	echo "installing the engines of $(LOCK) into $(VENV) (about $(if $(GPU),10,6) GB)"; \
+	$$UV pip install --quiet --compile-bytecode --python $(BIN)/python -r $(LOCK); \
+	$$UV pip install --quiet --no-deps --python $(BIN)/python -e .
 	@touch $@
 
 demo: $(READY)  ## run the whole method in miniature with the real engines (about 5 minutes on 2 cores)
@@ -96,9 +105,11 @@ tiny-family: $(READY)  ## retrain the tiny models into build/tiny (about 12 minu
 # setup installs uv beside Python where the machine has none
 UV = $(shell command -v uv || echo $(BIN)/uv)
 
-lock: $(READY)  ## compile requirements.txt anew from pyproject.toml
-	$(UV) pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate \
-	  --no-emit-index-url --output-file requirements.txt --quiet
+COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --no-header --no-annotate --no-emit-index-url --quiet
+
+lock: $(READY)  ## compile requirements-gpu.txt and, with the same versions, requirements.txt from pyproject.toml
+	$(COMPILE) --all-extras --output-file requirements-gpu.txt
+	$(COMPILE) --extra dev --constraint requirements-gpu.txt --output-file requirements.txt
 
 clean:  ## remove the environment, runs and caches
 	rm -rf $(VENV) $(VLLM) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -34,7 +34,7 @@ def golds_of(folder: str) -> dict[str, list[str]]:
 
 
 def own(verdict: str, response: str, gold: str) -> bool:
-    """One of our verdicts; `legacy` by the rule of MATH-500 and GSM8K."""
+    """One of our verdicts; `legacy` by the rule of MATH-500."""
     return grade(response, gold).accepts(verdict)
 
 

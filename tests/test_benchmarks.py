@@ -5,6 +5,8 @@ Tests on the real problems use a folder NAME/test.jsonl a benchmark, named by MI
 
 import json
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import yaml
@@ -22,6 +24,7 @@ from micota_lf.stages.evaluate import finish, lm_eval_samples, tasks_folder
 from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
 STUDENT = ModelRef("tiny:student-s")
+LM_EVAL_TASKS = Path(find_spec("lm_eval").origin).with_name("tasks")
 FIVE = ["aime24", "amc23", "olympiadbench", "math-500", "gsm8k"]
 TASKS = ["micota_aime24", "micota_amc23", "micota_olympiadbench", "micota_math500", "micota_gsm8k"]
 
@@ -133,6 +136,63 @@ def test_the_verdicts_of_each_rule_on_known_pairs(box, gold, hendrycks, number, 
     verdicts = [grade(text, gold, legacy_rule=rule) for rule in ("hendrycks", "number")]
     assert [got.legacy for got in verdicts] == [hendrycks, number]
     assert [got.symbolic for got in verdicts] == [symbolic] * 2
+
+
+LAST_NUMBERS = [
+    ("\\boxed{1,450}", "1450", True),
+    ("\\boxed{18 dollars}", "18", True),
+    ("\\boxed{$18}", "18", True),
+    ("The answer is 18.", "18", True),
+    ("\\boxed{18}", "18", True),
+    ("#### 18", "18", True),
+    ("\\boxed{-3}", "-3", True),
+    ("<think>\nIt is 17, no: 18.", "18", True),
+    ("\\boxed{18}, twice the 9 of before", "18", False),  # the box decides nothing
+    ("\\boxed{18.00}", "18", False),  # texts are compared, not numbers
+    ("So $\\boxed{18}$.", "18", False),  # its last number is `$.`
+    ("eighteen", "18", False),
+    ("", "18", False),
+    ("", "", False),
+]
+
+
+@pytest.mark.parametrize(("text", "gold", "right"), LAST_NUMBERS)
+def test_gsm8ks_legacy_verdict_is_the_last_number_of_the_response(text, gold, right):
+    assert package_benchmarks()["gsm8k"].legacy_rule == "last_number"
+    assert grade(text, gold, legacy_rule="last_number").legacy == right
+
+
+def flexible_extract(text, gold):
+    """As lm-eval scores its own task: the filter's class and the metric, with the task's settings."""
+    from lm_eval.api.metrics import exact_match_hf_evaluate
+    from lm_eval.filters.extraction import RegexFilter
+
+    task = yaml.safe_load((LM_EVAL_TASKS / "gsm8k" / "gsm8k-cot-zeroshot.yaml").read_text())
+    (settings,) = (one["filter"][0] for one in task["filter_list"] if one["name"] == "flexible-extract")
+    found = RegexFilter(settings["regex_pattern"], settings["group_select"]).apply([[text]], [{}])[0][0]
+    metric = {key: task["metric_list"][0][key] for key in ("regexes_to_ignore", "ignore_case")}
+    return bool(exact_match_hf_evaluate([found], [gold], **metric)["exact_match"])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [(text, gold) for text, gold, _ in LAST_NUMBERS if gold],
+        pytest.param(None, marks=pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmark problems")),
+    ],
+    ids=["known", "real"],
+)
+def test_the_last_number_is_that_of_lm_evals_flexible_extract(texts):
+    if texts is None:  # gold solutions with their final line, without it, and boxed answers
+        rows = read_jsonl(BENCHMARKS / "gsm8k" / "test.jsonl")[:400]
+        solutions = [row["answer"].rpartition("####") for row in rows]
+        golds = [gold.strip().replace(",", "") for _, _, gold in solutions]
+        texts = [("".join(s), gold) for s, gold in zip(solutions, golds, strict=True)]
+        texts += [(s[0], gold) for s, gold in zip(solutions, golds, strict=True)]
+        texts += [(f"so \\boxed{{{int(gold):,}}} dollars", gold) for gold in golds]
+    ours = [grade(text, gold, legacy_rule="last_number").legacy for text, gold in texts]
+    assert ours == [flexible_extract(text, gold) for text, gold in texts]
+    assert len(set(ours)) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from servers import ANSWER, FaultyServer, client_argv, completion
 
 from micota_lf.backends import Request, endpoint, open_backend
 from micota_lf.errors import StepFailed, UserError
+from micota_lf.inputs.chat import load_chat
 from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.load import load_recipe
@@ -220,6 +221,25 @@ def test_all_that_a_server_has_defaults_for_is_said(serve):
         "model": "m", "messages": [{"role": "user", "content": "prompt 0"}], "max_tokens": 7,
         "temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", [None, "What is 1+1?"])
+def test_a_context_length_leaves_each_response_what_its_prompt_leaves(serve, raw):
+    server, student = serve(model="tiny:student-s"), ModelRef("tiny:student-s")
+    texts = {"short": "What is 1+1?", "long": "What is 1+1?" * 20}
+    requests = [Request(i, [{"role": "user", "content": t}], t if raw else None) for i, t in texts.items()]
+    with open_backend(student, asking(server, max_tokens=200, context_len=300)) as backend:
+        assert all(not made.error for made in backend.complete(requests))
+    counts = load_chat(student).counts
+    for _, body in server.bodies:
+        prompt = body["prompt"] if raw else load_chat(student).prompt(body["messages"])
+        assert body["max_tokens"] == min(200, 300 - counts([prompt])[0])
+    assert {body["max_tokens"] == 200 for _, body in server.bodies} == {True, False}
+
+
+def test_a_context_length_needs_the_models_tokenizer(serve):
+    with pytest.raises(UserError, match=r"generation.context_len: prompts cannot be counted: m: has no tok"):
+        asked(serve(), context_len=300)
 
 
 def test_the_raw_prompt_is_the_official_repositorys(serve, tmp_path):

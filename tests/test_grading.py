@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from conftest import ROOT
@@ -26,8 +27,9 @@ from micota_lf.grading.answer import Grade, grade
 from micota_lf.grading.equal import NeedsAlgebra, same_text
 from micota_lf.grading.measures import METRICS, measured_rows, response_metrics, token_counter
 from micota_lf.grading.notation import SHORT as SHORT_TEXT
-from micota_lf.grading.regrade import Columns, asked_rows
+from micota_lf.grading.regrade import LEGACY_RULES, Columns, asked_rows
 from micota_lf.grading.workers import AHEAD_ROWS, Limits, Question, grade_rows, grade_safely
+from micota_lf.inputs.benchmarks import Benchmark
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Filter
 from micota_lf.stages.filter import filter_responses
@@ -266,7 +268,7 @@ odd_responses = (
 
 
 @settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
-@given(odd_responses, odd, st.booleans(), st.sampled_from(["hendrycks", "number"]))
+@given(odd_responses, odd, st.booleans(), st.sampled_from(["hendrycks", "number", "last_number"]))
 def test_odd_inputs_crash_nothing(response, answer, truncated, rule):
     assert grade_safely(Question(response, answer, truncated, rule), SHORT).reason in REASONS
 
@@ -477,6 +479,18 @@ def test_a_graded_file_says_which_responses_were_too_long_to_read(tmp_path):
     assert run_grade(tmp_path, rows) == 0
     long, short = read_jsonl(tmp_path / "out.jsonl")
     assert long["graded_characters"] == 1_000_000 and long["symbolic"] and "graded_characters" not in short
+
+
+def test_the_legacy_rules_are_the_same_for_benchmarks_samples_and_the_command(tmp_path):
+    known = get_args(get_type_hints(Benchmark)["legacy_rule"])
+    flag = json.loads((ROOT / "micota_lf/cli/commands.json").read_text())["flags"]["legacy rule"]
+    assert known == LEGACY_RULES == tuple(flag["choices"])
+    rows = [{"response": "It is 1,450 dollars.", "answer": "1450"}]
+    verdicts = []
+    for rule in known:
+        assert run_grade(tmp_path, rows, "--legacy-rule", rule) == 0
+        verdicts += [row["legacy"] for row in read_jsonl(tmp_path / "out.jsonl")]
+    assert verdicts == [False, False, True]
 
 
 GOOD = '{"response": "\\\\boxed{1}", "answer": "1"}\n'

@@ -89,6 +89,7 @@ FIELDS = {
     "generation.backend": ("generation.backend=fake", "generate merge"),
     "generation.prompt_format": ("generation.prompt_format=raw", "generate merge"),
     "generation.max_tokens": ("generation.max_tokens=99", "filter generate merge preflight"),
+    "generation.context_len": ("generation.context_len=999", "generate merge preflight"),
     "generation.temperature": ("generation.temperature=1", "generate"),
     "generation.top_p": ("generation.top_p=0.5", "generate merge"),
     "generation.seed": ("generation.seed=7", "generate merge"),
@@ -129,45 +130,49 @@ FIELDS = {
     "train.save_total_limit": ("train.save_total_limit=5", ""),
     "train.logging_steps": ("train.logging_steps=7", ""),
     "train.deepspeed": ("train.deepspeed=zero2", "", "train.use_cpu=false"),
-    "evaluation.tasks": ("evaluation.tasks.micota_gsm8k=G", "evaluate overlap"),
+    "evaluation.tasks": ("evaluation.tasks.micota_gsm8k=G", "evaluate overlap preflight"),
     "evaluation.benchmarks.*.path": (
-        "evaluation.benchmarks.hub.path=someone/other", "evaluate overlap",
+        "evaluation.benchmarks.hub.path=someone/other", "evaluate overlap preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.revision": (
-        "evaluation.benchmarks.hub.revision=v1", "evaluate overlap",
+        "evaluation.benchmarks.hub.revision=v1", "evaluate overlap preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.subset": (
-        "evaluation.benchmarks.hub.subset=a", "evaluate overlap",
+        "evaluation.benchmarks.hub.subset=a", "evaluate overlap preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.split": (
-        "evaluation.benchmarks.hub.split=b", "evaluate overlap",
+        "evaluation.benchmarks.hub.split=b", "evaluate overlap preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.id_field": (
-        "evaluation.benchmarks.hub.id_field=c", "evaluate overlap",
+        "evaluation.benchmarks.hub.id_field=c", "evaluate overlap preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.problem_field": (
-        "evaluation.benchmarks.hub.problem_field=d", "evaluate overlap",
+        "evaluation.benchmarks.hub.problem_field=d", "evaluate overlap preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.answer_field": (
-        "evaluation.benchmarks.hub.answer_field=e", "evaluate overlap",
+        "evaluation.benchmarks.hub.answer_field=e", "evaluate overlap preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.limit": (
-        "evaluation.benchmarks.hub.limit=9", "evaluate overlap",
+        "evaluation.benchmarks.hub.limit=9", "evaluate overlap preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.answer_format": (
-        "evaluation.benchmarks.hub.answer_format=gsm8k", "evaluate overlap",
+        "evaluation.benchmarks.hub.answer_format=gsm8k", "evaluate overlap preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.legacy_rule": (
         "evaluation.benchmarks.hub.legacy_rule=number", "evaluate overlap",
+        "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
+    ),
+    "evaluation.benchmarks.*.problems": (
+        "evaluation.benchmarks.hub.problems=9", "preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.licence": (

@@ -1,5 +1,6 @@
 """The paper's recipe: its values, their sources, and that the engines accept all it renders."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,19 @@ from conftest import TINY
 
 from micota_lf import load_recipe
 from micota_lf.cli.main import main
+from micota_lf.inputs.chat import load_chat
+from micota_lf.inputs.references import ModelRef
 from micota_lf.plan.compile import compile_plan
 from micota_lf.recipe.lineage import training
 from micota_lf.recipe.load import load_layers
-from micota_lf.recipe.sections import Evaluation
+from micota_lf.recipe.sections import Evaluation, Filter
 from micota_lf.recipe.sources import source_rows
 from micota_lf.recipe.tasks import chosen_tasks
 from micota_lf.stages import Context, Settings, evaluate, stage
 from micota_lf.stages.merge import render as render_merge
+from micota_lf.stages.preflight import inspect
 from micota_lf.stages.train import render as render_training
+from micota_lf.system.files import read_jsonl
 
 RECIPES = TINY.parent
 PAPER = RECIPES / "micota.yaml"
@@ -93,7 +98,10 @@ def test_every_value_has_a_source_and_a_changed_one_says_so():
     for row in rows:
         assert row.source.split(":")[0] in ("paper", "inferred", "ours"), row
     found = {row.key: row for row in rows}
-    assert found["students.3b.train_for.r1.global_batch_size"].source == "paper: appendix 6.2"
+    for key in ("students.3b.train_for.r1.learning_rate", "train.learning_rate"):
+        assert found[key].source.startswith("paper: appendix 6.2")
+        assert re.search("; inferred for half(,| and) micota", found[key].source)
+    assert "mix-long" in found["train.learning_rate"].source
     assert found["assistants.ta.merge.weight"].source.startswith("inferred")
     assert found["train.optim"].set_in == "default" and found["train.optim"].source.startswith("ours")
     changed = {r.key: r for r in source_rows(*load_layers(PAPER, ["train.learning_rate=3e-5"]))}
@@ -184,6 +192,47 @@ def test_a_step_that_does_not_fit_into_a_gpu_is_found_in_the_plan(capsys):
     printed = capsys.readouterr().out.replace("\n", " ")
     assert "generate qwen2.5-72b-instruct needs about 140 a GPU (weights 135, cache 5)" in printed
     assert ": raise hardware.inference_gpus, or lower generation.max_tokens" in printed
+
+
+OFFICIAL = RECIPES / "micota-official.yaml"
+
+
+def test_the_official_profile_changes_how_corpora_are_made_and_nothing_else(recipe, plan):
+    """scripts/ of the official repository: build_prompt, SamplingParams, calculate_token_length, is_equiv."""
+    found = load_recipe(OFFICIAL)
+    assert found.generation == replace(recipe.generation, prompt_format="raw", context_len=16384)
+    assert found.filter == replace(recipe.filter, verdict="legacy", max_tokens=15999)
+    generating = {"name", "generation", "filter", "sources"}
+    assert {key for key, value in vars(found).items() if value != vars(recipe)[key]} == generating
+    official = compile_plan(found)
+    shared = {slot for made in official.steps.keys() & plan.steps for slot in official.slots_of(made)}
+    assert {slot.split("/")[0] for slot in shared} == {"evaluate", "overlap"}
+    assert "evaluate/7b/Instruct" in shared and "evaluate/7b/MiCoTA" not in shared
+
+
+def test_the_official_profile_asks_and_filters_the_tiny_family(tmp_path, monkeypatch):
+    monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
+    official = yaml.safe_load(OFFICIAL.read_text())
+    profile = {key: official[key] for key in ("generation", "filter")}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"extends": str(TINY), **profile}))
+    words = ["prompts.limit=3", "generation.max_tokens=80", "generation.context_len=120"]
+    plan = compile_plan(load_recipe(path, words))
+    made = {slot: plan.steps[plan.slots[slot]] for slot in ("preflight", "generate/teacher", "filter/strong")}
+    contexts = {
+        slot: Context(tmp_path / step.directory, step.config, plan.inputs_of(step, tmp_path), step.how)
+        for slot, step in made.items()
+    }
+    for step in contexts.values():
+        step.directory.mkdir(parents=True)
+    assert inspect(contexts["preflight"]).problems == []
+    stage("generate").run(contexts["generate/teacher"])
+    rows = read_jsonl(contexts["generate/teacher"].directory / "responses.jsonl")
+    raw = load_chat(ModelRef("tiny:teacher")).counts(row["prompt"] for row in rows)
+    assert [row["prompt_tokens"] for row in rows] == raw
+    assert all(row["prompt_tokens"] + row["response_tokens"] <= 120 for row in rows)
+    filtering = contexts["filter/strong"].section(Filter)
+    assert (filtering.verdict, filtering.max_tokens) == ("legacy", 15999)
 
 
 def test_tables_share_their_steps(plan):

@@ -21,6 +21,7 @@ from micota_lf.system.files import write_jsonl
 
 STUDENT = ModelRef("tiny:student-s")
 PROMPTS = Prompts("tiny:train")
+PAPER = TINY.parent / "micota.yaml"
 
 
 def with_template(directory, template, **config):
@@ -243,6 +244,149 @@ def test_what_the_preflight_looks_at_is_all_that_decides_its_identity():
         ("students.student-s.train.extra.enable_thinking=false", False),
     ]:
         assert (questions(load_recipe(TINY, [override]))[0].config == first) == same, override
+
+
+def doctored(directory, tokenizer=lambda values: None, file="tokenizer.json", **config):
+    """The small student with a changed tokenizer.json, and values laid over its tokenizer's config."""
+    model = with_template(directory, (STUDENT.local / "chat_template.jinja").read_text())
+    for name, change in ((file, tokenizer), ("tokenizer_config.json", lambda values: values.update(config))):
+        values = json.loads((directory / name).read_text())
+        change(values)
+        (directory / name).write_text(json.dumps(values))
+    return model
+
+
+def special_thoughts(values):
+    made = {"content": "<think>", "id": len(values["model"]["vocab"]) + len(values["added_tokens"])}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    values["added_tokens"].append({**made, **flags, "special": True})
+
+
+def no_symbols(values):
+    values["normalizer"] = {"type": "Replace", "pattern": {"String": "\u221e"}, "content": ""}
+
+
+def foreign_class(directory):
+    """As the DeepSeek tokenizers of issue 45488: byte-level, under the name of a class for SentencePiece."""
+    model = doctored(directory, tokenizer_class="LlamaTokenizerFast")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (foreign_class, "gives other tokens than tokenizer.json: 'What is 1+1?' comes back as 'Whatis1+1?'"),
+        (lambda path: doctored(path, special_thoughts), "loses text: '<think>\\nTwo and three."),
+        (lambda path: doctored(path, no_symbols), "loses text: 'Soit $x \u2208 (0, \u221e)$"),
+    ],
+    ids=["another class", "special tokens", "lost characters"],
+)
+@pytest.mark.parametrize("role", ["teachers.teacher", "students.student-s"])
+def test_a_tokenizer_that_the_engines_read_otherwise_or_that_loses_text_is_refused(
+    tmp_path, monkeypatch, role, make, found
+):
+    monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
+    model = make(tmp_path / "m")
+    (line,) = preflight_report(tmp_path / "step", f"{role}.model={model.ref}").problems
+    assert line.startswith(f"{role}: {model.ref}: transformers' tokenizer {found}")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('Only user turns') }}", "Only user turns"),
+        ("{{ 1 + none }}", "unsupported operand type"),
+        ("{% if %}", "Expected an expression"),
+    ],
+)
+def test_a_chat_template_that_fails_is_a_line_with_the_models_key(tmp_path, monkeypatch, template, reason):
+    monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
+    model = with_template(tmp_path / "m", template)
+    (line,) = preflight_report(tmp_path / "step", f"teachers.teacher.model={model.ref}").problems
+    assert line.startswith(f"teachers.teacher: the chat template fails: {reason}")
+
+
+def test_a_template_that_takes_no_system_message_is_refused_where_the_recipe_has_one(
+    tmp_path, monkeypatch, template
+):
+    monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    model = with_template(tmp_path / "m", refusing + template)
+    words = [f"teachers.teacher.model={model.ref}"]
+    assert preflight_report(tmp_path / "step", *words).problems == []
+    (line,) = preflight_report(tmp_path / "step", *words, "prompts.system='Be brief.'").problems
+    assert line == "teachers.teacher: the chat template fails: no system"
+
+
+class Hub:
+    """Stands for the data sets of the hub, by their ids: columns and rows of GSM8K, or an error."""
+
+    def __init__(self, monkeypatch, **rows):
+        self.rows, self.asked = rows, []
+        monkeypatch.setattr("datasets.load_dataset", self.load)
+
+    def load(self, path, subset, split, revision):
+        self.asked.append((path, subset, split, revision))
+        if path not in self.rows:
+            raise ConnectionError(f"no {path} here")
+        return [{"question": f"What is {n}+1?", "answer": f"#### {n + 1}"} for n in range(self.rows[path])]
+
+
+def hub_words(name, **more):
+    keys = {"path": name, "problem_field": "question", "answer_field": "answer", "answer_format": "gsm8k"}
+    words = [f"evaluation.benchmarks.{name}.{key}={value}" for key, value in {**keys, **more}.items()]
+    return [*words, f"evaluation.tasks.micota_{name}=Hub"]
+
+
+def test_benchmarks_on_the_hub_are_loaded_and_counted_before_any_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
+    hub = Hub(monkeypatch, found=674, right=30)
+    words = [
+        *hub_words("found", problems=675, subset="main", revision="v1"),
+        *hub_words("right", problems=30),
+    ]
+    report = preflight_report(tmp_path, *words)
+    assert report.problems == [] and report.warnings == [
+        "evaluation.benchmarks.found.problems: 675 are expected, found holds 674"
+    ]
+    assert hub.asked == [("found", "main", "test", "v1"), ("right", None, "test", None)]
+    report = preflight_report(tmp_path, *hub_words("found"), *hub_words("gone"), *hub_words("lost"))
+    at = "evaluation.benchmarks."
+    assert report.problems == [
+        f"{at}{name}: '{name}' could not be loaded from the hub: no {name} here" for name in ("gone", "lost")
+    ]
+    report = preflight_report(tmp_path, *hub_words("found", answer_field="solution"))
+    assert report.problems == [f"{at}found: found: row 1: 'solution' holds no answer: None"]
+
+
+def test_a_limit_of_a_benchmark_is_that_of_its_longest_prompt_and_expects_no_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
+    rows = [{"id": n, "problem": "What is " + "1+" * (300 * n) + "1?", "answer": "1"} for n in (0, 1)]
+    write_jsonl(tmp_path / "bench.jsonl", rows)
+    words = [f"evaluation.benchmarks.tiny_two.path={tmp_path / 'bench.jsonl'}", "evaluation.max_gen_toks=700"]
+    words.append("evaluation.benchmarks.tiny_two.problems=2")
+    problems = preflight_report(tmp_path / "step", *words).problems
+    assert problems and all("700 and the longest prompt (6" in line for line in problems)
+    report = preflight_report(tmp_path / "step", *words, "evaluation.benchmarks.tiny_two.limit=1")
+    assert report.problems == report.warnings == []
+
+
+def test_the_papers_benchmarks_say_how_many_problems_they_should_have():
+    found = {name: spec.problems for name, spec in load_recipe(PAPER).evaluation.benchmarks.items()}
+    assert found == {"aime24": 30, "amc23": 40, "olympiadbench": 675, "math-500": 500, "gsm8k": 1319}
+
+
+def test_a_context_length_is_what_the_longest_prompt_and_its_response_share(tmp_path, monkeypatch):
+    monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
+    words = ["generation.max_tokens=1024", "generation.context_len=1024"]  # of the models' positions
+    report = preflight_report(tmp_path, *words)
+    assert report.problems == []
+    words = "generation.max_tokens: 966 and the longest prompt (58 tokens) fit into the 1024 positions of "
+    assert sum(line.startswith(words) for line in report.facts) == 3
+    problems = preflight_report(tmp_path, "generation.context_len=58").problems
+    assert len(problems) == 3 and all(line.startswith("generation.context_len: 0 and") for line in problems)
 
 
 @pytest.mark.slow

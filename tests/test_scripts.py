@@ -90,7 +90,7 @@ TARGETS = " ".join(re.findall(r"^([a-z][a-z0-9 -]*):(?!=)", MAKEFILE, re.MULTILI
 
 def commands_of(target):
     """What `make TARGET` would run where the environments are there, as lines of the shell."""
-    ready = ("-o", ".venv/.ready", "-o", ".venv-vllm/.ready", f"BIN={BIN}")
+    ready = ("-o", ".venv/.ready", "-o", ".venv-vllm/.ready", f"BIN={BIN}", "GPU=")
     lines = started("make", "--no-print-directory", "-n", *ready, target).replace("\\\n", " ").splitlines()
     # Below `make test` it names itself make[1].
     return [line for line in lines if not re.match(r"make(\[\d+\])?: Nothing", line)]

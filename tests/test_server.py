@@ -114,6 +114,17 @@ def test_a_server_that_cannot_start_is_shown_with_its_last_words_and_the_cause(t
     assert "gpu_memory_utilization" in said and not out.exists() and gone(out)
 
 
+def test_a_context_length_bounds_what_the_server_is_started_for(tmp_path):
+    out, model = tmp_path / "out.jsonl", long_model(tmp_path / "long")
+    with pytest.raises(StepFailed, match="not enough memory for max_model_len"):
+        respond(out, model, max_tokens=3000)
+    assert respond(out, model, max_tokens=3000, context_len=1000)["responses"] == 30
+    with pytest.raises(
+        UserError, match=r"generation\.context_len: 20 leaves no room after the longest prompt"
+    ):
+        respond(tmp_path / "other.jsonl", context_len=20)
+
+
 def long_model(directory):
     """The tiny teacher with more positions, on paper."""
     shutil.copytree(ModelRef("tiny:teacher").local, directory)

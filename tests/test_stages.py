@@ -99,6 +99,29 @@ def test_a_missing_model_is_one_line_and_code_2(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_context_length_counts_the_prompt_and_cuts_no_other_response():
+    """In one batch, in which the longer prompt has the least room."""
+    requests = [Request(str(n), [{"role": "user", "content": "What is 1+1?" * n}]) for n in (1, 5)]
+
+    def answers(**more):
+        with open_backend(ModelRef("tiny:student-s"), Generation(dtype="float32", **more)) as backend:
+            return {made.id: made for made in backend.complete(requests)}
+
+    free = answers(max_tokens=60)
+    context = free["5"].prompt_tokens + free["5"].response_tokens - 2
+    bound = answers(max_tokens=60, context_len=context)
+    for n, made in bound.items():
+        room = min(60, context - made.prompt_tokens)
+        assert made.response_tokens == min(free[n].response_tokens, room)
+        assert free[n].text.startswith(made.text)
+    assert (free["5"].finish_reason, bound["5"].finish_reason) == ("stop", "length")
+    assert bound["1"] == free["1"]
+    with pytest.raises(
+        UserError, match=r"generation\.context_len: 9 leaves no room after the longest prompt"
+    ):
+        answers(context_len=9)
+
+
 @pytest.mark.slow
 def test_the_transformers_backend_is_greedy_and_does_not_depend_on_the_batch():
     problems = load_problems(Prompts("tiny:two", limit=6))
@@ -167,11 +190,14 @@ def test_the_filter_keeps_equation_1_and_says_why_it_rejects_the_rest(tmp_path):
         "wrong": "wrong", "cut": "truncated", "right but cut": "truncated", "failed": "generation failed",
         "long": "longer than max_tokens", "unboxed": "no answer",
     }  # fmt: skip
-    assert counts["legacy_and_symbolic_differ"] == 1
+    assert counts["legacy_and_symbolic_differ"] == 1 and counts["kept_not_right"] == 0
     legacy = filter_responses(tmp_path / "r.jsonl", tmp_path / "l.jsonl", Filter("legacy", 50))
     assert legacy["reasons"]["kept"] == 1
     anyhow = filter_responses(tmp_path / "r.jsonl", tmp_path / "n.jsonl", Filter("none", 50))
-    assert anyhow["reasons"]["kept"] == 4
+    assert anyhow["reasons"]["kept"] == 4 and anyhow["kept_not_right"] == 2
+    write_jsonl(tmp_path / "r.jsonl", [{**rows[1], "answer": None}, rows[5]])
+    unknown = filter_responses(tmp_path / "r.jsonl", tmp_path / "u.jsonl", Filter("none"))
+    assert unknown["reasons"]["kept"] == 2 and unknown["kept_not_right"] == 1
 
 
 def test_a_filter_that_keeps_nothing_is_an_error_that_names_the_reasons(tmp_path):

@@ -91,6 +91,17 @@ def test_corpora_of_other_numerics_are_named_in_their_note(bench):
     )
 
 
+def test_rows_that_a_filter_kept_although_they_are_not_right_are_counted(bench):
+    found = {"responses": 9, "mean_response_tokens": 3.0, "reasons": {"kept": 7, "truncated": 2}}
+    for slot, wrong in (("filter/strong", 3), ("filter/half", 0)):
+        write_json(
+            bench.outcomes().directory(slot) / "done.json", {"results": {**found, "kept_not_right": wrong}}
+        )
+    reasons = {row["corpus"]: row.get("reasons") for row in corpora_sheet(bench.outcomes()).records}
+    assert reasons["strong"] == "7 kept, 2 truncated (3 kept are not right)"
+    assert reasons["half"] == "7 kept, 2 truncated"
+
+
 def test_rows_of_other_numerics_are_named_in_the_tables_note(bench):
     for method, copies in (("Instruct", 1), ("MiCoTA", 2)):
         where = bench.outcomes().directory(f"evaluate/student-s/{method}")

@@ -55,7 +55,9 @@ PLACES: dict[str, tuple[type, str]] = {
 UNITS = {
     "Prompts.limit": "problems",
     "Benchmark.limit": "problems",
+    "Benchmark.problems": "problems that there should be",
     "Generation.max_tokens": "tokens of a response",
+    "Generation.context_len": "tokens of a prompt and its response",
     "Generation.temperature": "0 is greedy",
     "Generation.top_p": "share of probability",
     "Generation.seed": RATIO,

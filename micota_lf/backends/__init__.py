@@ -92,9 +92,16 @@ def open_backend(model: ModelRef, sampling: Generation, launch: Launch = DEFAULT
         yield backend
 
 
-def check_positions(longest: int, most: int, limit: int | None, key: str = "generation.max_tokens") -> None:
-    """Raise UserError, naming the `key`, if longest prompt and most new tokens exceed a model's positions."""
-    if limit and longest + most > limit:
-        raise UserError(
-            f"{key}: {most} and the longest prompt ({longest} tokens) exceed the model's {limit} positions"
-        )
+def positions_needed(
+    longest: int, sampling: Generation, limit: int | None, key: str = "generation.max_tokens"
+) -> int:
+    """Tokens of the longest prompt and a response to it.
+
+    Raises UserError, naming the `key`, if they exceed the model's positions.
+    """
+    room, prompt = sampling.room(longest), f"the longest prompt ({longest} tokens)"
+    if room < 1:
+        raise UserError(f"generation.context_len: {sampling.context_len} leaves no room after {prompt}")
+    if limit and longest + room > limit:
+        raise UserError(f"{key}: {room} and {prompt} exceed the model's {limit} positions")
+    return longest + room

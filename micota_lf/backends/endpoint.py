@@ -101,10 +101,12 @@ class Backend(Base):
             raise UserError(f"generation.api_key_env: {sampling.api_key_env} is not set in the environment")
         self.opened, self.plain = "", False
         try:
-            chat = load_chat(model)
-            self.opened = opened_thought(chat.prompt([{"role": "user", "content": "?"}]))
-            self.plain = not chat.template
-        except (UserError, OSError, ValueError):  # a hosted model may have no public tokenizer
+            self.chat = load_chat(model)
+            self.opened = opened_thought(self.chat.prompt([{"role": "user", "content": "?"}]))
+            self.plain = not self.chat.template
+        except (UserError, OSError, ValueError) as error:  # a hosted model may have no public tokenizer
+            if sampling.context_len:
+                raise UserError(f"generation.context_len: prompts cannot be counted: {error}") from error
             say(f"{model.ref} has no tokenizer here: a thought that its template opens is not given back")
         urls = dict.fromkeys(url.rstrip("/").removesuffix("/v1") for url in sampling.endpoints)
         _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # each request holds one
@@ -143,9 +145,12 @@ class Backend(Base):
         Everything that a server may have its own default for is said outright.
         """
         sampling, chat = self.sampling, request.raw is None and not self.plain
+        read = sampling.context_len and [request.raw or self.chat.prompt(request.messages)]
+        # A start token that the server may add to a raw prompt is not counted.
+        room = sampling.room(self.chat.counts(read)[0] if read else 0)
         return {
             **({"messages": request.messages} if chat else {"prompt": request.text}),
-            "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
+            "max_tokens": room, "temperature": sampling.temperature, "top_p": sampling.top_p,
             "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
             "seed": int(digest([sampling.seed, request.id], 7), 16),  # whatever the order of the rows
         }  # fmt: skip

@@ -15,6 +15,6 @@ class Backend(Base):
         for request in requests:
             rng = random.Random(digest([self.model.ref, request.text, self.sampling.seed]))
             words = f"Let me think. The answer is \\boxed{{{rng.randrange(100)}}}.".split(" ")
-            kept = words[: self.sampling.max_tokens]
+            kept = words[: self.sampling.room(len(request.text.split()))]
             reason = "stop" if len(kept) == len(words) else "length"
             yield Completion(request.id, " ".join(kept), reason, len(request.text.split()), len(kept))

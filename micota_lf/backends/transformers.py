@@ -8,7 +8,7 @@ from ..errors import UserError
 from ..inputs.chat import opened_thought
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
-from . import Base, Completion, Launch, Request, check_positions
+from . import Base, Completion, Launch, Request, positions_needed
 
 
 class Backend(Base):
@@ -47,7 +47,7 @@ class Backend(Base):
         """Yield completions a batch at a time; prompts of like length share a batch."""
         encoded = sorted((self._encode(request) for request in requests), key=lambda entry: len(entry[1]))
         limit = getattr(self.loaded.config, "max_position_embeddings", None)
-        check_positions(max((len(ids) for _, ids, _ in encoded), default=0), self.sampling.max_tokens, limit)
+        positions_needed(max((len(ids) for _, ids, _ in encoded), default=0), self.sampling, limit)
         for start in range(0, len(encoded), self.sampling.batch_size):
             batch = encoded[start : start + self.sampling.batch_size]
             try:
@@ -85,6 +85,7 @@ class Backend(Base):
         with torch.inference_mode():
             output = self.loaded.generate(**padded)[:, padded["input_ids"].shape[1] :]
         for (request_id, prompt, opened), row in zip(batch, output.tolist(), strict=True):
+            row = row[: self.sampling.room(len(prompt))]
             end = next((i for i, token in enumerate(row) if token in self.eos), None)
             text = self.tokenizer.decode(row[:end], skip_special_tokens=True)
             reason, tokens = ("length", len(row)) if end is None else ("stop", end + 1)

@@ -25,7 +25,7 @@ from ..inputs.hub import positions
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
 from ..system.processes import engine_argv, last_errors, memory_errors, running, vllm_numerics
-from . import Base, Completion, Launch, Request, check_positions, endpoint
+from . import Base, Completion, Launch, Request, endpoint, positions_needed
 
 HOST = "127.0.0.1"
 START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
@@ -50,10 +50,8 @@ class Backend(Base):
 
         Without prompts, for what the memory holds. Raises UserError, naming the `key`, if they do not fit.
         """
-        command, port = engine_argv(self.launch.engine), free_port()
-        longest, limit = max(prompts, default=0), positions(self.model)
-        check_positions(longest, self.sampling.max_tokens, limit, *key)
-        most = longest + self.sampling.max_tokens + SPARE_TOKENS
+        command, port, limit = engine_argv(self.launch.engine), free_port(), positions(self.model)
+        most = positions_needed(max(prompts, default=0), self.sampling, limit, *key) + SPARE_TOKENS
         room = min(most, limit or most) if prompts else "auto"
         arguments = vllm_arguments(self.model, self.sampling, self.launch, room, port)
         server = serving([*command, *arguments], port, self.launch.log.absolute())

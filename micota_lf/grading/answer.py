@@ -6,7 +6,8 @@
 Small-Model-Learnability-Gap, lm_eval/tasks/{AIME,AMC,Olympiad,hendrycks_math_500}/utils.py): the last
 `\\boxed` or `\\fbox` alone, compared with the gold answer as normalised strings. The normalisation is
 Hendrycks's, which lm-eval ships. It never strips a bare `$`: on OlympiadBench, perfect answers boxed without
-`$` score 409 of 675. (The lineage scores GSM8K by the last number of a response; here its box decides too.)
+`$` score 409 of 675. GSM8K it scores by the last number of a response, boxed or not: `flexible-extract` of
+lm-eval's gsm8k_cot_zeroshot, by which `$\\boxed{18}$.` ends in `$.` and is wrong.
 
 `symbolic` asks whether the final answer is the same mathematics (`equal.py`). It is what the last box
 holds, after `</think>` if there is one; without any box, what follows `the answer is`. An answer in prose
@@ -21,6 +22,8 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+
+import yaml
 
 from .equal import Verdict, same_answer
 from .notation import is_list
@@ -68,13 +71,11 @@ def grade(
     """Grade one response against its gold answer.
 
     A truncated response can still be right; `truncated` is its reason only where it is not. `legacy_rule`
-    is a benchmark's: `hendrycks`, or `number` for AIME, AMC and OlympiadBench. `same` compares the final
-    answer with the gold one, or says that this took too long (`timeout`); what it raises on odd text passes
-    through (`workers` lets nothing through).
+    is a benchmark's (see `legacy_right`). `same` compares the final answer with the gold one, or says that
+    this took too long (`timeout`); what it raises on odd text passes through (but not through `workers`).
     """
     response, answer = response or "", answer or ""
-    boxed = extract_boxed(response)
-    legacy = boxed is not None and legacy_equal(boxed, answer, legacy_rule)
+    legacy = legacy_right(response, answer, legacy_rule)
     final = final_answer(response, is_list(answer))
     reason = "no answer" if final is None else REASONS[same(final, answer)]
     right = reason == REASONS[True]
@@ -144,14 +145,22 @@ def extract_boxed(response: str) -> str | None:
     return content if text.startswith("\\boxed ") else content[:-1]
 
 
-def legacy_equal(extracted: str, answer: str, rule: str = "hendrycks") -> bool:
-    """Whether two answers are equal for the lineage: after Hendrycks's normalisation of both.
+def legacy_right(response: str, answer: str, rule: str = "hendrycks") -> bool:
+    """The lineage's verdict: whether box and gold answer are equal after Hendrycks's normalisation of both.
 
-    `number` first drops leading zeros, and everything from the first point if only zeros follow it.
+    `number` (AIME, AMC, OlympiadBench) first drops leading zeros, and everything from the first point if only
+    zeros follow it. `last_number` (GSM8K) compares the last number of the response with the gold text.
     """
-    if rule == "number":
-        extracted, answer = _bare_number(extracted), _bare_number(answer)
-    return bool(_hendrycks().is_equiv(extracted, answer))
+    if rule == "last_number":
+        pattern, ignored = _last_number()
+        compared = [["[invalid]", *map("".join, pattern.findall(response))][-1], answer]
+        for noise in ignored:
+            compared = [re.sub(noise, "", text) for text in compared]
+        return compared[0] == compared[1]
+    boxed = extract_boxed(response)
+    if boxed is not None and rule == "number":
+        boxed, answer = _bare_number(boxed), _bare_number(answer)
+    return bool(_hendrycks().is_equiv(boxed, answer))
 
 
 def _bare_number(text: str) -> str:
@@ -160,12 +169,24 @@ def _bare_number(text: str) -> str:
     return whole if after and not after[0].strip("0") else text
 
 
-@cache
-def _hendrycks() -> ModuleType:
+def _lm_eval_task(name: str) -> str:
+    """A file of lm-eval's tasks, by its path, as lm-eval loads them: importing the package would take 3 s."""
     package = find_spec("lm_eval")
     assert package and package.origin
-    # By its path, as lm-eval itself loads task helpers: importing the package would take 3 s.
-    path = Path(package.origin).with_name("tasks") / "hendrycks_math" / "utils.py"
+    return str(Path(package.origin).with_name("tasks") / name)
+
+
+@cache
+def _hendrycks() -> ModuleType:
     helpers = ModuleType("hendrycks_math_utils")
-    SourceFileLoader(helpers.__name__, str(path)).exec_module(helpers)
+    SourceFileLoader(helpers.__name__, _lm_eval_task("hendrycks_math/utils.py")).exec_module(helpers)
     return helpers
+
+
+@cache
+def _last_number() -> tuple[re.Pattern[str], list[str]]:
+    """What `flexible-extract` takes for a number, and what its exact_match leaves out of both texts."""
+    task = yaml.safe_load(Path(_lm_eval_task("gsm8k/gsm8k-cot-zeroshot.yaml")).read_text(encoding="utf-8"))
+    filters = {entry["name"]: entry["filter"][0] for entry in task["filter_list"]}
+    pattern = re.compile(filters["flexible-extract"]["regex_pattern"])
+    return pattern, task["metric_list"][0]["regexes_to_ignore"]

@@ -21,7 +21,7 @@ from .answer import Grade
 from .workers import LIMITS, Question, grade_rows
 
 PROGRESS_SECONDS = 5.0
-LEGACY_RULES = ("hendrycks", "number")
+LEGACY_RULES = ("hendrycks", "number", "last_number")
 
 
 Tell = Callable[[str], None] | None

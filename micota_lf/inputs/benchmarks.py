@@ -16,7 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import UserError
-from ..system.fields import Apart, identity
+from ..system.fields import Apart, Count, identity
 from .problems import Problems
 
 DATA_INFO = Path(__file__).parent.parent / "data_info"
@@ -26,14 +26,16 @@ class Benchmark(Problems):
     """Test problems of one benchmark, and how its answer column is read.
 
     `answer_format`: `plain` text or number, `gsm8k` (what follows `####`), `list` (several answers).
-    `legacy_rule`: string match of the paper's lineage: `hendrycks`, or `number`, which first drops leading
-    zeros and a trailing `.0`. A local file has no subset, split or revision.
+    `legacy_rule`: string match of the paper's lineage: `hendrycks`; `number`, which first drops leading zeros
+    and a trailing `.0`; or `last_number`, which looks at no box (GSM8K). `problems` is how many there should
+    be: another number is warned of. A local file has no subset, split or revision.
     """
 
     split: str = "test"
     answer_format: Literal["plain", "gsm8k", "list"] = "plain"
-    legacy_rule: Literal["hendrycks", "number"] = "hendrycks"
+    legacy_rule: Literal["hendrycks", "number", "last_number"] = "hendrycks"
     licence: Apart[str] = ""
+    problems: Apart[Count | None] = None
 
     def answer_text(self, value: Any) -> str:
         """The gold answer as text, from the answer column's value. Raises ValueError saying what is wrong.

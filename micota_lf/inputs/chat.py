@@ -42,14 +42,17 @@ class Chat:
     def prompt(self, messages: list[dict[str, str]], generation: bool = True) -> str:
         """The text that generation starts from; without a chat template, the last message alone.
 
-        `generation` is whether the template shall open the response. Raises jinja2's TemplateError for what
-        a template refuses: it is a program that came with a model, and runs in jinja2's sandbox.
+        `generation` is whether the template shall open the response. Raises UserError for what a template
+        refuses: it is a program that came with a model, and runs in jinja2's sandbox.
         """
         if not self.template:
             return messages[-1]["content"]
         # Given as nothing, not left out: templates ask whether they `is none`.
         given = {"messages": messages, "tools": None, "documents": None, **self.special}
-        return str(_compiled(self.template).render(given, add_generation_prompt=generation))
+        try:
+            return str(_compiled(self.template).render(given, add_generation_prompt=generation))
+        except Exception as error:  # jinja2's, and whatever an expression of the template may raise
+            raise UserError(f"the chat template fails: {error}") from error
 
     def encoded(self, texts: Iterable[str]) -> Iterator[Any]:
         """The tokenizers library's encoding of each text (`ids`), without special tokens added."""

@@ -31,8 +31,6 @@ Rows = tuple[float, float]
 """How many, and their mean response tokens."""
 
 DEFAULT_PROMPTS = 12000  # MATH's training problems as the paper uses them (section 4.2)
-# Problems of the paper's benchmarks, which may still be on the hub.
-KNOWN_PROBLEMS = {"aime24": 30, "amc23": 40, "olympiadbench": 675, "math-500": 500, "gsm8k": 1319}
 # Where a step's config says how long an answer may get.
 LONGEST = {"generate": ("generation", "max_tokens"), "evaluate": ("evaluation", "max_gen_toks")}
 TOKEN_TEXT_BYTES = 4  # of English and mathematics, in Qwen2.5's tokens
@@ -101,7 +99,7 @@ def benchmark_problems(recipe: Recipe) -> dict[str, int]:
     """Problems of each benchmark of the recipe's evaluation; one that is nowhere known counts as none."""
     counts = {}
     for name, benchmark in evaluated_benchmarks(recipe.evaluation).items():
-        rows = problem_count(benchmark) or KNOWN_PROBLEMS.get(name, 0)
+        rows = problem_count(benchmark) or benchmark.problems or 0
         counts[name] = min(rows, recipe.evaluation.limit or rows)
     return counts
 

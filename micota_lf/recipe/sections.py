@@ -84,12 +84,14 @@ class Generation(Section):
 
     `vllm` starts a server of its own on the step's GPUs; `endpoint` asks OpenAI-compatible servers that run
     already, those of `endpoints` that serve the model. `prompt_format: raw` gives the prompt as plain text,
-    as the official repository does, instead of through the model's chat template.
+    as the official repository does, instead of through the model's chat template. `context_len` limits the
+    tokens of prompt and response together, as that repository's max_model_len does.
     """
 
     backend: Literal["transformers", "vllm", "endpoint", "fake"] = "transformers"
     prompt_format: Literal["chat", "raw"] = "chat"
     max_tokens: Count = 16384
+    context_len: Count | None = None
     temperature: NotNegative = 0.0
     top_p: Share = 1.0
     seed: Natural = 0
@@ -101,6 +103,10 @@ class Generation(Section):
     endpoints: How[list[Annotated[str, AfterValidator(_server)]]] = field(default_factory=list)
     api_key_env: How[str | None] = None
     """The environment variable that holds the endpoints' key."""
+
+    def room(self, prompt: int) -> int:
+        """How many tokens a response to a prompt of so many may have; not above 0 if there is no room."""
+        return min(self.max_tokens, self.context_len - prompt) if self.context_len else self.max_tokens
 
 
 class Filter(Section):

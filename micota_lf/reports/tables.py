@@ -206,6 +206,7 @@ def corpora_sheet(outcomes: Outcomes, steps: Collection[str] | None = None) -> S
             else:
                 total, kept, counts = results["responses"], results["reasons"]["kept"], results["reasons"]
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+            reasons += f" ({wrong} kept are not right)" if (wrong := results.get("kept_not_right")) else ""
             record |= {"responses": total, "kept": kept}
             record |= {"mean_response_tokens": results["mean_response_tokens"], "reasons": reasons}
         rows.append([record])

@@ -49,6 +49,7 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
         raise UserError(f"{responses}: no response passes the filter: {reasons}; rejected.jsonl holds them")
     summary = {
         "responses": len(rows), **vars(rule), "reasons": reasons,
+        "kept_not_right": sum(row.get("answer") is not None and not row["symbolic"] for row in kept),
         "legacy_and_symbolic_differ": sum(row["legacy"] != row["symbolic"] for row in rows),
         "mean_response_tokens": sum(row["response_tokens"] for row in kept) / len(kept),
     }  # fmt: skip

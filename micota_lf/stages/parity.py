@@ -15,11 +15,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
 from ..errors import UserError, nearest
-from ..inputs.chat import load_chat, opened_thought, row_lengths
+from ..inputs.chat import Chat, load_chat, opened_thought, row_lengths
 from ..inputs.hub import model_file
 from ..inputs.problems import Prompts, chat
 from ..inputs.references import ModelRef
@@ -48,6 +49,24 @@ class Parity:
     problems: list[str]
     after_end: str = ""
     unknown: list[str] = field(default_factory=list)
+
+
+def sound_chat(model: ModelRef) -> Chat:
+    """A model's tokenizer and chat template. UserError if the engines read other tokens, or lose text.
+
+    They take transformers' tokenizer, which replaces parts of some by those of the class that the configs
+    name: a DeepSeek one then drops all spaces (huggingface/transformers#45488). Text that becomes unknown or
+    special tokens is lost too.
+    """
+    counter, theirs = load_chat(model), _tokenizer(model)
+    for text in chain(*SAMPLES.values()):
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        kept = theirs.decode(ids, skip_special_tokens=True)
+        same = ids == counter.tokenizer.encode(text, add_special_tokens=False).ids
+        if not same or kept != text:
+            found = "loses text" if same else "gives other tokens than tokenizer.json"
+            raise UserError(f"{model.ref}: transformers' tokenizer {found}: {text!r} comes back as {kept!r}")
+    return counter
 
 
 def available() -> bool:
@@ -86,12 +105,7 @@ def _unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
 
 def _after_end(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[str, Any]) -> str:
     """What training adds after the end of turn. Raises UserError for the first difference."""
-    from transformers import AutoTokenizer
-
-    original, tokenizer = (
-        AutoTokenizer.from_pretrained(model.resolved, revision=model.revision, trust_remote_code=False)
-        for _ in range(2)
-    )
+    original, tokenizer = (_tokenizer(model) for _ in range(2))
     if original.chat_template is None:
         raise UserError(f"{model.ref}: has no chat template")
     system = {"default_system": prompts.system} if prompts.system else {}
@@ -118,6 +132,12 @@ def _after_end(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[
             raise UserError(f"template {template!r}, {name}: {found}")
         after_end = original.decode(training[len(asked + answered) + 1 :])
     return after_end
+
+
+def _tokenizer(model: ModelRef) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model.resolved, revision=model.revision, trust_remote_code=False)
 
 
 def _difference(

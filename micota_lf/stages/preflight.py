@@ -7,7 +7,7 @@
 
 `questions` says what a recipe needs checked, as plain data: the config of the plan's first step, for which
 all others wait. It takes seconds; weights are not loaded. Comparing templates takes most of them, for
-llamafactory must be imported. Prompts of benchmarks are counted where their files are local; if none is, the
+llamafactory must be imported. Benchmarks are loaded and counted, those on the hub too; without any, the
 prompt set stands for them.
 """
 
@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 
 from ..errors import UserError
-from ..inputs.chat import Chat, load_chat, opened_thought
+from ..inputs.benchmarks import Benchmark
+from ..inputs.chat import Chat, opened_thought
 from ..inputs.hub import hub_problems, model_file, positions, weights_directory
 from ..inputs.problems import Problems, chat, load_problems
 from ..inputs.references import DataRef, ModelRef
@@ -28,7 +29,8 @@ from ..system.files import digest, read_json, write_json
 from . import Context, Results, Settings, Stage, merge_check, parity
 
 GENERATION, EVALUATION = "generation.max_tokens", "evaluation.max_gen_toks"
-COLUMNS = ("id_field", "problem_field", "answer_field")
+# Of a benchmark: what decides its problems, and how many there should be.
+READ = ("subset", "split", "id_field", "problem_field", "answer_field", "answer_format", "limit", "problems")
 Longest = dict[ModelRef, dict[str, int]]
 """By model: tokens of the longest prompt of the prompt set, and of the benchmarks."""
 
@@ -58,13 +60,13 @@ def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
             at = f"assistants.{name}.merge.pretrained_model"
             merges[at], references[at] = role(name), pretrained
     for name, found in evaluated_benchmarks(recipe.evaluation).items():
-        if found.source.local:  # others are the hub's
-            references[f"benchmarks.{name}"] = found.source
-            benchmarks[f"benchmarks.{name}"] = {column: getattr(found, column) for column in COLUMNS}
+        at = f"evaluation.benchmarks.{name}"
+        references[at], benchmarks[at] = found.source, {key: getattr(found, key) for key in READ}
     generating = sorted({role(corpus.from_) for corpus in recipe.corpora.values() if corpus.from_})
     evaluated = [role(name) for name in (*shown_teachers(recipe), *recipe.students)]
-    budgets = [[GENERATION, recipe.generation.max_tokens, key] for key in generating]
-    budgets += [[EVALUATION, recipe.evaluation.max_gen_toks, key] for key in evaluated]
+    response, context = recipe.generation.max_tokens, recipe.generation.context_len
+    budgets = [[GENERATION, response, key, context] for key in generating]
+    budgets += [[EVALUATION, recipe.evaluation.max_gen_toks, key, None] for key in evaluated]
     cutoffs, templates, strict = [], {}, dict[str, bool]()
     for student, corpus in trainings(recipe):
         settings = training(recipe, student, corpus)
@@ -96,7 +98,7 @@ def inspect(step: Context) -> Report:
     report.problems += lacking.values()
     here = {role: model for role, model in models.items() if role not in lacking}
     merges = step.config["merges"]
-    chats = _chats({role: model for role, model in here.items() if role not in merges}, report)
+    chats = _chats({role: model for role, model in here.items() if role not in merges}, step, report)
     longest = _longest(step, chats, report)
     _budgets(step, longest, report)
     _cutoffs(step, chats, longest, report)
@@ -107,49 +109,58 @@ def inspect(step: Context) -> Report:
     return report
 
 
-def _chats(models: Mapping[str, ModelRef], report: Report) -> dict[ModelRef, Chat]:
-    """Each model's tokenizer and chat template; one that several roles share is read once."""
-    read, found = cache(load_chat), {}
+def _chats(models: Mapping[str, ModelRef], step: Context, report: Report) -> dict[ModelRef, Chat]:
+    """Each model's tokenizer and chat template, if both work; one that several roles share is read once."""
+    read, found = cache(parity.sound_chat), {}
     for role, model in models.items():
         try:
-            found[model] = read(model)
-            opened = opened_thought(found[model].prompt([{"role": "user", "content": "?"}]))
-        except UserError as error:
-            report.problems.append(f"{role}: {error}")
+            opened = opened_thought(read(model).prompt(chat("?", step.prompts)))
+        except (UserError, OSError, ValueError) as error:
+            report.problems.append(f"{role}: {str(error).splitlines()[0]}")
             continue
+        found[model] = read(model)
         if opened:
             report.facts.append(f"{role}: its chat template opens a thought; responses start with {opened!r}")
     return found
 
 
 def _longest(step: Context, chats: Mapping[ModelRef, Chat], report: Report) -> Longest:
-    prompts, benchmarks = step.prompts, step.config["benchmarks"].items()
-    sets = [prompts, *(Problems(step.inputs[role].ref, **columns) for role, columns in benchmarks)]
-    try:
-        asked = [[chat(row["problem"], prompts) for row in load_problems(spec)] for spec in sets]
-    except UserError as error:
-        report.problems.append(str(error))
-        return {}
+    """Load the prompt set and the benchmarks, compare the latter's sizes, and count tokens."""
+    sets: dict[str, Problems] = {"prompts": step.prompts}
+    for role, spec in step.config["benchmarks"].items():
+        sets[role] = Benchmark(step.inputs[role].ref, step.inputs[role].revision, **spec)
+    asked: dict[str, list[list[dict[str, str]]]] = {}
+    for role, problems in sets.items():
+        try:
+            asked[role] = [chat(row["problem"], step.prompts) for row in load_problems(problems)]
+        except UserError as error:
+            report.problems.append(f"{role}: {error}")
+            continue
+        wanted, rows = getattr(problems, "problems", None), len(asked[role])
+        if wanted and not problems.limit and rows != wanted:
+            report.warnings.append(f"{role}.problems: {wanted} are expected, {problems.path} holds {rows}")
     longest: Longest = {}
-    for model, tokens in chats.items():
-        own, *others = (max(tokens.counts(map(tokens.prompt, one)), default=0) for one in asked)
+    for model, tokens in chats.items() if "prompts" in asked else ():
+        own, *others = (max(tokens.counts(map(tokens.prompt, one)), default=0) for one in asked.values())
         longest[model] = {GENERATION: own, EVALUATION: max(others, default=own)}
     if longest:
         most = max(found[GENERATION] for found in longest.values())
-        report.facts.append(f"prompts: {len(asked[0])}, the longest has {most} tokens")
+        report.facts.append(f"prompts: {len(asked['prompts'])}, the longest has {most} tokens")
     return longest
 
 
 def _budgets(step: Context, longest: Longest, report: Report) -> None:
-    """Whether the longest prompt and response of each model fit into its positions."""
-    for at, response, role in step.config["budgets"]:
+    """Whether the longest prompt and response of each model fit into its positions, and into context_len."""
+    for at, response, role, context in step.config["budgets"]:
         model = step.inputs[role]
         limit = positions(model) if model in longest else None
         if limit:
             prompt = longest[model][at]
-            fits = prompt + response <= limit
+            room = min(response, context - prompt) if context else response
+            fits = 0 < room <= limit - prompt
             lines, fit = (report.facts, "fit into") if fits else (report.problems, "exceed")
-            words = f"{at}: {response} and the longest prompt ({prompt} tokens)"
+            key = at if room > 0 else "generation.context_len"
+            words = f"{key}: {room} and the longest prompt ({prompt} tokens)"
             lines.append(f"{words} {fit} the {limit} positions of {role}")
 
 
