@@ -14,6 +14,7 @@ these variables (llamafactory launcher.py). Without GPUs it needs NPROC_PER_NODE
 """
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -32,7 +33,7 @@ from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import Recipe, Train
 from ..system.files import read_json, read_jsonl, write_json, write_yaml
 from ..system.processes import engine_argv
-from . import Context, Results, Settings, Stage
+from . import LOG, Context, Results, Settings, Stage
 
 CORPUS = "corpus"
 # What a training runs without, or says to us alone: LLaMA-Factory does not know these keys.
@@ -208,7 +209,7 @@ def clear_unfinished(model: Path) -> None:
 
 
 def finish(model: Path) -> Results:
-    """Loss, steps and seconds of a finished training. Raises StepFailed if it is not finished.
+    """Loss, steps and seconds of a training. Raises StepFailed if it is not finished or its loss no number.
 
     Its checkpoints go: the last one's weights are the model's, and optimizer states are six times as large.
     """
@@ -217,8 +218,14 @@ def finish(model: Path) -> Results:
     for checkpoint in model.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     results, state = (read_json(model / name) for name in ("all_results.json", "trainer_state.json"))
+    loss = _mean_loss(state.get("log_history", [])) or results.get("train_loss")
+    if loss is not None and not math.isfinite(loss):
+        shutil.rmtree(model)  # else the next run would take it for finished
+        raise StepFailed(
+            f"the training's loss is no number ({loss}); {model.with_name(LOG)} has it step by step"
+        )
     return {
-        "train_loss": _mean_loss(state.get("log_history", [])) or results.get("train_loss"),
+        "train_loss": loss,
         "train_seconds": results.get("train_runtime"),
         "trained_tokens": results.get("num_input_tokens_seen"),
         "steps": state["global_step"],
