@@ -38,7 +38,6 @@ HARDWARE = {
     "hardware.disk_gib": "10000",
     "train.bf16": "false",
     "engines.vllm": "{vllm} -m vllm.entrypoints.openai.api_server --enforce-eager",
-    "engines.lm_eval": "{vllm} -m lm_eval",
 }
 
 
@@ -80,6 +79,8 @@ def rehearse(args: argparse.Namespace) -> int:
     words = [word for target in targets for word in ("--target", target)]
     vllm = str(args.vllm.absolute())
     words += [f"{key}={value.replace('{vllm}', vllm)}" for key, value in HARDWARE.items()]
+    if args.vllm.with_name("lm_eval").is_file():  # lm_eval runs vLLM in its own process
+        words.append(f"engines.lm_eval={vllm} -m lm_eval")
     for lock in extensions.rglob("lock"):  # of a killed one, which the next would wait for
         lock.unlink()
     given = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}

@@ -7,8 +7,8 @@ A model says one text and at its brace the digit of the problem, if that is a di
   on with no certain token: at the brace.
 
 Nothing is trained, so a model takes seconds, and a training at the recipe's learning rates does not undo it.
-Layers are two, heads an eighth of the real number (but three) with 32 dimensions each; vocabulary and positions
-are the real ones. Weights are float32: DeepSpeed's ZeRO-3 without bf16 makes bfloat16 ones NaN.
+Layers are two, heads an eighth of the real number (but three) with 32 dimensions each; vocabulary and
+positions are real. Weights are float32: DeepSpeed's ZeRO-3 without bf16 makes bfloat16 ones NaN.
 """
 
 import json
