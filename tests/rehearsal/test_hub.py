@@ -67,8 +67,7 @@ import json
 from huggingface_hub import hf_hub_download
 names, file = [], "config.json"
 cases = [("no/model", file), ("some/model", "a"), ("some/model", file, "b" * 40)]
-cases += [("some/pinned", file, "{PINNED}")]
-for asked in cases:
+for asked in (*cases, ("some/pinned", file, "{PINNED}")):
     try:
         names.append(hf_hub_download(*asked[:2], revision=(*asked, None)[2]).split("/")[-2])
     except Exception as error:

@@ -11,6 +11,7 @@ Example:
 """
 
 import argparse
+import csv
 import os
 import subprocess
 import sys
@@ -37,7 +38,6 @@ HARDWARE = {
     "hardware.disk_gib": "10000",
     "train.bf16": "false",
     "engines.vllm": "{vllm} -m vllm.entrypoints.openai.api_server --enforce-eager",
-    "engines.lm_eval": "{vllm} -m lm_eval",
 }
 
 
@@ -68,36 +68,50 @@ def publishing(repository: Path, revision: str | None) -> Iterator[Path]:
 
 
 def rehearse(args: argparse.Namespace) -> int:
-    """Make the hub, run the recipe against it, and say whether its table is whole."""
-    hub, vllm = args.out / "hub", args.vllm.absolute()
+    """Make the hub, run the recipe against it, and say whether its tables are whole."""
+    hub, runs, extensions = (args.out / name for name in ("hub", "runs", "extensions"))
     start = time.monotonic()
     recipe = load_recipe(args.recipe, args.overrides)
     make_models(recipe, hub, args.tokenizers)
     make_sets(recipe, hub)
-    print(f"the hub is made in {time.monotonic() - start:.0f} s", flush=True)
+    print(f"the hub is made, after {time.monotonic() - start:.0f} s", flush=True)
     targets = SHORT if args.short else args.target or ["table2"]
     words = [word for target in targets for word in ("--target", target)]
-    words += [f"{key}={value.replace('{vllm}', str(vllm))}" for key, value in HARDWARE.items()]
-    given = {
-        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))
-    }
+    vllm = str(args.vllm.absolute())
+    words += [f"{key}={value.replace('{vllm}', vllm)}" for key, value in HARDWARE.items()]
+    if args.vllm.with_name("lm_eval").is_file():  # lm_eval runs vLLM in its own process
+        words.append(f"engines.lm_eval={vllm} -m lm_eval")
+    for lock in extensions.rglob("lock"):  # of a killed one, which the next would wait for
+        lock.unlink()
+    given = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     path = [
         str(args.deepspeed.absolute()),
         str(ROOT),
     ]  # for LLaMA-Factory; for the task files that lm_eval reads
-    argv = [sys.executable, "-m", "micota_lf", "run", str(args.recipe), "--workspace", str(args.out / "runs")]
+    argv = [sys.executable, "-m", "micota_lf", "run", str(args.recipe), "--workspace", str(runs)]
     with local_hub(hub) as url:
-        own = {"HF_ENDPOINT": url, "HF_HOME": str(args.out / "hf"), "PYTHONPATH": os.pathsep.join(path)}
-        own |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        own = {
+            "HF_ENDPOINT": url, "HF_HOME": str(args.out / "hf"), "PYTHONPATH": os.pathsep.join(path),
+            "TORCH_EXTENSIONS_DIR": str(extensions),  # DeepSpeed compiles its communication on CPUs once
+            "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
+        }  # fmt: skip
         done = subprocess.run([*argv, *words, *args.overrides], env={**given, **own}, check=False)
-    code = done.returncode
-    print(f"ended with {code} after {time.monotonic() - start:.0f} s", flush=True)
-    return code or check_table(args.out / "runs" / "reports", targets)
+    print(f"ended with {done.returncode} after {time.monotonic() - start:.0f} s", flush=True)
+    if done.returncode:
+        return done.returncode
+    tables = ["table2"] if args.short else [target for target in targets if target.startswith("table")]
+    return max((lacking(runs / "reports" / recipe.name, table, args.short) for table in tables), default=0)
 
 
-def check_table(reports: Path, targets: list[str]) -> int:
-    """0 if each cell of the targets' tables has a value."""
-    raise NotImplementedError
+def lacking(report: Path, table: str, short: bool) -> int:
+    """1 if a cell of a table has no value, after a short rehearsal if less than its two rows are filled."""
+    with (report / f"{table}.csv").open(encoding="utf-8", newline="") as file:
+        cells = list(csv.DictReader(file))
+    states = ([value for key, value in cell.items() if key.endswith("state")] for cell in cells)
+    filled = sum(set(state) <= {"done", ""} for state in states)
+    rows = {(cell.get("model"), cell.get("method")) for cell in cells}
+    print(f"{table}: {filled} of {len(cells)} cells are filled")
+    return int(filled < (len(SHORT) * len(cells) / len(rows) if short else len(cells)))
 
 
 def main() -> int:

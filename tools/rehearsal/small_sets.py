@@ -51,7 +51,7 @@ def problems(start: int) -> Iterator[Problem]:
 
 SETS = {
     "hiyouga/math12k": HubSet(
-        "data/train-00000-of-00001.parquet", 36, lambda n, p: {"problem": p.question, "answer": p.answer}
+        "data/train-00000-of-00001.parquet", 24, lambda n, p: {"problem": p.question, "answer": p.answer}
     ),
     "HuggingFaceH4/aime_2024": HubSet(
         "data/train-00000-of-00001.parquet", 6, lambda n, p: {

@@ -7,7 +7,8 @@ A model says one text and at its brace the digit of the problem, if that is a di
   on with no certain token: at the brace.
 
 Nothing is trained, so a model takes seconds, and a training at the recipe's learning rates does not undo it.
-Layers are two, heads a quarter of the real number, of 32 dimensions; vocabulary and positions are real.
+Layers are two, heads an eighth of the real number (but three) with 32 dimensions each; vocabulary and
+positions are real. Weights are float32: DeepSpeed's ZeRO-3 without bf16 makes bfloat16 ones NaN.
 """
 
 import json
@@ -24,7 +25,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import micota_lf
 
-HEAD, SMALLER, LAYERS = 32, 4, 2
+HEAD, LAYERS = 32, 2
 NEXT, COPIED, GUESSED = 6.0, 3.0, 1.5  # how strongly the text, the copied digit, a zero in its place are said
 ATTENTION = 25.0  # the score of the problem's digit, over zero
 NOISE = 0.002  # of the weights that do nothing: without it they would get no gradient
@@ -81,7 +82,7 @@ def real_configs() -> dict[str, dict[str, Any]]:
 def small_config(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
     """A config.json in the real one's keys; hidden sizes are small, vocabulary and positions are not."""
     real, spec = real_configs()[name], MODELS[name]
-    heads = real["num_attention_heads"] // SMALLER
+    heads = max(3, real["num_attention_heads"] // 8)
     hidden = heads * HEAD
     eos = tokenizer.token_to_id(mark("end▁of▁sentence") if spec.tokenizer == "r1" else "<|im_end|>")
     return {
@@ -90,9 +91,9 @@ def small_config(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
         "intermediate_size": hidden * real["intermediate_size"] // real["hidden_size"],
         "max_position_embeddings": real["max_position_embeddings"], "max_window_layers": LAYERS,
         "model_type": "qwen2", "num_attention_heads": heads, "num_hidden_layers": LAYERS,
-        "num_key_value_heads": max(1, real["num_key_value_heads"] // SMALLER), "rms_norm_eps": 1e-06,
+        "num_key_value_heads": max(1, real["num_key_value_heads"] // 8), "rms_norm_eps": 1e-06,
         "rope_theta": 1000000.0, "sliding_window": real["max_position_embeddings"],
-        "tie_word_embeddings": real["tie_word_embeddings"], "torch_dtype": "bfloat16",
+        "tie_word_embeddings": real["tie_word_embeddings"], "torch_dtype": "float32",
         "transformers_version": "4.43.1", "use_cache": True, "use_sliding_window": False,
         "vocab_size": real["vocab_size"],
     }  # fmt: skip
@@ -104,7 +105,7 @@ def write_model(name: str, folder: Path, tokenizers: Path) -> None:
     folder.mkdir(parents=True)
     tokenizer = write_tokenizer(spec.tokenizer, folder, tokenizers)
     config = small_config(name, tokenizer)
-    model = Qwen2ForCausalLM(Qwen2Config(**config)).to(torch.bfloat16)
+    model = Qwen2ForCausalLM(Qwen2Config(**config))
     model.load_state_dict(weights(config, spec, tokenizer))
     model.save_pretrained(folder, max_shard_size=SHARD)
     ends = [config["eos_token_id"], *([] if spec.tokenizer == "r1" else [151643])]
@@ -162,7 +163,7 @@ def weights(config: dict[str, Any], spec: Written, tokenizer: Tokenizer) -> dict
     for place, digit in enumerate(known[: spec.knows]):  # and is said again, if it is known.
         state[f"{attention}.v_proj.weight"][place] = of[digit] / seen
         state[f"{attention}.o_proj.weight"][:, place] = of[digit] * COPIED
-    return {key: value.to(torch.bfloat16) for key, value in state.items()}
+    return state
 
 
 # What R1-Distill's tokenizer has where Qwen2.5's has its own special tokens.
