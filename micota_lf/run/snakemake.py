@@ -53,10 +53,10 @@ def check_engines(plan: Plan, pending: list[str]) -> None:
     """Raise UserError if an engine or what it needs is missing, or a step asks for too many GPUs."""
     for step in (plan.steps[step_id] for step_id in pending):
         program = engine_argv(step.how["engine"])[0] if "engine" in step.how else ""
-        if step.kind == "train":
-            train.launch_env(step.how, program)
         if step.gpus > plan.gpus:  # Snakemake would silently lower the request to the limit
             raise UserError(f"hardware.gpus: {plan.gpus}, but {step.label} needs {step.gpus}")
+        if step.kind == "train":
+            train.launch_env(step.how, program)
 
 
 def run_plan(

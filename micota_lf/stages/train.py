@@ -94,7 +94,8 @@ def settings(recipe: Recipe, train: Train) -> Settings:
     """
     processes, figures = train_processes(recipe), recipe.estimates
     gpus = processes if recipe.hardware.gpus else 0
-    train = replace(train, enable_liger_kernel=train.enable_liger_kernel and gpus > 0)
+    fused = train.enable_liger_kernel and gpus > 0 and not train.use_cpu
+    train = replace(train, enable_liger_kernel=fused)
     return Settings.of(
         train, gpus=gpus, apart={"system": recipe.prompts.system},
         processes=processes, nodes=recipe.hardware.nodes, engine=recipe.engines.llamafactory,
@@ -106,10 +107,15 @@ def render(made: Settings, model: ModelRef, dataset_dir: str, output_dir: str) -
     """Put the pieces of a training YAML together, in LLaMA-Factory's own key names."""
     values = {**made.config["train"], **made.how["train"]}
     zero = values["deepspeed"]
-    # LLaMA-Factory takes fa2 only where flash-attn is installed (model/model_utils/attention.py), and without
-    # it SDPA, whose flash kernel takes no mask: every padded row has one (transformers masking_utils.py,
-    # _ignore_causal_mask_sdpa). It computes in 16 bits alone.
-    fast = made.gpus and values["bf16"] and values["flash_attn"] == "auto" and not values["packing"]
+    # LLaMA-Factory takes fa2 only where flash-attn is installed, else SDPA (model/model_utils/attention.py);
+    # it computes in 16 bits alone.
+    fast = (
+        made.gpus
+        and not values["use_cpu"]
+        and values["bf16"]
+        and values["flash_attn"] == "auto"
+        and not values["packing"]
+    )
     optional = {
         "flash_attn": fast and "fa2",
         "enable_liger_kernel": values["enable_liger_kernel"],
@@ -226,7 +232,7 @@ def _data(step: Context, program: str) -> _Data:
     lengths, size = row_lengths(rows, chat, step.config["system"]), what["global_batch_size"]
     devices, wish = step.how["processes"] * step.how["nodes"], how["arrange"]
     own = what["packing"] or what["extra"].keys() & NAMES["own_rows"] or not how["check_template"]
-    if devices == 1 or wish == "none" or own:
+    if (devices == 1 and not step.gpus) or wish == "none" or own:
         return _Data(rows, chat, lengths, None)
     fast = step.gpus and what["bf16"] and what["flash_attn"] in ("auto", "fa2")
     packs = wish == "pack" or (wish == "auto" and fast and not _lacks(program, "flash_attn"))
@@ -249,7 +255,8 @@ def write_training(step: Context, data: _Data) -> None:
         config["save_strategy"] = "no"  # transformers asks torch for cpu:0, which loads no optimizer state
     if made := data.made:
         shutil.rmtree(here / TOKENS, ignore_errors=True)
-        write_tokens(here / TOKENS, data.rows, data.chat, step.config["system"], made)
+        together = 1 if made.shared else config["per_device_train_batch_size"]
+        write_tokens(here / TOKENS, data.rows, data.chat, step.config["system"], made, together)
         config |= {"tokenized_path": str(here / TOKENS), "disable_shuffling": True, "num_train_epochs": 1.0}
         if config["save_strategy"] == "epoch":  # the data set's one is all of them
             an_epoch = math.ceil(len(data.rows) / what["global_batch_size"])
