@@ -12,7 +12,7 @@ from micota_lf import compile_plan, load_recipe
 from micota_lf.inputs.chat import load_chat, row_lengths
 from micota_lf.inputs.references import ModelRef
 from micota_lf.run.step import execute
-from micota_lf.stages.arrange import arrange, global_batches
+from micota_lf.stages.arrange import arrange, global_batches, write_tokens
 from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 
 MODEL = ModelRef("tiny:student-s")
@@ -91,6 +91,40 @@ def trained(directory, rows, *words):
     ]
     numbers = [(row["loss"], row["grad_norm"], row["learning_rate"]) for row in history]
     return numbers, results, yaml.safe_load((directory / "train.yaml").read_text())
+
+
+@pytest.mark.parametrize("room", [0, 768])
+def test_the_data_set_holds_the_chat_templates_tokens_and_trains_the_responses(room, tmp_path):
+    """A row that is filled up is not masked, so that SDPA keeps its flash kernel; shared sequences are."""
+    from datasets import load_from_disk
+    from transformers import AutoTokenizer
+
+    rows = read_jsonl(corpus(tmp_path / "corpus.jsonl", 11))
+    lengths = row_lengths(rows, load_chat(MODEL))
+    batches = global_batches(11, 42, 1.0, -1, 8)
+    made = arrange(lengths, batches, 8, 4 if room else 2, 2, room)
+    write_tokens(tmp_path / "tokens", rows, load_chat(MODEL), None, made, 1 if room else 2)
+    tokenizer, blanks, seen = AutoTokenizer.from_pretrained(MODEL.resolved), 0, []
+    written = list(load_from_disk(str(tmp_path / "tokens"))["train"])
+    assert len(written) == len(made.packs) and made.shared == bool(room)
+    for number, (one, pack) in enumerate(zip(written, made.packs, strict=True)):
+        ids, labels, mask = (one[name] for name in ("input_ids", "labels", "attention_mask"))
+        assert len(ids) == len(labels) == len(mask) and len(ids) % 8 == 0
+        assert room or (min(mask) == 1 and len(ids) == len(written[number ^ 1]["input_ids"]))
+        at, blanks = 0, blanks + (not pack)
+        for place, row in enumerate(pack, 1):
+            asked = {"role": "user", "content": rows[row]["prompt"]}
+            said = {"role": "assistant", "content": rows[row]["response"]}
+            prompt = tokenizer.apply_chat_template([asked], add_generation_prompt=True, return_dict=False)
+            whole = tokenizer.apply_chat_template([asked, said], return_dict=False)
+            end = at + len(whole)
+            assert ids[at:end] == whole and len(whole) == lengths[row]
+            assert labels[at:end] == [-100] * len(prompt) + whole[len(prompt) :]
+            assert set(mask[at:end]) == {place if room else 1}
+            assert not room or one["position_ids"][at:end] == list(range(len(whole)))
+            at, seen = end, [*seen, row]
+        assert set(labels[at:]) <= {-100}
+    assert sorted(seen) == list(range(11)) and (blanks == 5 or room)
 
 
 @pytest.mark.slow

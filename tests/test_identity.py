@@ -123,7 +123,9 @@ FIELDS = {
     "train.check_template": ("train.check_template=false", ""),
     "train.use_cpu": ("train.use_cpu=false", ""),
     "train.disable_gradient_checkpointing": ("train.disable_gradient_checkpointing=false", ""),
-    "train.enable_liger_kernel": ("train.enable_liger_kernel=false", "", "hardware.gpus=1"),
+    "train.enable_liger_kernel": (
+        "train.enable_liger_kernel=false", "", "hardware.gpus=1 train.use_cpu=false",
+    ),
     "train.arrange": ("train.arrange=none", "", "hardware.cpu_processes=2"),
     "train.save_steps": ("train.save_steps=5", ""),
     "train.save_strategy": ("train.save_strategy=epoch", ""),

@@ -28,6 +28,7 @@ needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="dee
 MACHINES = [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2)]  # GPUs a node, nodes
 PAPER_BATCHES = (32, 128, 96)
 # LLaMA-Factory refuses what is not installed.
+ON_GPUS = "train.use_cpu=false"
 WITHOUT_LIGER = ["train.enable_liger_kernel=false"] if find_spec("liger_kernel") is None else []
 
 
@@ -133,16 +134,18 @@ def test_an_absent_deepspeed_is_said_before_anything_runs(monkeypatch):
 
 
 def test_gpus_get_the_fused_loss_and_flash_attention_and_its_absence_is_said(monkeypatch):
-    plan, step = train_step(on(1, 1, 32))
+    plan, step = train_step(on(1, 1, 32, ON_GPUS))
     monkeypatch.setattr("micota_lf.stages.train.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"enable_liger_kernel: True, but the package liger_kernel is not"):
         check_engines(plan, [step.id])
-    config = train_config(on(1, 1, 32, "train.bf16=true"), "student-s", "micota")
+    config = train_config(on(1, 1, 32, ON_GPUS, "train.bf16=true"), "student-s", "micota")
     assert config["enable_liger_kernel"] is True and config["flash_attn"] == "fa2"
-    for words in ("train.enable_liger_kernel=false", "train.flash_attn=sdpa"), ("hardware.gpus=0",):
+    for words in (ON_GPUS, "train.enable_liger_kernel=false", "train.flash_attn=sdpa"), ():
         config = train_config(on(1, 1, 32, "train.bf16=true", *words), "student-s", "micota")
         assert "enable_liger_kernel" not in config and config["flash_attn"] != "fa2"
-    assert train_config(on(1, 1, 32), "student-s", "micota")["flash_attn"] == "auto"  # it computes in 16 bits
+    assert (
+        train_config(on(1, 1, 32, ON_GPUS), "student-s", "micota")["flash_attn"] == "auto"
+    )  # it computes in 16 bits
 
 
 def test_deepspeed_and_use_cpu_exclude_each_other():

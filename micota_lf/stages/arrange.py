@@ -20,6 +20,7 @@ it up, where accelerate would repeat the epoch's first rows. Random dropout woul
 import math
 from collections.abc import Sequence
 from heapq import heapreplace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,31 +99,42 @@ def _share(sums: list[list[int]], width: int) -> float:
     return sum(map(sum, steps)) / sum(width * max(step) for step in steps)
 
 
-def write_tokens(path: Path, rows: list[Row], chat: Chat, system: str | None, made: Arranged) -> None:
-    """Write the data set that LLaMA-Factory would make of these packs (data/processor/supervised.py)."""
+def write_tokens(
+    path: Path, rows: list[Row], chat: Chat, system: str | None, made: Arranged, together: int
+) -> None:
+    """Write the data set that LLaMA-Factory would make of these packs (data/processor/supervised.py).
+
+    Those that a process takes `together` are filled up to one length, as LLaMA-Factory would, but the mask
+    does not say so: the filling comes after all that is trained, which cannot see it, and only where nothing
+    is masked does SDPA use its flash kernel (transformers masking_utils.py, _ignore_causal_mask_sdpa).
+    """
     import datasets
 
     before, between, after = chat.frame(system)
     texts = ([before + row["prompt"] + between for row in rows], [row["response"] + after for row in rows])
     pairs = list(zip(*([one.ids for one in chat.encoded(some)] for some in texts), strict=True))
-    found = [_features([pairs[row] for row in pack], made.shared) for pack in made.packs]
+    used = [sum(map(len, chain(*(pairs[row] for row in pack)))) for pack in made.packs]
+    most = [max(1, *used[n // together * together :][:together]) for n in range(len(used))]
+    found = [
+        _features([pairs[row] for row in pack], made.shared, math.ceil(length / PAD) * PAD)
+        for pack, length in zip(made.packs, most, strict=True)
+    ]
     whole = datasets.Dataset.from_dict({name: [one[name] for one in found] for name in found[0]})
     datasets.DatasetDict({"train": whole}).save_to_disk(path)
 
 
-def _features(pack: list[tuple[list[int], list[int]]], shared: bool) -> dict[str, Any]:
-    """One sequence; its mask numbers the rows that share it, 0 is padding (data/collator.py)."""
+def _features(pack: list[tuple[list[int], list[int]]], shared: bool, length: int) -> dict[str, Any]:
+    """One sequence of a length; where rows share it its mask numbers them, and 0 is padding."""
     import numpy as np
 
     ids, labels, mask, positions = list[int](), list[int](), list[int](), list[int]()
     for number, (asked, answered) in enumerate(pack, 1):
-        length = len(asked) + len(answered)
         ids += asked + answered
         labels += [IGNORED] * len(asked) + answered
-        mask += [number if shared else 1] * length
-        positions += range(length)
-    blank = -len(ids) % PAD if ids and shared else PAD * (not ids)
-    mask += [0 if ids else 1] * blank
+        mask += [number if shared else 1] * (len(ids) - len(mask))
+        positions += range(len(ids) - len(positions))
+    blank = length - len(ids)
+    mask += [0 if shared and ids else 1] * blank
     positions += [0] * blank if ids else range(blank)
     columns = {"input_ids": ids + [0] * blank, "labels": labels + [IGNORED] * blank, "attention_mask": mask}
     columns |= {"position_ids": positions} if shared else {}
