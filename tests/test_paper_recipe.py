@@ -206,7 +206,7 @@ def test_the_official_profile_changes_how_corpora_are_made_and_nothing_else(reci
     assert {key for key, value in vars(found).items() if value != vars(recipe)[key]} == generating
     official = compile_plan(found)
     shared = {slot for made in official.steps.keys() & plan.steps for slot in official.slots_of(made)}
-    assert {slot.split("/")[0] for slot in shared} == {"evaluate", "overlap"}
+    assert {slot.split("/")[0] for slot in shared} == {"evaluate", "fetch", "overlap"}
     assert "evaluate/7b/Instruct" in shared and "evaluate/7b/MiCoTA" not in shared
 
 

@@ -213,7 +213,7 @@ def test_what_the_hubs_cache_lacks_of_a_model_is_counted(hub):
 
 def test_the_models_of_table_2_are_counted_once_each(hub):
     _, plan = paper()
-    # 32B three times, 14B, 7B, 3B, 1.5B; the preflight looks at all, and loads none
+    # 32B three times, 14B, 7B, 3B, 1.5B
     billions = 3 * 32.5 + 14.7 + 7.61 + 3.09 + 1.54
     assert downloads(plan, needed(plan, "table2")) == pytest.approx(2e9 * billions / 2**30)
     in_cache(hub, "Qwen/QwQ-32B", model_safetensors=int(65e9))

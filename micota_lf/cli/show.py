@@ -87,10 +87,10 @@ def _wall_clock(plan: Plan, hours: Mapping[str, float | None], gpu_hours: float 
     """How long steps take together, and how much of it the GPUs work; start-ups and waiting are no work."""
     known = {step_id: each for step_id, each in hours.items() if each is not None}
     wall = wall_hours(plan, known) if len(known) == len(hours) else math.nan
-    share = (gpu_hours or 0.0) / max(1, plan.gpus) / wall
-    minutes, kind = _number(wall * 60), "on_gpus" if plan.gpus else "on_cores"
-    words = {"wall": _number(wall), "minutes": minutes, "gpus": plan.gpus, "cores": plan.cores}
-    return str(WORDS[kind].format(**words, share=share))
+    if not plan.gpus:
+        return f"wall-clock: about {_number(wall * 60)} minutes on {plan.cores} cores"
+    share = (gpu_hours or 0.0) / plan.gpus / wall
+    return f"wall-clock: about {_number(wall)} hours on {plan.gpus} GPUs, which work {share:.0%} of the time"
 
 
 def show_sources(rows: Sequence[Sourced]) -> None:

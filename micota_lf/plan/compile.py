@@ -40,9 +40,8 @@ class Compiler:
 
     def plan(self, tables: dict[str, list[str]]) -> Plan:
         """What has been added so far, on GPUs as they suit its models."""
-        hardware = self.recipe.hardware
-        made = Plan(self.recipe.name, self.steps, self.slots, tables, hardware.cores, hardware.gpus)
-        return placed(made, self.recipe)
+        recipe, cores, gpus = self.recipe, self.recipe.hardware.cores, self.recipe.hardware.gpus
+        return placed(Plan(recipe.name, self.steps, self.slots, tables, cores, gpus), recipe)
 
     def fetched(self, ref: ModelRef) -> Input:
         """A model as it is: one of the hub is brought here first, whole and at one commit."""

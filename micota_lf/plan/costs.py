@@ -75,10 +75,9 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def downloads(plan: Plan, steps: Iterable[str]) -> float:
-    """GiB of the weights that steps take from the hub and that its cache does not have yet."""
-    asking = (plan.steps[step_id] for step_id in steps if step_id not in plan.gates)
-    given = [given for step in asking for given in step.inputs.values() if given.ref and not given.data]
-    return sum(map(missing_bytes, {one.reference for one in given})) / GIB
+    """GiB of the weights that steps fetch from the hub and that its cache does not have yet."""
+    fetched = (plan.steps[step_id] for step_id in steps if plan.steps[step_id].kind == "fetch")
+    return sum(missing_bytes(step.inputs["model"].reference) for step in fetched) / GIB
 
 
 def line_count(source: ModelRef) -> int | None:
