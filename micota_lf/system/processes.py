@@ -101,6 +101,8 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
     own. A shell reads from a pipe that closes when the block ends and when we are killed, and ends what is
     left: the kernel would end the child alone, and its orphans would go on writing and hold their GPUs.
     """
+    with log.open("a", encoding="utf-8") as handle:
+        handle.write(f"{BEGIN}{shlex.join(argv)}\n")
     mark = f"MICOTA_ENGINE_{os.urandom(8).hex()}"
     child = started(argv, cwd, log, **{"PYTHONUNBUFFERED": "1", **env, mark: "1"})
     guard = ["/bin/sh", "-c", GUARD, f"{mark}=1"]
@@ -113,8 +115,6 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
 
 def run_logged(argv: list[str], cwd: Path, log: Path, **env: str) -> int:
     """Run a command to its end with both outputs appended to `log`; return its exit code."""
-    with log.open("a", encoding="utf-8") as handle:
-        handle.write(f"{BEGIN}{shlex.join(argv)}\n")
     with running(argv, cwd, log, **env) as child:
         return child.wait()
 
