@@ -8,13 +8,18 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
 from servers import STAND_IN
 from test_server import gone, processes
 
+from micota_lf.backends.vllm import SPARE_TOKENS
 from micota_lf.cli.main import main
+from micota_lf.inputs.chat import load_chat
+from micota_lf.inputs.problems import Prompts, chat, load_problems
+from micota_lf.inputs.references import ModelRef
 from micota_lf.stages import evaluate
 from micota_lf.system.files import read_json
 
@@ -45,6 +50,12 @@ def process_of(name, out):
     """One of the run's processes, by what it runs."""
     words = {"lm_eval": "bin/lm_eval", "server": "servers.py"}[name]
     return next(p.pid for p in processes(out / "-") if any(word.endswith(words) for word in p.cmdline()[1:2]))
+
+
+def longest_prompt():
+    """Tokens of the benchmark's longest prompt."""
+    prompts, chats = Prompts("tiny:two"), load_chat(ModelRef("tiny:student-s"))
+    return max(chats.counts(chats.prompt(chat(row["problem"], prompts)) for row in load_problems(prompts)))
 
 
 @pytest.mark.slow
@@ -79,6 +90,8 @@ def test_killed_it_asks_only_what_is_missing_and_ends_as_an_undisturbed_one(back
         assert len(served) == asked
         command = read_json(whole / "done.json")["commands"][-1]
         assert '"num_concurrent": 512' in command and '"seed": null' in command
+        started = (whole / "server.log").read_text().splitlines()[0]
+        assert f"--max-model-len {longest_prompt() + 64 + SPARE_TOKENS} --generation-config vllm" in started
     for name in ("samples.jsonl", "problems.jsonl", "scores.json", "numerics.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
     assert not (out / "cache").exists()
@@ -104,3 +117,21 @@ def test_kept_answers_that_cannot_be_read_are_forgotten_and_others_are_not(tmp_p
         file.write_bytes(torn)
         evaluate.kept_answers(tmp_path / "cache")
         assert not file.exists()
+
+
+def test_what_cannot_be_served_is_refused_with_its_key(tmp_path, capsys):
+    for word, said in {
+        "evaluation.max_gen_toks=1000": "evaluation.max_gen_toks: 1000 and the longest prompt",
+        "engines.vllm=no-such-server": "engines: 'no-such-server' was not found",
+    }.items():
+        words = arguments(tmp_path / word, "evaluation.backend=vllm", f"engines.vllm={STAND_IN}", word)
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_an_evaluation_is_split_and_served_as_its_step_says_and_known_by_neither(tiny):
+    served = replace(tiny, evaluation=replace(tiny.evaluation, backend="vllm"))
+    one, two = evaluate.settings(served, 1), evaluate.settings(served, 2)
+    assert one.config == two.config and two.how["server"] == "vllm serve"
+    assert (two.gpus, two.how["tensor_parallel"]) == (2, 2)
+    assert "server" not in evaluate.settings(tiny, 2).how

@@ -48,8 +48,8 @@ def test_each_machine_takes_one_rank_of_each_meeting_and_leaves_when_the_run_end
             time.sleep(2)
         assert not (here / MEETING).exists() and not list(here.glob(".*"))
         for rank in (1, 2):
-            said = (here / f"machine{rank}.log").read_text().splitlines()[-1]
-            assert said == f"{rank} {env['MASTER_PORT']}"
+            words = (here / f"machine{rank}.log").read_text().splitlines()[-1]
+            assert words == f"{rank} {env['MASTER_PORT']}"
     (workspace / RUN_LEASE).unlink()
     for thread in threads:
         thread.join(30)
