@@ -42,6 +42,9 @@ def test_training_a_14b_model_on_eight_gpus_by_hand():
     # 18,432 tokens over 30, as the vocabulary is 29.7 hidden states wide: 615, so 1,024 tokens at a time
     assert fused["logits"] == 1024 * 152064 * 4
     assert sum(fused.values()) / GIB == pytest.approx(50.6, abs=0.1)
+    packed = training_memory(size, what, how, 8, liger=True, rows=1.5)  # rows that share a longer sequence
+    assert packed["layer inputs"] == 1.5 * fused["layer inputs"] and packed["states"] == fused["states"]
+    assert sum(packed.values()) / GIB == pytest.approx(56.8, abs=0.1)
     zero2 = training_memory(size, what, {**how, "deepspeed": "zero2"}, 8)
     assert zero2["states"] == pytest.approx(14.7e9 * (2 + 14 / 8)) and "gathered" not in zero2
     alone = training_memory(size, what, {**how, "deepspeed": "none"}, 8)
@@ -50,6 +53,15 @@ def test_training_a_14b_model_on_eight_gpus_by_hand():
     assert everything["layer at work"] == 18432 * 5120 * 34 * 48 and everything["layer inputs"] == 0
     unknown = training_memory(ModelSize(13e9), what, how, 8, liger=True)
     assert math.isnan(unknown["logits"]) and unknown["states"] == 26e9
+
+
+def test_the_papers_trainings_are_counted_with_the_sequences_that_rows_may_share():
+    recipe = TINY.parent / "micota.yaml"
+    counted = {}
+    for arrange in ("auto", "order"):
+        given = load_recipe(recipe, [f"train.arrange={arrange}"])
+        counted[arrange] = costs_of(given)["train/14b/strong"].gpu_memory_gib
+    assert counted == pytest.approx({"auto": 56.8, "order": 50.6}, abs=0.1)
 
 
 def test_inference_and_merge_memory_by_hand():

@@ -22,7 +22,7 @@ from ..inputs.references import ModelRef
 from ..inputs.weights import BILLION, FORWARD, ModelSize, missing_bytes, model_size, training_flops
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
-from ..stages.train import SAVE_SECONDS, SAVE_STEPS
+from ..stages.train import LONGER, SAVE_SECONDS, SAVE_STEPS
 from . import memory
 from .memory import DTYPE_BYTES, GIB, UNKNOWN, WEIGHT_BYTES, Parts
 from .plan import Input, Plan, Step
@@ -158,7 +158,10 @@ class Estimator:
             made, most = saves[how["save_strategy"]], (how["save_total_limit"] or math.inf) + 1
             kept = math.ceil(made) if made < most else most
             scratch = kept * size.parameters * (WEIGHT_BYTES + memory.OPTIMIZER_BYTES)
-        held = memory.training_memory(size, spec, how, devices, how["enable_liger_kernel"])
+        packs = step.how["fast"] and how["arrange"] in ("auto", "pack")  # rows may share a longer sequence
+        held = memory.training_memory(
+            size, spec, how, devices, how["enable_liger_kernel"], LONGER if packs else 1
+        )
         return self._on(step, seconds, disk, held, scratch)
 
     def _merge(self, step: Step) -> Cost:

@@ -37,9 +37,14 @@ MERGE_BASE_BYTES, MERGE_COPIES = 1.1e9, 9
 
 
 def training_memory(
-    size: ModelSize, what: dict[str, Any], how: dict[str, Any], devices: int, liger: bool = False
+    size: ModelSize,
+    what: dict[str, Any],
+    how: dict[str, Any],
+    devices: int,
+    liger: bool = False,
+    rows: float = 1,
 ) -> Parts:
-    """The parts on each of `devices` GPUs while training on sequences of cutoff_len tokens.
+    """The parts on each of `devices` GPUs while training on sequences of cutoff_len tokens, `rows` at a time.
 
     Full fine-tuning holds 16 bytes a parameter: all split under ZeRO-3, all but the weights under ZeRO-2,
     none otherwise. LoRA and freezing are counted as their weights alone. Activations: each layer's input
@@ -50,7 +55,7 @@ def training_memory(
     states = WEIGHT_BYTES / (devices if stage == "zero3" else 1)
     if what["finetuning_type"] == "full":
         states += (TRAIN_BYTES - WEIGHT_BYTES) / (devices if stage != "none" else 1)
-    tokens: int = what["cutoff_len"] * how["per_device_train_batch_size"]
+    tokens = int(what["cutoff_len"] * max(rows, how["per_device_train_batch_size"]))
     whole = how["disable_gradient_checkpointing"]
     parts = {
         "states": size.parameters * states,
