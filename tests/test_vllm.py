@@ -82,7 +82,7 @@ def test_a_widened_model_answers_as_the_original_does(local):
 
 
 def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp_path, monkeypatch):
-    """Equal texts, ends, token counts and tokens, in both prompt formats."""
+    """Equal texts, ends, token counts and tokens, in both prompt formats, and within a context length."""
     told, body, completion = {}, endpoint.Backend.body, endpoint.completion
 
     def read(request, answer, opened):
@@ -101,6 +101,10 @@ def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp
             assert {"stop", "length"} == {c.finish_reason for c in found.values()}
             tokens = {id: ids[:-1] if found[id].finish_reason == "stop" else ids for id, ids in told.items()}
             assert tokens == transformers_tokens(model, replace(GREEDY, prompt_format=prompt_format))
+        bound = replace(GREEDY, prompt_format="raw", context_len=150)  # as the official code counts
+        found, numerics = answers(model, replace(bound, backend="endpoint", endpoints=[url]))
+        assert found == answers(model, bound)[0]
+        assert max(c.prompt_tokens + c.response_tokens for c in found.values()) == 150
     assert numerics == {"versions": ["vllm 0.32.0"]} and gone(tmp_path / "-")
 
 
