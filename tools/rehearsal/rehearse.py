@@ -67,40 +67,40 @@ def publishing(repository: Path, revision: str | None) -> Iterator[Path]:
         folder.parent.rename(repository)
 
 
+def environment(args: argparse.Namespace, url: str) -> dict[str, str]:
+    """What a run needs to meet our hub, DeepSpeed and, in vLLM's own environment, our task files."""
+    given = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    # DeepSpeed compiles its communication on CPUs once, and would wait for one that was killed meanwhile.
+    extensions = args.deepspeed.with_name("extensions")
+    for lock in extensions.rglob("lock"):
+        lock.unlink()
+    return {
+        **given, "HF_ENDPOINT": url, "HF_HOME": str(args.out / "hf"), "TORCH_EXTENSIONS_DIR": str(extensions),
+        "PYTHONPATH": os.pathsep.join([str(args.deepspeed), str(ROOT)]),
+        "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
+    }  # fmt: skip
+
+
 def rehearse(args: argparse.Namespace) -> int:
     """Make the hub, run the recipe against it, and say whether its tables are whole."""
-    hub, runs, extensions = (args.out / name for name in ("hub", "runs", "extensions"))
-    start = time.monotonic()
+    start, hub, runs = time.monotonic(), args.out / "hub", args.out / "runs"
     recipe = load_recipe(args.recipe, args.overrides)
     make_models(recipe, hub, args.tokenizers)
     make_sets(recipe, hub)
     print(f"the hub is made, after {time.monotonic() - start:.0f} s", flush=True)
     targets = SHORT if args.short else args.target or ["table2"]
     words = [word for target in targets for word in ("--target", target)]
-    vllm = str(args.vllm.absolute())
-    words += [f"{key}={value.replace('{vllm}', vllm)}" for key, value in HARDWARE.items()]
+    words += [f"{key}={value.replace('{vllm}', str(args.vllm))}" for key, value in HARDWARE.items()]
     if args.vllm.with_name("lm_eval").is_file():  # lm_eval runs vLLM in its own process
-        words.append(f"engines.lm_eval={vllm} -m lm_eval")
-    for lock in extensions.rglob("lock"):  # of a killed one, which the next would wait for
-        lock.unlink()
-    given = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-    path = [
-        str(args.deepspeed.absolute()),
-        str(ROOT),
-    ]  # for LLaMA-Factory; for the task files that lm_eval reads
+        words.append(f"engines.lm_eval={args.vllm} -m lm_eval")
     argv = [sys.executable, "-m", "micota_lf", "run", str(args.recipe), "--workspace", str(runs)]
     with local_hub(hub) as url:
-        own = {
-            "HF_ENDPOINT": url, "HF_HOME": str(args.out / "hf"), "PYTHONPATH": os.pathsep.join(path),
-            "TORCH_EXTENSIONS_DIR": str(extensions),  # DeepSpeed compiles its communication on CPUs once
-            "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
-        }  # fmt: skip
-        done = subprocess.run([*argv, *words, *args.overrides], env={**given, **own}, check=False)
-    print(f"ended with {done.returncode} after {time.monotonic() - start:.0f} s", flush=True)
-    if done.returncode:
-        return done.returncode
+        env = environment(args, url)
+        code = subprocess.run([*argv, *words, *args.overrides], env=env, check=False).returncode
+    print(f"ended with {code} after {time.monotonic() - start:.0f} s", flush=True)
     tables = ["table2"] if args.short else [target for target in targets if target.startswith("table")]
-    return max((lacking(runs / "reports" / recipe.name, table, args.short) for table in tables), default=0)
+    found = (lacking(runs / "reports" / recipe.name, table, args.short) for table in tables)
+    return code or max(found, default=0)
 
 
 def lacking(report: Path, table: str, short: bool) -> int:
@@ -128,7 +128,8 @@ def main() -> int:
     parser.add_argument("--vllm", type=Path, default=Path(".venv-vllm/bin/python"), metavar="PYTHON")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the recipe")
     args = parser.parse_args()
-    args.out = args.out.absolute()
+    for name in ("out", "deepspeed", "vllm"):
+        setattr(args, name, getattr(args, name).absolute())
     return rehearse(args)
 
 
