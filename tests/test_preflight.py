@@ -150,7 +150,8 @@ def test_a_plans_training_step_refuses_rows_that_would_be_cut(tmp_path):
     recipe = load_recipe(TINY, ["train.cutoff_len=100"])
     settings = train.settings(recipe, recipe.train)
     with pytest.raises(UserError, match=r"1 of 3 rows \(33.3%\) are longer than cutoff_len 100"):
-        train.check(Context(tmp_path / "step", settings.config, inputs, settings.how))
+        train.STAGE.run(Context(tmp_path / "step", settings.config, inputs, settings.how))
+    assert not (tmp_path / "step").exists()
 
 
 @pytest.mark.slow

@@ -58,8 +58,7 @@ def plan(args: argparse.Namespace) -> None:
         show_sources(source_rows(*load_layers(args.recipe, args.overrides)))
         return
     recipe, plan, workspace = _load(args)
-    needed = plan.gates | set(plan.needed(args.target))
-    show_plan(recipe, plan, workspace, [step_id for step_id in plan.steps if step_id in needed])
+    show_plan(recipe, plan, workspace, plan.needed(args.target))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from ..inputs.problems import Prompts
 from ..inputs.references import DataRef, ModelRef
 from ..inputs.weights import model_problem
 from ..plan.compile import Compiler
+from ..plan.placement import placed
 from ..plan.plan import Input
 from ..recipe.load import settings
 from ..run.step import execute, failure_report
@@ -110,7 +111,7 @@ def _made(args: argparse.Namespace, build: Callable[[Compiler], Input]) -> Resul
     words = [f"assistants.it.{word}" if word.startswith("merge.") else word for word in args.overrides]
     compiler = Compiler(settings(words, **given))
     made = build(compiler).step
-    plan = compiler.plan({})
+    plan = placed(compiler.plan, compiler.recipe)
     step = plan.steps[made]
     directory = Path(args.output).absolute()
     begun = (directory / "step.json").is_file()

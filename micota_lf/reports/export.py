@@ -102,7 +102,7 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
     Raises UserError for a damaged `done.json`. A hub parent's card is downloaded if the hub can be reached.
     """
     plan, recipe, prompts = outcomes.plan, outcomes.recipe, outcomes.recipe.prompts.source
-    step, needed = plan.steps[step_id], plan.needed([step_id])
+    step, needed = plan.steps[step_id], plan.needed([step_id], plan.gates)
     steps, line = [plan.steps[made] for made in needed], list(model_line(plan, step))
     bases = _references(line)
     licences = {name: licence(given) for name, given in {**_references(steps), **bases}.items()}

@@ -102,7 +102,6 @@ def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
         env |= {"OMP_NUM_THREADS": str(context.threads), "TOKENIZERS_PARALLELISM": "false"}
     locks = context.directory.parent.parent / ".micota" / "gpus"
     with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):
-        kind.check(context)
         return _tried(context, kind)
 
 
