@@ -76,9 +76,8 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 def downloads(plan: Plan, steps: Iterable[str]) -> float:
     """GiB of the weights that steps take from the hub and that its cache does not have yet."""
-    asking = (plan.steps[step_id] for step_id in steps if step_id not in plan.gates)
-    given = [given for step in asking for given in step.inputs.values() if given.ref and not given.data]
-    return sum(map(missing_bytes, {one.reference for one in given})) / GIB
+    fetching = (step for step in map(plan.steps.__getitem__, steps) if step.kind == "fetch")
+    return sum(missing_bytes(step.inputs["model"].reference) for step in fetching) / GIB
 
 
 def line_count(source: ModelRef) -> int | None:

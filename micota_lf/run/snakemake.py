@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StepFailed, UserError
-from ..plan.plan import Plan, Step
+from ..plan.plan import Plan
 from ..plan.schedule import priorities
 from ..stages import stage, train
 from ..system.files import digest, read_json, write_json
@@ -165,13 +165,12 @@ def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) 
     left = {step_id: plan.steps[step_id] for step_id in pending if after[step_id] != DONE}
     if not left:
         return
-
-    def killed(step: Step) -> bool:
-        """Whether a step ended without a word: it was begun, and had all that it needs."""
+    failed = []
+    for step in left.values():
         begun = code > 0 and (workspace / step.directory / "step.json").is_file()
-        return begun and after[step.id] == MISSING and not left.keys() & set(plan.waits_for(step))
-
-    failed = [step for step in left.values() if after[step.id] == FAILED or killed(step)]
+        # One that was begun, had all that it needs, and ended without a word, was killed.
+        killed = begun and after[step.id] == MISSING and not left.keys() & plan.waits_for(step)
+        failed += [step] if killed or after[step.id] == FAILED else []
     lines = [f"step {step.name} failed: {failure_report(workspace / step.directory)}" for step in failed]
     if len(failed) < len(left):
         lines.append(f"{len(left) - len(failed)} steps that need others could not run")
