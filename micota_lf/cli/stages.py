@@ -134,8 +134,7 @@ def _model(args: argparse.Namespace, flag: str = "model", chat: bool = True) -> 
     """A model's input; a directory that is there needs no `./` before its name."""
     name, revision = getattr(args, flag), vars(args).get("model_revision")
     ref = ModelRef(f"./{name}" if name[:1] not in "./~" and Path(name).is_dir() else name, revision)
-    problem = model_problem(ref, chat) if name else "no model given"
-    if problem:
+    if problem := model_problem(ref, chat) if name else "no model given":
         raise UserError(f"--{flag}: {problem}")
     return Input.of(ref)
 

@@ -34,12 +34,7 @@ TOKENIZER_FILES = (
 
 
 def merge_config(
-    recipe: Recipe,
-    assistant: str,
-    *,
-    before: str | None = None,
-    after: str | None = None,
-    pretrained: str | None = None,
+    recipe: Recipe, assistant: str, *, before: str = "", after: str = "", pretrained: str = ""
 ) -> dict[str, Any]:
     """Mergekit's YAML for an assistant of the recipe, as a dict.
 
