@@ -195,7 +195,7 @@ def test_a_step_grades_what_lm_eval_asked_own_tasks_and_repeats_too(own, tmp_pat
     )
     assert evaluate.progress(directory) == "200/400 requests"
     with pytest.raises(StepFailed, match="left no samples of micota_fe in "):
-        evaluate.finish(directory, ["micota_fe"], len, 24)
+        evaluate.finish(directory, ["micota_fe"], STUDENT, 24)
 
 
 def test_samples_that_cannot_be_graded_are_a_failed_step_and_no_bad_input(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 
 from ..backends import Launch, endpoint, vllm
 from ..errors import StepFailed, UserError
-from ..grading.measures import METRICS, VERDICTS, Counter, measured_rows
+from ..grading.measures import METRICS, VERDICTS, measured_rows
 from ..grading.regrade import Columns, asked_rows
 from ..grading.workers import Question
 from ..inputs.benchmarks import Benchmark, benchmark_identity
@@ -196,25 +196,22 @@ def kept_answers(directory: Path) -> list[str]:
 
 
 def run(step: Context) -> Results:
-    """Let lm-eval ask the model without grading, then grade its samples.
-
-    Raises UserError at once for a model of whose responses no tokens could be counted in the end.
-    """
-    counts = load_chat(step.inputs["model"]).counts
+    """Let lm-eval ask the model without grading, then grade its samples."""
+    load_chat(step.inputs["model"])  # UserError at once if no tokens of its responses could be counted
     tasks, cache = step.config["tasks"], step.directory / "cache"
     spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **step.how)
     words = [*generation_arguments(step), "--predict_only", *kept_answers(cache)]
     asking = ask_server if spec.backend == "vllm" else ask
     write_numerics(step, spec, asking(step, spec, chosen_tasks(spec), *words))
     try:
-        scores = finish(step.directory, tasks, counts, spec.max_gen_toks)
+        scores = finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks)
     except UserError as error:  # hours after the start: what lm-eval left must not be taken for bad input
         raise StepFailed(f"lm_eval's samples cannot be graded: {error}") from error
     shutil.rmtree(cache, ignore_errors=True)
     return scores
 
 
-def finish(directory: Path, tasks: list[str], counts: Counter, max_gen_toks: int) -> Results:
+def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int) -> Results:
     """Grade lm-eval's samples; write what the module's docstring names, and return the scores.
 
     Raises UserError for samples without a text or an answer (the document's, else the task's target).
@@ -223,7 +220,7 @@ def finish(directory: Path, tasks: list[str], counts: Counter, max_gen_toks: int
     for task in tasks:
         found = asked_rows(newest_samples(directory / "lm_eval", task), Columns(samples=True))
         asked += sorted(((task, *one) for one in found), key=lambda one: int(one[1]["doc_id"]))
-    measured = measured_rows([one[2] for one in asked], counts, max_gen_toks)
+    measured = measured_rows([one[2] for one in asked], load_chat(model).counts, max_gen_toks)
     samples, problems = list[Row](), list[Row]()
     for (task, sample, questions, several), numbers in zip(asked, measured, strict=True):
         known = {"task": task, "id": sample["doc"].get("id", str(sample["doc_id"]))}
