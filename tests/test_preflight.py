@@ -53,19 +53,19 @@ def opening(tmp_path, template):
 
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_qwens_template_trains_exactly_the_tokens_of_inference(system):
-    check = template_parity(STUDENT, "qwen", Prompts("tiny:train", system=system))
+    check = template_parity(STUDENT, "qwen", Prompts("tiny:train", system=system), {})
     assert check.problems == [] and check.after_end == "\n"
 
 
 def test_a_template_with_another_system_prompt_is_named(tmp_path, template):
-    (line,) = template_parity(STUDENT, "qwen3_nothink", PROMPTS).problems
+    (line,) = template_parity(STUDENT, "qwen3_nothink", PROMPTS, {}).problems
     assert line.startswith("template 'qwen3_nothink', a plain answer: tokens differ from position ")
     assert "inference 'system\\nYou are Qwen" in line
     bare = "{% if messages[0]['role'] != 'system' %}{% endif %}" + template.split("{% endif %}", 1)[1]
     model = with_template(tmp_path / "bare", bare)
-    (line,) = template_parity(model, "qwen", PROMPTS).problems
+    (line,) = template_parity(model, "qwen", PROMPTS, {}).problems
     assert "training 'system\\nYou are Qwen" in line and "inference 'user\\n" in line
-    assert template_parity(model, "qwen3_nothink", PROMPTS).problems == []
+    assert template_parity(model, "qwen3_nothink", PROMPTS, {}).problems == []
 
 
 def test_reasoning_templates_are_caught_at_their_empty_thought():
@@ -73,14 +73,14 @@ def test_reasoning_templates_are_caught_at_their_empty_thought():
     for extra in ({}, {"enable_thinking": False}):
         (line,) = template_parity(STUDENT, "qwen3", prompts, extra=extra).problems
         assert "training '<think>\\n\\n</think>" in line and "inference 'It is two" in line
-    assert template_parity(STUDENT, "qwen", prompts).problems == []  # no trace of the arguments is left
+    assert template_parity(STUDENT, "qwen", prompts, {}).problems == []  # no trace of the arguments is left
 
 
 def test_other_families_templates_differ_at_a_named_position():
-    lines = template_parity(STUDENT, "llama3", PROMPTS).problems
+    lines = template_parity(STUDENT, "llama3", PROMPTS, {}).problems
     assert any("tokens differ from position 0: training '<|start_he" in line for line in lines)
     assert "template 'default' replaces the model's chat template by another" in (
-        template_parity(STUDENT, "default", PROMPTS).problems
+        template_parity(STUDENT, "default", PROMPTS, {}).problems
     )
 
 
@@ -98,14 +98,14 @@ def test_an_end_at_which_inference_does_not_stop_is_named(tmp_path, template):
                              ("generation_config.json", "eos_token_id", [0])):  # fmt: skip
         values = json.loads((tmp_path / "m" / file).read_text())
         (tmp_path / "m" / file).write_text(json.dumps({**values, key: value}))
-    assert template_parity(model, "qwen", PROMPTS).problems == [
+    assert template_parity(model, "qwen", PROMPTS, {}).problems == [
         "template 'qwen', a plain answer: training ends a response with '<|im_end|>', but inference stops at "
         "'<|endoftext|>'"
     ]
 
 
 def test_a_chat_template_that_opens_a_thought_trains_the_same_tokens_for_thoughts_alone(opening):
-    (line,) = template_parity(opening, "qwen", PROMPTS).problems
+    (line,) = template_parity(opening, "qwen", PROMPTS, {}).problems
     assert "a plain answer" in line and "training 'It is two" in line and "inference '<think>\\n" in line
 
 
@@ -150,7 +150,8 @@ def test_a_plans_training_step_refuses_rows_that_would_be_cut(tmp_path):
     recipe = load_recipe(TINY, ["train.cutoff_len=100"])
     settings = train.settings(recipe, recipe.train)
     with pytest.raises(UserError, match=r"1 of 3 rows \(33.3%\) are longer than cutoff_len 100"):
-        train.check(Context(tmp_path / "step", settings.config, inputs, settings.how))
+        train.STAGE.run(Context(tmp_path / "step", settings.config, inputs, settings.how))
+    assert not (tmp_path / "step").exists()
 
 
 @pytest.mark.slow

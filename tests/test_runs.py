@@ -15,7 +15,7 @@ from conftest import TINY
 from micota_lf import StepFailed, UserError, compile_plan, load_recipe
 from micota_lf.cli.main import main
 from micota_lf.errors import StepLocked
-from micota_lf.run.snakemake import pending_steps, run_plan
+from micota_lf.run.snakemake import check_engines, pending_steps, run_plan
 from micota_lf.run.step import LEASE, RUN_LEASE, run_step, state, states
 from micota_lf.run.workspace import explain
 from micota_lf.system.gpus import assigned_gpus
@@ -247,7 +247,7 @@ def test_more_gpus_than_there_are_is_an_error_before_any_step(tmp_path):
     plan = compile_plan(load_recipe(TINY, ["hardware.train_gpus=8", "hardware.gpus=4",
                                            "train.per_device_train_batch_size=2"]))  # fmt: skip
     with pytest.raises(UserError, match=r"hardware.gpus: 4, but .* needs 8"):
-        run_plan(plan, tmp_path, pending_steps(plan, tmp_path))
+        check_engines(plan, pending_steps(plan, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -39,8 +39,7 @@ def parallel(plan, slot):
 
 
 def needed(plan, target):
-    wanted = plan.gates | set(plan.needed([target]))
-    return [step_id for step_id in plan.steps if step_id in wanted]
+    return plan.needed([target])
 
 
 def test_a_model_is_split_over_the_fewest_gpus_of_which_its_weights_take_half():

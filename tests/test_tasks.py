@@ -180,7 +180,6 @@ def test_a_step_grades_what_lm_eval_asked_own_tasks_and_repeats_too(own, tmp_pat
     write_jsonl(stale, [{"doc_id": 0}])
     made = evaluate.settings(recipe)
     step = Context(directory, made.config, {"model": STUDENT}, made.how)
-    evaluate.STAGE.check(step)
     scores = evaluate.STAGE.run(step)
     assert list(scores) == ["mine", "micota_few", "micota_few_avg"] and not stale.exists()
     assert scores == read_json(directory / "scores.json") and all(one["n"] == 2 for one in scores.values())
@@ -216,7 +215,7 @@ def test_samples_that_cannot_be_graded_are_a_failed_step_and_no_bad_input(tmp_pa
 
 def test_a_model_without_a_tokenizer_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match=r"no tokenizer\.json"):
-        evaluate.STAGE.check(Context(tmp_path, {}, {"model": ModelRef(str(tmp_path))}, {}))
+        evaluate.STAGE.run(Context(tmp_path, {}, {"model": ModelRef(str(tmp_path))}, {}))
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ class Runs:
             write_text(step.directory / "corpus.jsonl", "{}\n")
             return RESULTS[kind]
 
-        made = replace(stage(kind), run=outputs, check=lambda step: None)
+        made = replace(stage(kind), run=outputs)
         self.patch.setattr(f"micota_lf.stages.{kind}.STAGE", made)
         run_step(self.plan, self.step(slot).id, self.workspace)
         return self.directory(slot)

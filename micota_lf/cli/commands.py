@@ -30,7 +30,6 @@ from ..run.workspace import damage, finished_steps, remove, size_of, unreferred
 from ..run.workspace import explain as reasons
 from ..stages.evaluate import tasks_folder
 from ..stages.fetch import moved
-from ..stages.preflight import Report
 from ..system.files import read_json, write_json
 from ..system.machines import join as take_part
 from ..system.processes import untested_versions
@@ -58,8 +57,7 @@ def plan(args: argparse.Namespace) -> None:
         show_sources(source_rows(*load_layers(args.recipe, args.overrides)))
         return
     recipe, plan, workspace = _load(args)
-    needed = plan.gates | set(plan.needed(args.target))
-    show_plan(recipe, plan, workspace, [step_id for step_id in plan.steps if step_id in needed])
+    show_plan(recipe, plan, workspace, plan.needed(args.target))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -137,11 +135,11 @@ def preflight(args: argparse.Namespace) -> None:
         step = plan.steps[plan.slots["preflight"]]
         with suppress(UserError):  # its lines are the report's
             run_step(plan, step.id, workspace, quiet=True)
-        report = Report(**read_json(workspace / step.directory / "report.json"))
-    for line in [*report.facts, *(f"warning: {line}" for line in report.warnings)]:
+        report = read_json(workspace / step.directory / "report.json")
+    for line in [*report["facts"], *(f"warning: {line}" for line in report["warnings"])]:
         print(line)
-    if report.problems:
-        raise UserError("\n".join(report.problems))
+    if report["problems"]:
+        raise UserError("\n".join(report["problems"]))
     print("no problems")
 
 

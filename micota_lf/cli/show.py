@@ -6,7 +6,7 @@ In: a recipe, its plan, a workspace. Out: text on the terminal; nothing is writt
 import math
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -38,12 +38,16 @@ def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]
     done = f"{len(chosen) - len(pending)} done, {len(pending)} to do"
     print(f"{len(chosen)} steps, {done}; workspace {workspace}")
     if pending:
-        whole, fetched = total(costs[step_id] for step_id in pending), downloads(plan, pending)
-        words = {**whole._asdict(), "parts": None, "fetched": fetched}
-        print(WORDS["estimated"].format(**{name: _number(value) for name, value in words.items()}))
-        print(_wall_clock(plan, {step_id: costs[step_id].hours for step_id in pending}, whole.gpu_hours))
-    if pending and plan.gpus:
-        print(WORDS["figures"].format(**vars(recipe.estimates)))
+        whole = total(costs[step_id] for step_id in pending)
+        known = {step_id: costs[step_id].hours or 0.0 for step_id in pending}
+        wall = math.nan if whole.hours is None else wall_hours(plan, known)
+        words = {**whole._asdict(), "parts": None, "fetched": downloads(plan, pending)}
+        words |= {"gpus": plan.gpus, "cores": plan.cores, "wall": wall, "minutes": wall * 60}
+        shown = {name: _number(value) for name, value in words.items()}
+        # Of the time on GPUs, start-ups and waiting are no work.
+        share = (whole.gpu_hours or 0.0) / max(1, plan.gpus) / (wall or math.inf)
+        for line in ("estimated", *(("on_gpus", "figures") if plan.gpus else ("on_cores",))):
+            print(WORDS[line].format(**shown, **vars(recipe.estimates), share=share))
     for lack in shortages(recipe, plan, workspace, pending):
         print(f"missing: {lack}")
 
@@ -81,16 +85,6 @@ def shortages(
             told = "may be taken (hardware.disk_gib)" if hardware.disk_gib else f"are free in {home}"
             found.append(f"{key}: {free:.3g} GiB {told}, about {needed:.3g} GiB are needed")
     return found
-
-
-def _wall_clock(plan: Plan, hours: Mapping[str, float | None], gpu_hours: float | None) -> str:
-    """How long steps take together, and how much of it the GPUs work; start-ups and waiting are no work."""
-    known = {step_id: each for step_id, each in hours.items() if each is not None}
-    wall = wall_hours(plan, known) if len(known) == len(hours) else math.nan
-    if not plan.gpus:
-        return f"wall-clock: about {_number(wall * 60)} minutes on {plan.cores} cores"
-    share = (gpu_hours or 0.0) / plan.gpus / wall
-    return f"wall-clock: about {_number(wall)} hours on {plan.gpus} GPUs, which work {share:.0%} of the time"
 
 
 def show_sources(rows: Sequence[Sourced]) -> None:

@@ -16,6 +16,7 @@ from ..inputs.problems import Prompts
 from ..inputs.references import DataRef, ModelRef
 from ..inputs.weights import model_problem
 from ..plan.compile import Compiler
+from ..plan.placement import placed
 from ..plan.plan import Input
 from ..recipe.load import settings
 from ..run.step import execute, failure_report
@@ -110,7 +111,7 @@ def _made(args: argparse.Namespace, build: Callable[[Compiler], Input]) -> Resul
     words = [f"assistants.it.{word}" if word.startswith("merge.") else word for word in args.overrides]
     compiler = Compiler(settings(words, **given))
     made = build(compiler).step
-    plan = compiler.plan({})
+    plan = placed(compiler.plan, compiler.recipe)
     step = plan.steps[made]
     directory = Path(args.output).absolute()
     begun = (directory / "step.json").is_file()
@@ -133,8 +134,7 @@ def _model(args: argparse.Namespace, flag: str = "model", chat: bool = True) -> 
     """A model's input; a directory that is there needs no `./` before its name."""
     name, revision = getattr(args, flag), vars(args).get("model_revision")
     ref = ModelRef(f"./{name}" if name[:1] not in "./~" and Path(name).is_dir() else name, revision)
-    problem = model_problem(ref, chat) if name else "no model given"
-    if problem:
+    if problem := model_problem(ref, chat) if name else "no model given":
         raise UserError(f"--{flag}: {problem}")
     return Input.of(ref)
 

@@ -20,28 +20,22 @@ def compile_plan(recipe: Recipe) -> Plan:
     """Every step that the recipe's tables need. Reads local model files to identify them, writes nothing."""
     compiler = Compiler(recipe)
     compiler.preflight()
-    tables = {table: compiler.table(table) for table in table_names(recipe)}
-    return compiler.plan(tables)
+    compiler.plan.tables.update({table: compiler.table(table) for table in table_names(recipe)})
+    return placed(compiler.plan, recipe)
 
 
 class Compiler:
-    """Adds steps on demand; a step asked for twice is the same step.
+    """Adds steps to its plan on demand; a step asked for twice is the same step.
 
     The first methods make one step from its inputs and settings; those after `named` know the recipe's names.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.steps: dict[str, Step] = {}
-        self.slots: dict[str, str] = {}
+        self.plan = Plan(recipe.name, {}, {}, {}, recipe.hardware.cores, recipe.hardware.gpus)
         self.reference = cache(Input.of)
         for asked_often in ("named", "corpus", "fetched"):
             setattr(self, asked_often, cache(getattr(self, asked_often)))
-
-    def plan(self, tables: dict[str, list[str]]) -> Plan:
-        """What has been added so far, on GPUs as they suit its models."""
-        recipe, cores, gpus = self.recipe, self.recipe.hardware.cores, self.recipe.hardware.gpus
-        return placed(Plan(recipe.name, self.steps, self.slots, tables, cores, gpus), recipe)
 
     def fetched(self, ref: ModelRef) -> Input:
         """A model as it is: one of the hub is brought here first, whole and at one commit."""
@@ -158,7 +152,7 @@ class Compiler:
         return evaluate.settings(self.recipe)
 
     def _label(self, given: Input) -> str:
-        return self.steps[given.step].label if given.step else given.reference.label
+        return self.plan.steps[given.step].label if given.step else given.reference.label
 
     def _add(
         self, slot: str, kind: str, inputs: dict[str, Input], settings: Settings, label: str | None = None
@@ -167,8 +161,8 @@ class Compiler:
         config, how, gpus = settings
         made, label = step_id(kind, config, inputs), label or self._label(next(iter(inputs.values())))
         threads, label = self.recipe.hardware.threads_per_step, label[:LABEL_CHARACTERS]
-        self.steps.setdefault(made, Step(made, kind, label, config, inputs, how, gpus, threads))
-        self.slots[slot] = made
+        self.plan.steps.setdefault(made, Step(made, kind, label, config, inputs, how, gpus, threads))
+        self.plan.slots[slot] = made
         return Input(made, stage(kind).output)
 
 

@@ -115,6 +115,10 @@ class Plan:
         """Ids of the steps that all others wait for, without reading them."""
         return {step.id for step in self.steps.values() if step.kind == "preflight"}
 
+    def waits_for(self, step: Step) -> list[str]:
+        """Ids of the steps that must be done before a step."""
+        return [] if step.id in self.gates else [*self.gates, *step.needs]
+
     def select(self, targets: Iterable[str], argument: str = "--target") -> list[str]:
         """Ids of the steps that targets name: a table, an id, a kind, a label, or a slot or the start of one.
 
@@ -134,14 +138,14 @@ class Plan:
         return list(chosen)
 
     def needed(self, targets: Iterable[str] = (), done: Set[str] = frozenset()) -> list[str]:
-        """The steps that targets name and those that they need (all without targets), inputs first.
+        """The steps that targets name and those that they wait for (all without targets), in this order.
 
-        Those that are `done` are left out, and need nothing.
+        Those that are `done` are left out, and wait for nothing.
         """
         wanted = (set(self.select(targets)) or set(self.steps)) - done
         for step in reversed(self.steps.values()):
             if step.id in wanted:
-                wanted |= set(step.needs) - done
+                wanted |= set(self.waits_for(step)) - done
         return [step_id for step_id in self.steps if step_id in wanted]
 
 

@@ -12,12 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from heapq import heappop, heappush
 
-from .plan import Plan, Step
-
-
-def waits_for(plan: Plan, step: Step) -> list[str]:
-    """Ids of the steps that must be done before a step."""
-    return [] if step.id in plan.gates else [*plan.gates, *step.needs]
+from .plan import Plan
 
 
 def priorities(plan: Plan, pending: Collection[str]) -> dict[str, int]:
@@ -38,7 +33,7 @@ def priorities(plan: Plan, pending: Collection[str]) -> dict[str, int]:
 def wall_hours(plan: Plan, hours: Mapping[str, float]) -> float:
     """Hours from the first step's start to the last one's end, on the plan's GPUs and cores."""
     first, now, running = priorities(plan, hours), 0.0, list[tuple[float, str]]()
-    before = {i: {needed for needed in waits_for(plan, plan.steps[i]) if needed in first} for i in first}
+    before = {i: first.keys() & plan.waits_for(plan.steps[i]) for i in first}
     gpus, cores, threads = plan.gpus, plan.cores, {i: min(plan.steps[i].threads, plan.cores) for i in first}
     while before or running:
         ready = (i for i, waits in before.items() if not waits)

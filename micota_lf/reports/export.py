@@ -102,7 +102,7 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
     Raises UserError for a damaged `done.json`. A hub parent's card is downloaded if the hub can be reached.
     """
     plan, recipe, prompts = outcomes.plan, outcomes.recipe, outcomes.recipe.prompts.source
-    step, needed = plan.steps[step_id], plan.needed([step_id])
+    step, needed = plan.steps[step_id], plan.needed([step_id], plan.gates)
     steps, line = [plan.steps[made] for made in needed], list(model_line(plan, step))
     bases = _references(line)
     licences = {name: licence(given) for name, given in {**_references(steps), **bases}.items()}
@@ -118,20 +118,14 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
     rows = [accuracies(outcomes, slot) for slot in slots if outcomes.results(slot)]
     scores = make_sheet("scores", "scores", rows, outcomes.titles.values(), **vars(recipe.evaluation))
     done = finished(outcomes.workspace / step.directory, "versions") or {"versions": {}}
-    return document(
-        "card.md",
-        version=__version__,
-        recipe=recipe,
-        step=step,
-        front=yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False),
-        bases=bases,
-        licences=licences,
-        prompts=prompts.ref.split("/")[-1] if prompts.local else prompts.ref,
-        settings=yaml.safe_dump({made.name: made.config for made in line if made.config}, sort_keys=False),
-        sheets=[corpora_sheet(outcomes, needed)._replace(title="Data"), scores],
-        steps=steps,
-        engines=done["versions"],
-    )
+    texts = {
+        "front": yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False),
+        "settings": yaml.safe_dump({made.name: made.config for made in line if made.config}, sort_keys=False),
+        "prompts": prompts.ref.split("/")[-1] if prompts.local else prompts.ref, "version": __version__,
+    }  # fmt: skip
+    origin = {"recipe": recipe, "step": step, "steps": steps, "bases": bases, "licences": licences}
+    sheets = [corpora_sheet(outcomes, needed)._replace(title="Data"), scores]
+    return document("card.md", **texts, **origin, sheets=sheets, engines=done["versions"])
 
 
 def model_line(plan: Plan, step: Step) -> Iterator[Step]:

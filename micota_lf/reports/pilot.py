@@ -31,25 +31,22 @@ def measured(workspace: Path) -> list[str]:
     for path in sorted(done, key=lambda path: path.stat().st_mtime):
         record, step = finished(path.parent) or {}, read_json(path.with_name("step.json"))
         results, how, given = record["results"], record["how"], Input(**step["inputs"]["model"])
-        gpus = record["gpus"] * how.get("nodes", 1)
-        if given.ref:
-            size = model_size(given.reference)
-        else:  # the weights that another step left in the workspace
-            made = next(workspace.glob(f"*/*-{given.step}/{given.file}"), None)
-            size = directory_size(made) if made else None
-        timed = size if gpus and not record.get("resumed") else None
-        at_work = results.get("generation_seconds" if record["kind"] == "generate" else "train_seconds")
-        if record["kind"] == "generate":
-            mean = results["mean_response_tokens"]
+        gpus, mean = record["gpus"] * how.get("nodes", 1), results.get("mean_response_tokens")
+        if mean is not None:
             lengths |= {slot.partition("/")[2]: round(mean) for slot in step.get("slots", ())}
-            if timed and at_work:
-                decoded += results["responses"] * mean * timed.parameters / BILLION
-                decoding += at_work * gpus
-        elif timed and results.get("trained_tokens"):
-            flops += training_flops(timed, how["train"], results["trained_tokens"])
+        size = model_size(given.reference)
+        for made in workspace.glob(f"*/*-{given.step}/{given.file}") if given.step else ():
+            size = directory_size(made)  # of the weights that another step left
+        at_work = results.get("train_seconds" if mean is None else "generation_seconds")
+        if not (size and at_work and gpus) or record.get("resumed"):
+            continue
+        startups.append((record["seconds"] - at_work) / 60)
+        if mean is not None:
+            decoded += results["responses"] * mean * size.parameters / BILLION
+            decoding += at_work * gpus
+        elif trained := results.get("trained_tokens"):
+            flops += training_flops(size, how["train"], trained)
             training += at_work * gpus
-        if timed and at_work:
-            startups.append((record["seconds"] - at_work) / 60)
     words, tflops = [], Estimates().tflops
     if training:  # the share means something only beside the peak that it is a share of
         words = [f"estimates.tflops={tflops:g}", f"estimates.mfu={flops / training / tflops / 1e12:.3g}"]

@@ -112,12 +112,8 @@ def differences(outcomes: Outcomes, first: str, second: str) -> dict[str, Record
         if n := len(both):
             gained, lost = sum(a > b for a, b in both), sum(a < b for a, b in both)
             counts.append((gained, lost, n))
-            cells[task] = {
-                "difference": (gained - lost) / n,
-                "only_first": gained,
-                "only_second": lost,
-                "n": n,
-            }
+            told = {"only_first": gained, "only_second": lost, "n": n}
+            cells[task] = {"difference": (gained - lost) / n, **told}
     if cells:
         cells[AVERAGE] = _average(cells, intervals.difference_interval(counts), ("n",), ("difference",))
     return cells
@@ -141,11 +137,8 @@ def gap_sheet(outcomes: Outcomes) -> Sheet:
             average = accuracies(outcomes, slot)[-1]
             record |= {"average": average["accuracy"], **{key: average[key] for key in ("low", "high", "n")}}
         if change := differences(outcomes, slot, before).get(AVERAGE):
-            record |= {
-                "delta": change["difference"],
-                "delta_low": change["low"],
-                "delta_high": change["high"],
-            }
+            bounds = {f"delta_{key}": change[key] for key in ("low", "high")}
+            record |= {"delta": change["difference"], **bounds}
         else:
             start = outcomes.state(before) if before in outcomes.plan.slots else "no row"
             record["delta_state"] = state if start == DONE else start
@@ -173,17 +166,9 @@ def bpc_sheet(outcomes: Outcomes) -> Sheet:
 def models_sheet(outcomes: Outcomes) -> Sheet:
     """The commits of the models that come from the hub."""
     rows = []
-    for slot, step_id in outcomes.plan.slots.items():
-        if outcomes.plan.steps[step_id].kind == "fetch":
-            rows.append(
-                [
-                    {
-                        "id": slot.removeprefix("fetch/"),
-                        "state": outcomes.state(slot),
-                        **(outcomes.results(slot) or {}),
-                    }
-                ]
-            )
+    for slot in (slot for slot in outcomes.plan.slots if slot.startswith("fetch/")):
+        record = {"id": slot.removeprefix("fetch/"), "state": outcomes.state(slot)}
+        rows.append([record | (outcomes.results(slot) or {})])
     return make_sheet("models", "models", rows)
 
 

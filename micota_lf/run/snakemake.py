@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StepFailed, UserError
-from ..plan.plan import Plan, Step
-from ..plan.schedule import priorities, waits_for
+from ..plan.plan import Plan
+from ..plan.schedule import priorities
 from ..stages import stage, train
 from ..system.files import digest, read_json, write_json
 from ..system.locks import holder, lease
@@ -38,15 +38,8 @@ Say = Callable[[str], None]
 
 
 def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> list[str]:
-    """The unfinished steps that the targets need (all steps if there are none), each after its inputs.
-
-    The preflight is among them wherever there are any.
-    """
-    done = {step_id for step_id, now in states(plan, workspace).items() if now == DONE}
-    needed = set(plan.needed(targets, done))
-    if needed:
-        needed |= plan.gates - done
-    return [step_id for step_id in plan.steps if step_id in needed]
+    """The unfinished steps that the targets wait for (all steps if there are none), each after its inputs."""
+    return plan.needed(targets, {made for made, now in states(plan, workspace).items() if now == DONE})
 
 
 def check_engines(plan: Plan, pending: list[str]) -> None:
@@ -72,9 +65,8 @@ def run_plan(
 
     With `on_slurm`, each step but the quick ones is a Slurm job with these options (`hardware.slurm`), and
     `jobs` limits how many are in Slurm's hands. Raises StepFailed naming every failed step with its log and
-    command, StepLocked if another run is at work in the workspace, UserError as `check_engines` does.
+    command, StepLocked if another run is at work in the workspace. `check_engines` is to be asked before.
     """
-    check_engines(plan, pending)
     with lease(workspace / RUN_LEASE, f"another run is at work in {workspace}"):
         frozen = freeze(plan, workspace, pending, on_slurm)
         where = ["--cores", str(jobs or plan.cores), "--resources", f"gpu={plan.gpus}"]
@@ -102,7 +94,7 @@ def freeze(plan: Plan, workspace: Path, pending: list[str], on_slurm: slurm.Sett
         if on_slurm is not None and not stage(step.kind).quick:
             job = holder(workspace / step.directory / LEASE).get("job")
             here, asked = False, slurm.resources(step.gpus, on_slurm, job if job in left else None)
-        after = [before for before in waits_for(plan, step) if before in first]
+        after = [before for before in plan.waits_for(step) if before in first]
         todo[step.id] = {"after": after, "here": here, "resources": asked, "priority": first[step.id]}
         (workspace / ".micota" / "ended" / step.id).unlink(missing_ok=True)
     content = asdict(plan)
@@ -173,13 +165,12 @@ def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) 
     left = {step_id: plan.steps[step_id] for step_id in pending if after[step_id] != DONE}
     if not left:
         return
-
-    def killed(step: Step) -> bool:
-        """Whether a step ended without a word: it was begun, and had all that it needs."""
+    failed = []
+    for step in left.values():
         begun = code > 0 and (workspace / step.directory / "step.json").is_file()
-        return begun and after[step.id] == MISSING and not left.keys() & set(waits_for(plan, step))
-
-    failed = [step for step in left.values() if after[step.id] == FAILED or killed(step)]
+        # One that was begun, had all that it needs, and ended without a word, was killed.
+        killed = begun and after[step.id] == MISSING and not left.keys() & plan.waits_for(step)
+        failed += [step] if killed or after[step.id] == FAILED else []
     lines = [f"step {step.name} failed: {failure_report(workspace / step.directory)}" for step in failed]
     if len(failed) < len(left):
         lines.append(f"{len(left) - len(failed)} steps that need others could not run")

@@ -102,7 +102,6 @@ def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
         env |= {"OMP_NUM_THREADS": str(context.threads), "TOKENIZERS_PARALLELISM": "false"}
     locks = context.directory.parent.parent / ".micota" / "gpus"
     with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):
-        kind.check(context)
         return _tried(context, kind)
 
 
@@ -161,7 +160,7 @@ def state(directory: Path) -> str:
     """What a step's directory says of it. Raises UserError as `finished` does."""
     if finished(directory) is not None:
         return DONE
-    if held(directory):
+    if holder(directory / LEASE):
         return RUNNING
     return FAILED if (directory / "failed.json").is_file() else MISSING
 
@@ -185,11 +184,6 @@ def failure_report(directory: Path) -> str:
     if failed.get("command"):
         lines += ["to run its engine by hand:", f"    {failed['command']}"]
     return "\n".join(lines)
-
-
-def held(directory: Path) -> bool:
-    """Whether a process that may live is at work in a step's directory."""
-    return bool(holder(directory / LEASE))
 
 
 def _outputs(directory: Path) -> dict[str, dict[str, Any]]:

@@ -22,8 +22,8 @@ from ..errors import MicotaError, UserError
 from ..plan.plan import STEP, Plan, Step
 from ..stages import LOG
 from ..system.files import read_json, sha256_file
-from ..system.locks import lease
-from .step import FAILED, RUN_LEASE, RUNNING, finished, held, state
+from ..system.locks import holder, lease
+from .step import FAILED, LEASE, RUN_LEASE, RUNNING, finished, state
 
 ABSENT = "(absent)"
 IDS = "-" + 12 * "[0-9a-f]"  # how the name of a step's directory ends
@@ -129,7 +129,7 @@ def unreferred(plans: Iterable[Plan], workspace: Path) -> list[Path]:
     known = {workspace / step.directory for plan in plans for step in plan.steps.values()}
     found = sorted(path.parent for path in workspace.glob(f"*/*{IDS}/step.json"))
     ours = [path for path in found if not (path.is_symlink() or path.parent.is_symlink())]
-    return [path for path in ours if path not in known and not held(path)]
+    return [path for path in ours if path not in known and not holder(path / LEASE)]
 
 
 def size_of(directory: Path) -> int:

@@ -114,14 +114,13 @@ class Context:
 class Stage:
     """How steps of one kind are done.
 
-    `check` refuses inputs before anything is written, `progress` says in a few words how far a running step
-    is. A `quick` one takes seconds on a CPU: on Slurm it runs where `micota run` does. `hub` says that it may
+    `run` refuses inputs before it writes anything, `progress` says in a few words how far a running step is.
+    A `quick` one takes seconds on a CPU: on Slurm it runs where `micota run` does. `hub` says that it may
     load something from the hub besides its inputs. Other steps read its `output`, a file or a directory.
     `relief` says which keys to change if the engine had too little memory.
     """
 
     run: Callable[[Context], Results]
-    check: Callable[[Context], object] = lambda step: None
     progress: Callable[[Path], str] = lambda directory: ""
     quick: bool = False
     hub: bool = False

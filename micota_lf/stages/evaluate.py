@@ -195,13 +195,9 @@ def kept_answers(directory: Path) -> list[str]:
     return ["--use_cache", str(directory / "answers")]
 
 
-def check(step: Context) -> None:
-    """Raise UserError for a model of whose responses no tokens could be counted in the end."""
-    load_chat(step.inputs["model"])
-
-
 def run(step: Context) -> Results:
     """Let lm-eval ask the model without grading, then grade its samples."""
+    load_chat(step.inputs["model"])  # UserError at once if no tokens of its responses could be counted
     tasks, cache = step.config["tasks"], step.directory / "cache"
     spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **step.how)
     words = [*generation_arguments(step), "--predict_only", *kept_answers(cache)]
@@ -286,4 +282,4 @@ def progress(directory: Path) -> str:
     return f"{bars[-1]} requests" if bars else ""
 
 
-STAGE = Stage(run, check, progress, hub=True)  # a task's data set
+STAGE = Stage(run, progress, hub=True)  # a task's data set

@@ -49,11 +49,7 @@ def run(step: Context, output: str = "responses.jsonl") -> Results:
 
 
 def generate(
-    model: ModelRef,
-    prompts: Prompts,
-    output: str | Path,
-    sampling: Generation,
-    launch: Launch = DEFAULT_LAUNCH,
+    model: ModelRef, prompts: Prompts, output: Path, sampling: Generation, launch: Launch = DEFAULT_LAUNCH
 ) -> Results:
     """Write one row a problem to `output` and return the counts and token statistics.
 
@@ -61,7 +57,7 @@ def generate(
     once the server is up. One process at a time: the step's lease sees to that. Raises UserError if `output`
     holds responses to another question, StepFailed if rows failed or the backend's server did.
     """
-    problems, output = load_problems(prompts), Path(output)
+    problems = load_problems(prompts)
     asked = {
         **identity(sampling), **identity(prompts), "revision": prompts.revision, "model": model.ref,
         "model_revision": model.revision, "problems": {row["id"]: digest(row) for row in problems},
@@ -131,7 +127,7 @@ def _changes(before: Row, asked: Row) -> list[str]:
     return changed
 
 
-def response_summary(output: str | Path) -> dict[str, Any]:
+def response_summary(output: Path) -> dict[str, Any]:
     """Counts, mean tokens, responses that hit the limit, and `lengths`: how many are up to 2, 4, 8... tokens.
 
     Raises StepFailed if rows failed.

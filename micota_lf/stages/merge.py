@@ -34,12 +34,7 @@ TOKENIZER_FILES = (
 
 
 def merge_config(
-    recipe: Recipe,
-    assistant: str,
-    *,
-    before: str | None = None,
-    after: str | None = None,
-    pretrained: str | None = None,
+    recipe: Recipe, assistant: str, *, before: str = "", after: str = "", pretrained: str = ""
 ) -> dict[str, Any]:
     """Mergekit's YAML for an assistant of the recipe, as a dict.
 
@@ -58,29 +53,26 @@ def merge_config(
 def settings(recipe: Recipe, spec: Merge) -> Settings:
     """Of a merge step; the merged model is asked for a few greedy answers, on GPUs where there are any."""
     limit = min(spec.health_prompts, recipe.prompts.limit or spec.health_prompts)
-    sampling = replace(recipe.generation, temperature=0.0)
+    prompts, sampling = replace(recipe.prompts, limit=limit), replace(recipe.generation, temperature=0.0)
     if sampling.backend == "endpoint":  # no server serves the merged model yet
         sampling = replace(sampling, backend="transformers")
-    prompts = replace(recipe.prompts, limit=limit)
     asked = replace(recipe, generation=sampling, prompts=prompts)
-    health, answers, gpus = generate.settings(asked) if limit else (None, {}, 0)
-    apart = {"health": health}
-    return Settings.of(spec, gpus=gpus, apart=apart, engine=recipe.engines.mergekit, answers=answers)
+    health, how, gpus = generate.settings(asked) if limit else (None, {}, 0)
+    return Settings.of(spec, gpus=gpus, apart={"health": health}, engine=recipe.engines.mergekit, answers=how)
 
 
-def render(settings: Mapping[str, Any], before: str, after: str, pretrained: str | None) -> dict[str, Any]:
+def render(spec: Mapping[str, Any], before: str, after: str, pretrained: str | None = None) -> dict[str, Any]:
     """Put a merge YAML together. Paths must be absolute or hub ids: mergekit looks others up on the hub."""
-    name, over_pretrained = settings["merge_method"], settings["preset"] == "pretrained"
-    method = MERGE_METHODS[name]
-    parameters = {key: settings[key] for key in method.parameters}
+    method, over_pretrained = MERGE_METHODS[spec["merge_method"]], spec["preset"] == "pretrained"
+    parameters = {key: spec[key] for key in method.parameters}
     merged = [after] if method.base and not over_pretrained else [before, after]
-    options = {"int8_mask": False, **settings}
+    options = {"int8_mask": False, **spec}
     return {
-        "merge_method": name,
+        "merge_method": spec["merge_method"],
         **({"base_model": pretrained if over_pretrained else before} if method.base else {}),
         "models": [{"model": path, "parameters": dict(parameters)} for path in merged],
         "parameters": {key: options[key] for key in method.options},
-        "dtype": settings["dtype"],
+        "dtype": spec["dtype"],
     }
 
 
@@ -96,9 +88,8 @@ def run(step: Context) -> Results:
     problems, facts = merge_check.compare(models)
     if problems:
         raise UserError("\n".join(problems))
-    given = {role: f"{m.ref}@{m.revision}" if m.revision else m.ref for role, m in step.inputs.items()}
     shutil.rmtree(model, ignore_errors=True)  # mergekit leaves stale shards in a used directory
-    yaml = render(merge, given["before"], given["after"], given.get("pretrained"))
+    yaml = render(merge, **{role: str(path) for role, path in models.items()})
     write_yaml(step.directory / "merge.yaml", yaml)
     argv = [*engine_argv(step.how["engine"]), "merge.yaml", "model", "--random-seed", str(merge["seed"])]
     step.engine([*argv, "--quiet", "--num-threads", str(step.threads)])

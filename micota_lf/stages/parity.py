@@ -1,6 +1,6 @@
 """Whether a model is trained on the tokens that it later meets: LLaMA-Factory's template and the chat's.
 
-    check = template_parity(ModelRef("tiny:student-s"), "qwen", Prompts(path="tiny:train"))
+    check = template_parity(ModelRef("tiny:student-s"), "qwen", Prompts(path="tiny:train"), extra={})
     check.problems       -> []
     check.after_end      -> "\\n"          trained after the end-of-turn token, never generated
 
@@ -12,12 +12,10 @@ Importing llamafactory takes 13 to 20 s, nearly all of this check's time.
 
 import copy
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UserError, nearest
 from ..inputs.chat import Chat, load_chat, opened_thought, row_lengths
@@ -42,13 +40,12 @@ SAMPLES = {
 DATA_ARGUMENTS = ("default_system", "enable_thinking", "preserve_thinking", "train_on_prompt", "mask_history")
 
 
-@dataclass(frozen=True)
-class Parity:
+class Parity(NamedTuple):
     """Problems in words, what training adds after the end of turn, and unknown keys of `extra`."""
 
     problems: list[str]
     after_end: str = ""
-    unknown: list[str] = field(default_factory=list)
+    unknown: Sequence[str] = ()
 
 
 def sound_chat(model: ModelRef) -> Chat:
@@ -74,9 +71,7 @@ def available() -> bool:
     return find_spec("llamafactory") is not None
 
 
-def template_parity(
-    model: ModelRef, template: str, prompts: Prompts, extra: Mapping[str, Any] = MappingProxyType({})
-) -> Parity:
+def template_parity(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[str, Any]) -> Parity:
     """Compare a LLaMA-Factory template with a model's chat template on sample conversations.
 
     The conversations have the system message of `prompts`, or none: only what a recipe uses must agree. The

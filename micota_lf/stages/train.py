@@ -177,20 +177,6 @@ def _lacks(program: str, package: str) -> bool:
     return Path(program).parent == Path(sys.executable).parent and find_spec(package) is None
 
 
-def check(step: Context) -> None:
-    """Raise UserError if LLaMA-Factory would cut a row of the corpus: it says nothing, the end is lost."""
-    settings = step.config["train"]
-    if is_complete(step.directory / "model"):
-        return
-    rows = read_jsonl(step.inputs["corpus"].ref)
-    bare = next((n for n, row in enumerate(rows, 1) if not (row.get("prompt") and row.get("response"))), None)
-    if bare or not rows:
-        raise UserError(f"corpus: {step.inputs['corpus'].ref}: row {bare or 1} has no prompt or no response")
-    lengths = row_lengths(rows, load_chat(step.inputs["model"]), step.config["system"])
-    if problem := overlong_problem(lengths, settings["cutoff_len"]):
-        raise UserError(problem)
-
-
 def run(step: Context) -> Results:
     """Train; a finished one is not launched again, which would change its outputs."""
     model, made = step.directory / "model", step.how
@@ -221,10 +207,18 @@ class _Data(NamedTuple):
 
 
 def _data(step: Context, program: str) -> _Data:
-    """Read a training's corpus and arrange it for its processes."""
-    what, how = step.config["train"], step.how["train"]
-    rows, chat = read_jsonl(step.inputs["corpus"].ref), load_chat(step.inputs["model"])
+    """Read a training's corpus and arrange it for its processes.
+
+    Raises UserError if LLaMA-Factory would cut a row: it says nothing, the end is lost.
+    """
+    what, how, corpus = step.config["train"], step.how["train"], step.inputs["corpus"].ref
+    rows, chat = read_jsonl(corpus), load_chat(step.inputs["model"])
+    bare = next((n for n, row in enumerate(rows, 1) if not (row.get("prompt") and row.get("response"))), None)
+    if bare or not rows:
+        raise UserError(f"corpus: {corpus}: row {bare or 1} has no prompt or no response")
     lengths, size = row_lengths(rows, chat, step.config["system"]), what["global_batch_size"]
+    if problem := overlong_problem(lengths, what["cutoff_len"]):
+        raise UserError(problem)
     devices, wish = step.how["processes"] * step.how["nodes"], how["arrange"]
     own = what["packing"] or what["extra"].keys() & NAMES["own_rows"] or not how["check_template"]
     if (devices == 1 and not step.gpus) or wish == "none" or own:
@@ -339,4 +333,4 @@ def progress(directory: Path) -> str:
         return ""
 
 
-STAGE = Stage(run, check, progress, output="model", relief=RELIEF)
+STAGE = Stage(run, progress, output="model", relief=RELIEF)
