@@ -18,8 +18,8 @@ from functools import partial
 from labelled import Labelled, labelled_rows
 
 from micota_lf.grading.answer import grade
-from micota_lf.inputs.benchmarks import benchmark_named
 from micota_lf.inputs.problems import load_problems
+from micota_lf.recipe.tasks import benchmark_named
 
 BENCHMARKS = ("aime24", "amc23", "olympiadbench", "math-500", "gsm8k")
 Grader = Callable[[str, str], bool]

@@ -53,6 +53,11 @@ class StepLocked(MicotaError):
     exit_code = 3
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its name if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(key: str, known: Iterable[str]) -> str:
     """A hint naming the nearest known key, or the known keys if none is near."""
     from difflib import get_close_matches

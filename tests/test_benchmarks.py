@@ -17,9 +17,9 @@ from micota_lf import RecipeError, StepFailed, compile_plan, load_recipe
 from micota_lf.cli.main import main
 from micota_lf.grading.answer import extract_boxed, grade
 from micota_lf.grading.measures import METRICS, count_reflections, response_metrics
-from micota_lf.inputs.benchmarks import benchmark_named, package_benchmarks
 from micota_lf.inputs.problems import Prompts, load_problems
 from micota_lf.inputs.references import ModelRef
+from micota_lf.recipe.tasks import benchmark_named, package_benchmarks
 from micota_lf.stages.evaluate import finish, lm_eval_samples, tasks_folder
 from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 

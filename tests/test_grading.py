@@ -25,11 +25,18 @@ from micota_lf.cli.main import main
 from micota_lf.errors import UserError
 from micota_lf.grading.answer import Grade, grade
 from micota_lf.grading.equal import NeedsAlgebra, same_text
-from micota_lf.grading.measures import METRICS, measured_rows, response_metrics, token_counter
+from micota_lf.grading.measures import (
+    LEGACY_RULES,
+    METRICS,
+    Columns,
+    asked_rows,
+    measured_rows,
+    response_metrics,
+    token_counter,
+)
 from micota_lf.grading.notation import SHORT as SHORT_TEXT
-from micota_lf.grading.regrade import LEGACY_RULES, Columns, asked_rows
 from micota_lf.grading.workers import AHEAD_ROWS, Limits, Question, grade_rows, grade_safely
-from micota_lf.inputs.benchmarks import Benchmark
+from micota_lf.inputs.problems import Benchmark
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Filter
 from micota_lf.stages.filter import filter_responses

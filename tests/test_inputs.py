@@ -15,17 +15,9 @@ from miniatures import MINIATURES, write_miniatures
 from micota_lf import UserError
 from micota_lf.grading.answer import grade
 from micota_lf.inputs import weights
-from micota_lf.inputs.benchmarks import (
-    DATA_INFO,
-    Benchmark,
-    benchmark_identity,
-    benchmark_named,
-    package_benchmarks,
-)
 from micota_lf.inputs.chat import Chat, load_chat, opened_thought, overlong_problem, row_lengths
-from micota_lf.inputs.hub import hub_problems, model_file, positions, weights_directory
-from micota_lf.inputs.problems import Problems, Prompts, chat, load_problems
-from micota_lf.inputs.references import DataRef, ModelRef
+from micota_lf.inputs.problems import Benchmark, Problems, Prompts, benchmark_identity, chat, load_problems
+from micota_lf.inputs.references import DataRef, ModelRef, hub_problems
 from micota_lf.inputs.weights import (
     ModelSize,
     directory_size,
@@ -36,6 +28,7 @@ from micota_lf.inputs.weights import (
     model_size,
     tensors,
 )
+from micota_lf.recipe.tasks import DATA_INFO, benchmark_named, package_benchmarks
 from micota_lf.system.files import (
     MAX_LINE,
     file_digest,
@@ -421,14 +414,14 @@ def test_a_directory_that_is_not_there_is_a_problem_and_a_hub_id_is_none():
 
 
 def test_small_files_and_positions_of_a_model(tmp_path):
-    assert model_file(STUDENT, "config.json").is_file() and model_file(STUDENT, "none.json") is None
-    assert model_file(ModelRef("nobody/nothing"), "config.json") is None
-    assert positions(STUDENT) == 1024 and positions(ModelRef("nobody/nothing")) is None
+    assert STUDENT.file("config.json").is_file() and STUDENT.file("none.json") is None
+    assert ModelRef("nobody/nothing").file("config.json") is None
+    assert STUDENT.positions == 1024 and ModelRef("nobody/nothing").positions is None
     nested = {"max_position_embeddings": None, "text_config": {"max_position_embeddings": 77}}
-    assert positions(copy_of(tmp_path / "m", **nested)) == 77
-    assert weights_directory(STUDENT) == STUDENT.local
+    assert copy_of(tmp_path / "m", **nested).positions == 77
+    assert STUDENT.weights() == STUDENT.local
     with pytest.raises(FileNotFoundError):
-        weights_directory(ModelRef("nobody/nothing"), offline=True)
+        ModelRef("nobody/nothing").weights(offline=True)
 
 
 def test_hub_models_are_one_line_each_with_what_to_do(monkeypatch):

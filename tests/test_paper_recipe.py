@@ -15,9 +15,8 @@ from micota_lf.inputs.chat import load_chat
 from micota_lf.inputs.references import ModelRef
 from micota_lf.plan.compile import compile_plan
 from micota_lf.recipe.lineage import training
-from micota_lf.recipe.load import load_layers
+from micota_lf.recipe.load import load_layers, source_rows
 from micota_lf.recipe.sections import Evaluation, Filter
-from micota_lf.recipe.sources import source_rows
 from micota_lf.recipe.tasks import chosen_tasks
 from micota_lf.stages import Context, Settings, evaluate, stage
 from micota_lf.stages.merge import render as render_merge

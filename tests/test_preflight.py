@@ -116,7 +116,8 @@ def test_responses_get_the_opened_thought_back(opening):
     for model in (opening, STUDENT):
         with open_backend(model, sampling) as backend:
             (made,) = backend.complete([Request("a", messages)])
-            (raw,) = backend.complete([Request("b", messages, raw="What is 1+1?\n<think>\n")])
+            text = {"role": "user", "content": "What is 1+1?\n<think>\n"}
+            (raw,) = backend.complete([Request("b", [text], raw=True)])
         texts[model] = made.text
         assert made.response_tokens <= 8 and not raw.text.startswith("<think>")
     assert texts[opening].startswith("<think>\n") and not texts[STUDENT].startswith("<think>")

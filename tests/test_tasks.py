@@ -9,11 +9,10 @@ import yaml
 
 from micota_lf import StepFailed, UserError, evaluate_command
 from micota_lf.grading.measures import METRICS
-from micota_lf.inputs.benchmarks import Benchmark, package_benchmarks
-from micota_lf.inputs.problems import Prompts
+from micota_lf.inputs.problems import Benchmark, Prompts
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Bpc, Evaluation, Hardware, Recipe
-from micota_lf.recipe.tasks import chosen_tasks, evaluated_benchmarks, known_tasks
+from micota_lf.recipe.tasks import chosen_tasks, evaluated_benchmarks, known_tasks, package_benchmarks
 from micota_lf.stages import Context, bpc, evaluate
 from micota_lf.system.files import read_json, read_jsonl, write_jsonl
 

@@ -250,11 +250,9 @@ def test_the_card_has_settings_data_scores_with_intervals_and_steps_but_no_local
 
 
 def test_the_card_of_a_merge_names_hub_parents_their_licence_and_data(runs, monkeypatch, tmp_path):
-    from micota_lf.reports import export as home
-
     readme = tmp_path / "README.md"
     readme.write_text("---\nlicense: apache-2.0\n---\n# A model\n")
-    monkeypatch.setattr(home, "model_file", lambda ref, name: readme)
+    monkeypatch.setattr(ModelRef, "file", lambda model, name: readme)
     words = ["students.assistant.model=Qwen/Qwen2.5-1.5B-Instruct", "prompts.path=open-r1/some-set"]
     hub = Runs(runs.workspace, monkeypatch, *words)
     hub.finish("merge/ta")

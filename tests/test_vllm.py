@@ -20,7 +20,7 @@ from widened import widened
 from micota_lf.backends import DEFAULT_LAUNCH, Launch, Request, endpoint, open_backend
 from micota_lf.backends.vllm import free_port, serving, vllm_arguments
 from micota_lf.errors import StepFailed
-from micota_lf.inputs.problems import Prompts, chat, load_problems, user_text
+from micota_lf.inputs.problems import Prompts, chat, load_problems
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Generation
 from micota_lf.stages.generate import generate
@@ -52,8 +52,7 @@ def model(tmp_path_factory):
 def questions(sampling):
     raw = sampling.prompt_format == "raw"
     for row in load_problems(PROMPTS):
-        text = user_text(row["problem"], PROMPTS.template) if raw else None
-        yield Request(row["id"], chat(row["problem"], PROMPTS), text)
+        yield Request(row["id"], chat(row["problem"], PROMPTS), raw)
 
 
 def answers(model, sampling, launch=DEFAULT_LAUNCH):

@@ -22,8 +22,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from annotated_types import Ge, Gt, Interval
 
 from micota_lf import load_recipe
-from micota_lf.inputs.benchmarks import Benchmark
-from micota_lf.inputs.problems import Prompts
+from micota_lf.inputs.problems import Benchmark, Prompts
 from micota_lf.recipe import sections
 from micota_lf.recipe.sections import Recipe
 from micota_lf.system.fields import HOW, marked

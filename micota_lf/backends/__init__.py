@@ -4,9 +4,14 @@
         for completion in backend.complete([Request("a", [{"role": "user", "content": "What is 1+1?"}])]):
             print(completion.text, completion.finish_reason)
 
+    for completion in watched(completions, total=500, done=0):
+        ...                          # says "128/500 responses, 2,345 tokens/s, 1.6% cut at the limit, ..."
+
 A new backend is a module here, and its name's place in `Generation.backend`.
 """
 
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -18,19 +23,21 @@ from ..errors import UserError
 from ..inputs.references import ModelRef
 from ..recipe.sections import Engines, Generation
 
+REPORT_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt: chat messages, or with `raw` set its text as it is, without a chat template."""
+    """One prompt: chat messages, or if it is `raw` the last one's text alone, without a chat template."""
 
     id: str
     messages: list[dict[str, str]]
-    raw: str | None = None
+    raw: bool = False
 
     @property
     def text(self) -> str:
         """What is asked, as a model without a chat template is given it."""
-        return self.messages[-1]["content"] if self.raw is None else self.raw
+        return self.messages[-1]["content"]
 
 
 @dataclass(frozen=True)
@@ -105,3 +112,28 @@ def positions_needed(
     if limit and longest + room > limit:
         raise UserError(f"{key}: {room} and {prompt} exceed the model's {limit} positions")
     return longest + room
+
+
+def watched(completions: Iterable[Completion], total: int, done: int) -> Iterator[Completion]:
+    """The completions; says every few seconds how far they are, how fast, how many cut, and the time left.
+
+    `done` of the `total` were there before. The clock starts when the first one is asked for.
+    """
+    tokens = cut = 0
+    started = last = time.monotonic()
+    for new, completion in enumerate(completions, start=1):
+        yield completion
+        tokens += completion.response_tokens
+        cut += completion.finish_reason == "length"
+        now, left = time.monotonic(), total - done - new
+        if now - last > REPORT_SECONDS or not left:
+            last, spent = now, max(now - started, 1e-9)
+            say(
+                f"{done + new}/{total} responses, {tokens / spent:,.0f} tokens/s, "
+                f"{cut / new:.1%} cut at the limit, about {spent / new * left:.0f} s left"
+            )
+
+
+def say(text: str) -> None:
+    """One line on how generating goes, for people."""
+    print(f"generate: {text}", file=sys.stderr, flush=True)

@@ -35,8 +35,7 @@ from ..inputs.chat import THINK, load_chat, opened_thought
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
 from ..system.files import digest
-from . import Base, Completion, Launch, Request
-from .progress import say
+from . import Base, Completion, Launch, Request, say
 
 # Twice vLLM's usual number of running sequences (256): a full server, and a queue that keeps it full.
 ROOM, MOST_ROOM = 512, 4096
@@ -144,8 +143,8 @@ class Backend(Base):
 
         Everything that a server may have its own default for is said outright.
         """
-        sampling, chat = self.sampling, request.raw is None and not self.plain
-        read = sampling.context_len and [request.raw or self.chat.prompt(request.messages)]
+        sampling, chat = self.sampling, not (request.raw or self.plain)
+        read = sampling.context_len and [self.chat.prompt(request.messages) if chat else request.text]
         # A start token that the server may add to a raw prompt is not counted.
         room = sampling.room(self.chat.counts(read)[0] if read else 0)
         return {
@@ -282,7 +281,7 @@ def completion(request: Request, answer: dict[str, Any], opened: str) -> Complet
     thought = message.get("reasoning_content") or message.get("reasoning")
     if thought:
         text = f"{THINK}\n{thought}" + (f"\n</think>\n\n{text}" if text else "")
-    elif request.raw is None and not text.startswith(THINK):
+    elif not (request.raw or text.startswith(THINK)):
         text = opened + text
     return Completion(request.id, text, reason, usage["prompt_tokens"], usage["completion_tokens"])
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
-from ..errors import UserError
-from ..inputs.chat import opened_thought
+from ..errors import UserError, first_line
+from ..inputs.chat import opened_thought, stop_tokens
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
 from . import Base, Completion, Launch, Request, positions_needed
@@ -28,10 +28,9 @@ class Backend(Base):
                 device_map="auto" if torch.cuda.device_count() > 1 else self.device, **options,
             )  # fmt: skip
         except (OSError, ValueError) as error:
-            raise UserError(f"{model.ref}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"{model.ref}: cannot be loaded: {first_line(error)}") from error
         shipped = self.loaded.generation_config.eos_token_id
-        ends = [*(shipped if isinstance(shipped, list) else [shipped]), self.tokenizer.eos_token_id]
-        self.eos = sorted({end for end in ends if end is not None})
+        self.eos = sorted(stop_tokens(shipped, self.tokenizer.eos_token_id))
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token_id = next(iter(self.eos), 0)
         greedy = sampling.temperature == 0
@@ -53,8 +52,7 @@ class Backend(Base):
             try:
                 yield from self._complete_batch(batch, start)
             except RuntimeError as error:  # out of memory, mostly: the other batches can still succeed
-                reason = str(error).splitlines()[0]
-                yield from (Completion(request_id, error=reason) for request_id, _, _ in batch)
+                yield from (Completion(request_id, error=first_line(error)) for request_id, _, _ in batch)
 
     def numerics(self) -> dict[str, Any]:
         """Versions, device, dtype, attention and batch size, which sets the padding."""
@@ -70,7 +68,7 @@ class Backend(Base):
 
     def _encode(self, request: Request) -> tuple[str, list[int], str]:
         """The request's id, its prompt's tokens, and the thought that a chat template opens at its end."""
-        chat = request.raw is None and self.tokenizer.chat_template is not None
+        chat = not request.raw and self.tokenizer.chat_template is not None
         render = self.tokenizer.apply_chat_template
         text = render(request.messages, tokenize=False, add_generation_prompt=True) if chat else request.text
         ids: list[int] = self.tokenizer(text, add_special_tokens=not chat)["input_ids"]

@@ -9,19 +9,16 @@ otherwise hold the GPUs' memory for a while.
 """
 
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 from ..errors import EngineDied, StepFailed
 from ..inputs.chat import load_chat
-from ..inputs.hub import positions
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
 from ..system.processes import engine_argv, last_errors, memory_errors, running, vllm_numerics
@@ -42,7 +39,7 @@ class Backend(Base):
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Start the server with room for the longest of these prompts, then ask it."""
         chat, requests = load_chat(self.model), list(requests)
-        prompts = (chat.prompt(r.messages) if r.raw is None else r.raw for r in requests)
+        prompts = (r.text if r.raw else chat.prompt(r.messages) for r in requests)
         return self.start(chat.counts(prompts)).complete(requests)
 
     def start(self, prompts: list[int], *key: str) -> endpoint.Backend:
@@ -50,7 +47,7 @@ class Backend(Base):
 
         Without prompts, for what the memory holds. Raises UserError, naming the `key`, if they do not fit.
         """
-        command, port, limit = engine_argv(self.launch.engine), free_port(), positions(self.model)
+        command, port, limit = engine_argv(self.launch.engine), free_port(), self.model.positions
         most = positions_needed(max(prompts, default=0), self.sampling, limit, *key) + SPARE_TOKENS
         room = min(most, limit or most) if prompts else "auto"
         arguments = vllm_arguments(self.model, self.sampling, self.launch, room, port)
@@ -98,23 +95,21 @@ def serving(argv: list[str], port: int, log: Path) -> Iterator[tuple[str, Callab
     log.write_text(" ".join(argv) + "\n", encoding="utf-8")
     url, deadline = f"http://{HOST}:{port}", time.monotonic() + START_SECONDS
     with running(argv, log.parent, log) as process:
-        alive = partial(_check, process, log)
+
+        def alive(late: bool = False) -> None:
+            dead = process.poll() is not None
+            if dead or late:
+                what = "the vLLM server has died" if dead else f"no vLLM server after {START_SECONDS:.0f} s"
+                words = [f"    {line}" for line in last_errors(log)]
+                kind = EngineDied if dead and not memory_errors(log) else StepFailed
+                raise kind("\n".join([f"{what}; last lines of {log}:", *words, ADVICE]))
+
         while True:
             with suppress(OSError), urlopen(f"{url}/health", timeout=5):
                 break
             alive(late=time.monotonic() > deadline)
             time.sleep(0.5)
         yield url, alive
-
-
-def _check(process: subprocess.Popen[bytes], log: Path, late: bool = False) -> None:
-    """Raise StepFailed, with the log's last words, if the server has died or it is too late."""
-    dead = process.poll() is not None
-    if dead or late:
-        what = "the vLLM server has died" if dead else f"no vLLM server after {START_SECONDS:.0f} s"
-        words = [f"    {line}" for line in last_errors(log)]
-        kind = EngineDied if dead and not memory_errors(log) else StepFailed
-        raise kind("\n".join([f"{what}; last lines of {log}:", *words, ADVICE]))
 
 
 def free_port() -> int:

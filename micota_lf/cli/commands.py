@@ -15,10 +15,9 @@ from tempfile import TemporaryDirectory
 from ..errors import StepFailed, UserError
 from ..plan.compile import compile_plan
 from ..plan.plan import Plan
-from ..recipe.load import load_layers, load_recipe
+from ..recipe.load import load_layers, load_recipe, source_rows
 from ..recipe.load import schema as recipe_schema
 from ..recipe.sections import Recipe
-from ..recipe.sources import source_rows
 from ..reports.export import export_model, push_model, refuse_push
 from ..reports.outcomes import Outcomes
 from ..reports.pilot import measured

@@ -15,8 +15,8 @@ from ..plan.costs import downloads, estimate, total
 from ..plan.memory import READY
 from ..plan.plan import Plan
 from ..plan.schedule import wall_hours
+from ..recipe.load import Sourced
 from ..recipe.sections import Recipe
-from ..recipe.sources import Sourced
 from ..reports.outcomes import Outcomes
 from ..reports.write import sheets
 from ..run.step import DONE, states

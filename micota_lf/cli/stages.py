@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import StepFailed, UserError
-from ..grading.regrade import Columns, grade_file
+from ..grading.measures import Columns, grade_file
 from ..inputs.problems import Prompts
 from ..inputs.references import DataRef, ModelRef
 from ..inputs.weights import model_problem

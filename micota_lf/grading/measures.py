@@ -1,4 +1,6 @@
-"""What is measured on the responses to one problem: verdicts, length, truncation, reflection words.
+"""What is measured on the responses to one problem, and any JSON Lines file of responses graded again.
+
+Measured are verdicts, length, truncation and reflection words:
 
     row = [Question("Wait, so \\\\boxed{6}.", "6", legacy_rule="number")]
     list(measured_rows([row], load_chat(model).counts, max_gen_toks=512))
@@ -7,24 +9,37 @@
 lm-eval keeps neither token counts nor finish reasons, so both come from encoding the response again with the
 model's tokenizer, without special tokens: the end-of-turn token is left out, and a response within 1% of
 max_gen_toks counts as truncated. `response_metrics` gives lm-eval's process_results the same, one at a time.
+
+`grade_file` takes rows with a response and a gold answer in columns of any name, or lm-eval's
+`samples_*.jsonl`, and writes them with `extracted`, `legacy`, `symbolic` and `reason` (lists where the
+response is a list), line by line:
+
+    grade_file("old.jsonl", "graded.jsonl", Columns("output", "gold"))
+    -> {"n": 500, "legacy": 301, "symbolic": 344, "differ": 43, "reasons": {"correct": 344, ...}}
 """
 
 import logging
 import re
+import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
+from ..system.files import Row, atomic_writer, iter_jsonl, json_line
 from .answer import Grade
-from .workers import Question, grade_rows, grade_safely
+from .workers import LIMITS, Question, grade_rows, grade_safely
 
 VERDICTS = ("legacy", "symbolic")
 METRICS = (*VERDICTS, "truncated", "response_tokens", "reflections")
 TRUNCATED_SHARE = 0.99
+PROGRESS_SECONDS = 5.0
+LEGACY_RULES = ("hendrycks", "number", "last_number")
 
 REFLECTION_WORDS = (
     "wait", "however", "alternatively", "hmm", "on second thought", "let me check", "let me double-check",
@@ -35,8 +50,19 @@ in responses of reasoning models. Counted as whole words, in any case, each posi
 
 _REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b".replace(" ", r"\s+"), re.IGNORECASE)
 
-Counter = Callable[[Sequence[str]], list[int]]
+TokenCounter = Callable[[Sequence[str]], list[int]]
 """From texts to the number of tokens of each, without special tokens."""
+
+Tell = Callable[[str], None] | None
+
+
+class Columns(NamedTuple):
+    """Where a row's response and gold answer are; `samples` reads them where lm-eval puts them."""
+
+    response: str = "response"
+    answer: str = "answer"
+    legacy_rule: str = "hendrycks"
+    samples: bool = False
 
 
 def count_reflections(text: str) -> int:
@@ -45,7 +71,7 @@ def count_reflections(text: str) -> int:
 
 
 def measured_rows(
-    rows: Sequence[Sequence[Question]], counts: Counter, max_gen_toks: int
+    rows: Sequence[Sequence[Question]], counts: TokenCounter, max_gen_toks: int
 ) -> Iterator[dict[str, float]]:
     """METRICS of each row's responses to one problem (their means), in order, graded on all cores."""
     lengths = iter(counts([question.response or "" for row in rows for question in row]))
@@ -73,7 +99,7 @@ def mean_metrics(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 @cache
-def token_counter(model: str, revision: str | None = None) -> Counter:
+def token_counter(model: str, revision: str | None = None) -> TokenCounter:
     """The counter of a model's tokenizer. Raises UserError if it has no fast one."""
     local = Path(model).expanduser()  # lm-eval takes `models/ta` for a directory, if it is one
     return load_chat(ModelRef(str(local.absolute()) if local.is_dir() else model, revision)).counts
@@ -96,3 +122,80 @@ def _metrics(question: Question, grade: Grade, tokens: int, max_gen_toks: int) -
         "truncated": int(tokens >= TRUNCATED_SHARE * max_gen_toks), "response_tokens": tokens,
         "reflections": count_reflections(question.response or ""),
     }  # fmt: skip
+
+
+def grade_file(
+    source: str | Path, output: str | Path, columns: Columns, workers: int | None = None, tell: Tell = None
+) -> dict[str, Any]:
+    """Write each row of `source` with its grades to `output`, by rename; return the counts.
+
+    `tell` gets a line for each response on which the verdicts differ. A response longer than the grader looks
+    at is graded on its last part, whose length the row then says as `graded_characters`. Raises UserError
+    naming the row if a column is missing or holds no text; then nothing is written.
+    """
+    counts, reasons = Counter(n=0, legacy=0, symbolic=0, differ=0), Counter[str]()
+    started = said = time.monotonic()
+    if next(asked_rows(source, columns), None) is None:
+        raise UserError(f"{source}: holds no rows")
+    with atomic_writer(output) as handle:
+        asked = enumerate(asked_rows(source, columns), start=1)
+        for (number, (row, several, is_list)), grades in grade_rows(asked, lambda item: item[1][1], workers):
+            parts = {part: [vars(one)[part] for one in grades] for part in Grade.__annotations__}
+            added = parts if is_list else vars(grades[0])
+            cut = any(len(question.response or "") > LIMITS.characters for question in several)
+            handle.write(json_line(row | added | ({"graded_characters": LIMITS.characters} if cut else {})))
+            for question, one in zip(several, grades, strict=True):
+                differ = one.legacy != one.symbolic
+                counts.update(n=1, legacy=one.legacy, symbolic=one.symbolic, differ=differ)
+                reasons[one.reason] += 1
+                if tell and differ:
+                    right, wrong = ("legacy", "symbolic") if one.legacy else ("symbolic", "legacy")
+                    gold = f"gold {question.answer!r}, extracted {one.extracted!r}, {one.reason}"
+                    tell(f"row {number}: {right} right, {wrong} wrong: {gold}")
+            if time.monotonic() - said > PROGRESS_SECONDS:
+                said = time.monotonic()
+                speed = f"{counts['n'] / (said - started):.0f} a second"
+                print(f"{source}: {counts['n']} responses graded, {speed}", file=sys.stderr, flush=True)
+    return {**counts, "reasons": dict(sorted(reasons.items()))}
+
+
+def asked_rows(source: str | Path, columns: Columns) -> Iterator[tuple[Row, list[Question], bool]]:
+    """Each row of a file, what is to be graded in it, and whether its response is a list.
+
+    Raises UserError naming the first bad row.
+    """
+    for number, row in enumerate(iter_jsonl(source), start=1):
+        where = f"{source}: row {number}"
+        if columns.samples:
+            response, gold, rule = _sample(row, columns.legacy_rule, where)
+        else:
+            response = _column(row, columns.response, "--response-field", where)
+            gold, rule = _column(row, columns.answer, "--answer-field", where), columns.legacy_rule
+        if isinstance(gold, list) and len(gold) == 1:
+            gold = gold[0]
+        if isinstance(gold, bool) or not isinstance(gold, str | int | float) or gold == "":
+            raise UserError(f"{where}: {columns.answer!r} is {gold!r:.60}, not an answer")
+        several = response if isinstance(response, list) else [response]
+        for one in several:
+            if not isinstance(one, str | None):
+                raise UserError(f"{where}: the response is a {type(one).__name__}, not text")
+        cut = row.get("truncated") == 1 or row.get("finish_reason", "stop") not in ("stop", None)
+        yield row, [Question(one, str(gold), cut, rule) for one in several], several is response
+
+
+def _sample(row: Row, rule: str, where: str) -> tuple[Any, Any, str]:
+    """Response, gold answer and legacy rule of an lm-eval sample; `rule` is that of a task without one."""
+    filtered, doc = row.get("filtered_resps"), row.get("doc")
+    if not isinstance(filtered, list) or not filtered:
+        raise UserError(f"{where} has no 'filtered_resps'; --samples reads lm-eval's samples_*.jsonl")
+    known = {"legacy_rule": rule, **(doc if isinstance(doc, dict) else {})}
+    gold = known["answer"] if known.get("answer") is not None else _column(row, "target", "--samples", where)
+    if known["legacy_rule"] not in LEGACY_RULES:
+        raise UserError(f"{where}: legacy_rule {known['legacy_rule']!r} is none of {', '.join(LEGACY_RULES)}")
+    return filtered[0], gold, known["legacy_rule"]
+
+
+def _column(row: Row, name: str, flag: str, where: str) -> Any:
+    if name in row:
+        return row[name]
+    raise UserError(f"{where} has no {name!r} ({flag}); {nearest(name, row)}")

@@ -21,9 +21,8 @@ from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any, NoReturn
 
-from ..errors import UserError
-from ..system.files import Row, read_json
-from .hub import model_file
+from ..errors import UserError, first_line
+from ..system.files import Row
 from .references import ModelRef
 
 THINK = "<think>"
@@ -87,19 +86,17 @@ def load_chat(model: ModelRef) -> Chat:
     """The tokenizer and chat template of a local model or a hub id; UserError if it has no fast one."""
     from tokenizers import Tokenizer
 
-    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    file, settings_file, jinja = (model_file(model, name) for name in names)
+    file, jinja = model.file("tokenizer.json"), model.file("chat_template.jinja")
     if file is None:
         raise UserError(f"{model.ref}: has no tokenizer.json, or the hub cannot be reached")
-    settings = read_json(settings_file) if settings_file else {}
+    settings = model.settings("tokenizer_config.json")
     template = jinja.read_text(encoding="utf-8") if jinja else settings.get("chat_template")
     if isinstance(template, list):  # named templates
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises no narrower one
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{model.ref}: tokenizer.json cannot be loaded: {reason}") from error
+        raise UserError(f"{model.ref}: tokenizer.json cannot be loaded: {first_line(error)}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokens = {key: value for key, value in settings.items() if key.endswith("_token")}
@@ -139,6 +136,12 @@ def opened_thought(prompt: str) -> str:
     """
     opened = re.search(rf"{THINK}\s*\Z", prompt)
     return opened[0] if opened else ""
+
+
+def stop_tokens(shipped: int | list[int] | None, own: int | None) -> set[int]:
+    """Tokens at which generation stops: those of a model's generation config, and its tokenizer's own."""
+    ends = [*(shipped if isinstance(shipped, list) else [shipped]), own]
+    return {end for end in ends if end is not None}
 
 
 def row_lengths(rows: Iterable[Row], chat: Chat, system: str | None = None) -> list[int]:

@@ -1,14 +1,15 @@
-"""Problems to respond to: from a JSONL file, the tiny family, or a data set on the hub.
+"""Problems to respond to, and benchmarks: from a JSONL file, the tiny family, or a data set on the hub.
 
 rows = load_problems(Prompts("tiny:train", limit=10))
 chat(rows[0]["problem"], prompts)   -> [{"role": "user", "content": "What is ..."}]
 """
 
 from collections import Counter
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
-from ..errors import UserError
-from ..system.fields import Apart, Count, Section
+from ..errors import UserError, first_line
+from ..system.fields import Apart, Count, Section, identity
 from ..system.files import NO_TEXT, Row, digest, is_text, read_jsonl
 from .references import DataRef
 
@@ -43,6 +44,42 @@ class Prompts(Problems):
     system: str | None = None
 
 
+class Benchmark(Problems):
+    """Test problems of one benchmark, and how its answer column is read.
+
+    `answer_format`: `plain` text or number, `gsm8k` (what follows `####`), `list` (several answers).
+    `legacy_rule`: string match of the paper's lineage: `hendrycks`; `number`, which first drops leading zeros
+    and a trailing `.0`; or `last_number`, which looks at no box (GSM8K). `problems` is how many there should
+    be: another number is warned of. A local file has no subset, split or revision.
+    """
+
+    split: str = "test"
+    answer_format: Literal["plain", "gsm8k", "list"] = "plain"
+    legacy_rule: Literal["hendrycks", "number", "last_number"] = "hendrycks"
+    licence: Apart[str] = ""
+    problems: Apart[Count | None] = None
+
+    def answer_text(self, value: Any) -> str:
+        """The gold answer as text, from the answer column's value. Raises ValueError saying what is wrong.
+
+        `plain`: text or a number, where a float without a fraction is an integer (AMC's 27.0 is 27).
+        `gsm8k`: what follows the last `####`, without thousands separators, as GSM8K's evaluation reads it.
+        `list`: several answers joined by commas; one is kept as it stands.
+        """
+        if self.answer_format == "list" and isinstance(value, list) and value:
+            return ", ".join(map(replace(self, answer_format="plain").answer_text, value))
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+            raise ValueError(f"holds no answer: {value!r}")
+        if self.answer_format != "gsm8k":
+            return str(value).strip()
+        _, mark, final = str(value).rpartition("####")
+        if not mark or not final.strip():
+            raise ValueError("has no answer after '####'")
+        return final.strip().replace(",", "")
+
+
 def load_problems(spec: Problems) -> list[Row]:
     """Rows `{id, problem, answer}` of a set of problems.
 
@@ -52,8 +89,7 @@ def load_problems(spec: Problems) -> list[Row]:
     """
     local = spec.source.local
     source = read_jsonl(local) if local else _hub_rows(spec)
-    rows: dict[str, Row] = {}
-    copies: Counter[str] = Counter()
+    rows, copies = dict[str, Row](), Counter[str]()
     for number, row in enumerate(source[: spec.limit], start=1):
         at = f"{spec.path}: row {number}"
         fields = (spec.problem_field, spec.answer_field, spec.id_field)
@@ -78,6 +114,12 @@ def load_problems(spec: Problems) -> list[Row]:
     return list(rows.values())
 
 
+def benchmark_identity(spec: Benchmark) -> dict[str, Any]:
+    """What decides a benchmark's problems and verdicts, for a step's hash: content, never a path."""
+    place = ("subset", "split") if spec.source.local else ()
+    return {key: value for key, value in identity(spec).items() if key not in place} | spec.source.identity()
+
+
 def user_text(problem: str, template: str) -> str:
     """The user's message: the template with the problem put in (other braces are left alone)."""
     return template.replace("{problem}", problem)
@@ -95,5 +137,4 @@ def _hub_rows(spec: Problems) -> list[Row]:
     try:
         return list(load_dataset(spec.path, spec.subset, split=spec.split, revision=spec.revision))
     except Exception as error:  # datasets raises many kinds; each means that the set is not to be had
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{spec.path!r} could not be loaded from the hub: {reason}") from error
+        raise UserError(f"{spec.path!r} could not be loaded from the hub: {first_line(error)}") from error

@@ -4,17 +4,34 @@
     ModelRef("./models/ta").resolved          -> its absolute path; relative ones start where we are
     ModelRef("Qwen/Qwen2.5-3B", "abc").local  -> None: an id on the Hugging Face hub
     DataRef("tiny:two").local                 -> a JSON Lines file of the tiny family
+    ModelRef("Qwen/Qwen2.5-3B").file("config.json")                 -> a path in the hub's cache, or None
+    hub_problems({"students.x": ModelRef("Qwen/Qwen2.5-3B")})       -> {} if config and tokenizer are there
 
 `identity` is what enters a step's hash: the content of local files, id and revision of hub ones, never the
-path, so that moving a checkout re-runs nothing.
+path, so that moving a checkout re-runs nothing. Whether the hub is asked at all is huggingface_hub's own
+business (HF_HUB_OFFLINE, HF_TOKEN).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..system.files import directory_digest, file_digest
+from ..errors import first_line
+from ..system.files import directory_digest, file_digest, read_json
 from ..tiny import TINY_ROOT
+
+# Why a file is not had, by the name of huggingface_hub's error, or else of what that derives from.
+REASONS = {
+    "GatedRepoError": "is gated: accept its terms on the hub and set HF_TOKEN",
+    "RepositoryNotFoundError": "is not on the hub, or not for you: check the id; if private, set HF_TOKEN",
+    "RevisionNotFoundError": "has no such revision on the hub",
+    "LocalEntryNotFoundError": "is not in the local cache, and {obstacle}",
+    "EntryNotFoundError": "has no {file} on the hub",
+    "Exception": "cannot be had from the hub: {error}",
+}
+HUB_SECONDS = 10.0  # for an answer that is only good to know
+OFFLINE = "HF_HUB_OFFLINE is set: unset it or fetch it"
 
 
 @dataclass(frozen=True)
@@ -52,9 +69,74 @@ class ModelRef:
         content = directory_digest(path) if path.is_dir() else file_digest(path)
         return {"name": path.name, "content": content}
 
+    def file(self, name: str) -> Path | None:
+        """A small file of the model, downloaded if that is on the hub; None if it cannot be had."""
+        if self.local is not None:
+            return self.local / name if (self.local / name).is_file() else None
+        from huggingface_hub import errors, hf_hub_download
+
+        try:
+            return Path(hf_hub_download(self.ref, name, revision=self.revision))
+        except errors.EntryNotFoundError:  # also raised if it is not in the cache and the hub is out of reach
+            return None
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """What a JSON file of the model holds; nothing if it cannot be had."""
+        return read_json(file) if (file := self.file(name)) else {}
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens the model can see, prompt and response together, if its config says so."""
+        config, key = self.settings("config.json"), "max_position_embeddings"
+        limit: int | None = config.get(key) or config.get("text_config", {}).get(key)
+        return limit
+
+    def weights(self, offline: bool = False) -> Path:
+        """Where the weights are: the model's directory, or the hub's snapshot (downloaded unless `offline`).
+
+        Raises FileNotFoundError if the snapshot is not here and may not be, or cannot be, downloaded.
+        """
+        if self.local is not None:
+            return self.local
+        from huggingface_hub import snapshot_download
+
+        how: dict[str, Any] = {"revision": self.revision, "local_files_only": offline}
+        files = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+        return Path(snapshot_download(self.ref, allow_patterns=files, **how))
+
+    def current_commit(self) -> str | None:
+        """The commit that a hub id's revision names now; None if the hub cannot be asked."""
+        from huggingface_hub import HfApi
+
+        try:
+            return HfApi().model_info(self.ref, revision=self.revision, timeout=HUB_SECONDS).sha
+        except Exception:  # of several libraries: each means that it is not known
+            return None
+
 
 @dataclass(frozen=True)
 class DataRef(ModelRef):
     """A file of prompts, responses or a corpus (JSON Lines), or a data set on the hub."""
 
     tiny: ClassVar[str] = "data/{}.jsonl"
+
+
+def hub_problems(models: Mapping[str, ModelRef]) -> dict[str, str]:
+    """One line for each role whose config or tokenizer cannot be had from the hub."""
+    found, unreachable = dict[str, str](), False  # a hub out of reach is waited for once
+    for role, model in models.items():
+        if model.local:
+            continue
+        from huggingface_hub import constants, errors, hf_hub_download  # slow, and seldom needed
+
+        try:
+            for file in ("config.json", "tokenizer_config.json"):
+                hf_hub_download(model.ref, file, revision=model.revision, local_files_only=unreachable)
+        except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.HFValidationError) as error:
+            unreachable = unreachable or isinstance(error, errors.LocalEntryNotFoundError)
+            obstacle = OFFLINE if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+            reason = next(REASONS[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in REASONS)
+            reason = reason.format(file=file, obstacle=obstacle, error=first_line(error))
+            revision = f" (revision {model.revision})" if model.revision else ""
+            found[role] = f"{role}: {model.ref!r}{revision} {reason}"
+    return found

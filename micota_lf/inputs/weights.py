@@ -22,7 +22,6 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError
 from ..system.files import read_json
-from .hub import weights_directory
 from .references import ModelRef
 
 BILLION = 10**9
@@ -120,7 +119,7 @@ def missing_bytes(model: ModelRef) -> float:
     if model.local or not (size := model_size(model)):
         return 0.0
     with suppress(FileNotFoundError):
-        files = weights_directory(model, offline=True).glob("*.safetensors")
+        files = model.weights(offline=True).glob("*.safetensors")
         return max(0.0, 2 * size.parameters - sum(file.stat().st_size for file in files))
     return 2 * size.parameters
 

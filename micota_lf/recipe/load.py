@@ -7,6 +7,10 @@ A layer is a file, each file that it `extends:` (once, even if several extend it
 checks what comes out, and an error names the layer that holds the value. A teacher, student, assistant or
 corpus set to null in a later layer is removed; `methods` and `tables` of a later file replace those of an
 earlier one. What the values mean together is checked by `check.py`.
+
+A recipe's `sources` says where its values come from (`micota plan RECIPE --sources`): keys to words such as
+`paper: appendix 6.2`. A key stands for all below it, and the longest that fits counts; what a later layer
+sets is no longer what that source says.
 """
 
 import json
@@ -16,14 +20,14 @@ from dataclasses import asdict
 from functools import reduce
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import RecipeError, UserError, nearest
+from ..errors import RecipeError, UserError, first_line, nearest
 from ..inputs.problems import Prompts
 from ..system.files import NO_TEXT
 from .check import asking_problems, semantic_problems
@@ -42,6 +46,15 @@ WORDS = {
     "literal_error": "must be {expected}", "string_unicode": NO_TEXT, "value_error": "{error}",
     "dataclass_type": "is not a mapping", "dict_type": "is not a mapping",
 }  # fmt: skip
+
+
+class Sourced(NamedTuple):
+    """A value, the file that sets it (`default` if none does), and where it comes from."""
+
+    key: str
+    value: Any
+    set_in: str
+    source: str
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -88,6 +101,23 @@ def origin(layers: Layers, key: str) -> str | None:
     return None
 
 
+def source_rows(recipe: Recipe, layers: Layers) -> list[Sourced]:
+    """One row a value of the recipe, in its own order; the source of one that has none is empty."""
+    order = {where: n for n, (where, _) in enumerate(layers)}
+    stated = {key: where for where, values in layers for key in values.get("sources", {})}
+    rows = []
+    for key, value in _leaves(asdict(recipe)):
+        set_in = origin(layers, key)
+        if key.split(".")[0] == "sources" or (set_in is None and value in (None, {}, [])):
+            continue  # nothing is said there
+        found = max((k for k in recipe.sources if f"{key}.".startswith(f"{k}.")), key=len, default="")
+        source = recipe.sources.get(found, "")
+        if source and set_in and order[set_in] > order[stated[found]]:
+            source = f"changed (was {source})"
+        rows.append(Sourced(key, value, set_in or "default", source))
+    return rows
+
+
 def _frozen(
     layers: Layers, overrides: Sequence[str], file: str, check: Callable[[Recipe], Iterable[str]]
 ) -> tuple[Recipe, Layers]:
@@ -112,7 +142,7 @@ def _from_dots(items: Sequence[str], problems: list[str]) -> Any:
                 raise ValueError("not of the form key.path=value")
             layer.merge_with_dotlist([item])
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-            problems.append(f"{OVERRIDES}: {item!r}: {_first_line(error)}")
+            problems.append(f"{OVERRIDES}: {item!r}: {first_line(error)}")
     return OmegaConf.to_container(layer)
 
 
@@ -153,7 +183,7 @@ def _read(path: Path) -> Any:
     except RecursionError:
         raise UserError("cannot be read: nested too deeply") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read: {_first_line(error)}") from error
+        raise UserError(f"cannot be read: {first_line(error)}") from error
 
 
 def _nodes(node: Any, known: dict[int, float]) -> float:
@@ -194,7 +224,7 @@ def _resolved(values: dict[str, Any], found: dict[str, str]) -> Any:
         try:
             return OmegaConf.to_container(config, resolve=True)
         except OmegaConfBaseException as error:
-            found[str(error.full_key).replace("[", ".").replace("]", "")] = _first_line(error)
+            found[str(error.full_key).replace("[", ".").replace("]", "")] = first_line(error)
             del error.parent_node[error.key]
 
 
@@ -253,5 +283,9 @@ def _known_keys(place: Sequence[str]) -> Iterable[str]:
     return list(node["properties"])
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _leaves(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{at}.{key}".removesuffix("_").removeprefix("."))
+    else:
+        yield at, node

@@ -18,14 +18,12 @@ import yaml
 from annotated_types import Ge
 from pydantic import AfterValidator, BeforeValidator, Strict
 
-from ..inputs.benchmarks import Benchmark
-from ..inputs.problems import Prompts
+from ..inputs.problems import Benchmark, Prompts
 from ..inputs.references import ModelRef
 from ..system.fields import Apart, Count, How, Natural, NotNegative, Part, Positive, Section, Share, keys_of
 
 RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
 Dtype = Literal["bfloat16", "float16", "float32"]
-Verdict = Literal["legacy", "symbolic"]
 NAMES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
 
 
@@ -255,7 +253,7 @@ class Evaluation(Section):
     include_path: Apart[str | None] = None
     max_gen_toks: Count = 16384
     limit: Count | None = None
-    verdict: Apart[Verdict] = "symbolic"
+    verdict: Apart[Literal["legacy", "symbolic"]] = "symbolic"
     overlap_words: Apart[Count | None] = 13
     dtype: Dtype = "bfloat16"
     seed: Natural = 1234

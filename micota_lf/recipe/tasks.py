@@ -2,6 +2,7 @@
 
     chosen_tasks(Evaluation(tasks={"micota_tiny": "Tiny"}))       -> {"micota_tiny_two": {...}, ...}
     evaluated_benchmarks(Evaluation(tasks={"micota_gsm8k": ""}))  -> {"gsm8k": Benchmark("openai/gsm8k", ...)}
+    benchmark_named("gsm8k", None, "/data")      -> that with /data/gsm8k/test.jsonl in place of its hub id
 
 One entry `evaluation.benchmarks.NAME`, of a recipe or of the package's data_info, makes the task
 `micota_NAME` (without the hyphens of NAME) and `micota_NAME_avg`, which samples. A file of data_info with
@@ -11,16 +12,20 @@ of the user's own stand beside them, or in their place.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from ..errors import UserError, nearest
-from ..inputs.benchmarks import Benchmark, benchmark_named, package_benchmarks, package_evaluations
+from ..inputs.problems import Benchmark
 from ..system.files import directory_digest
 from .sections import Evaluation
 
+DATA_INFO = Path(__file__).parent.parent / "data_info"
 TaskConfig = dict[str, Any]
 """A task's or a group's YAML, in lm-eval's key names; what it shares with others it includes."""
 
@@ -30,6 +35,42 @@ class _TaskYaml(yaml.SafeLoader):
 
 
 _TaskYaml.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+@cache
+def package_evaluations() -> dict[str, dict[str, Any]]:
+    """What `evaluation` holds in each of this package's `data_info/*.yaml`, by the file's name."""
+    files = sorted(DATA_INFO.glob("*.yaml"))
+    return {f.stem: yaml.safe_load(f.read_text(encoding="utf-8")).get("evaluation", {}) for f in files}
+
+
+@cache
+def package_benchmarks() -> dict[str, Benchmark]:
+    """The benchmarks that this package's `data_info/*.yaml` describe, by name."""
+    described = [found.get("benchmarks", {}) for found in package_evaluations().values()]
+    return {name: Benchmark(**spec) for specs in described for name, spec in specs.items()}
+
+
+def benchmark_named(name: str, given: Mapping[str, Any] | None, data_dir: str | None) -> Benchmark:
+    """A benchmark by name, with its local path made absolute: of those given, else the package's.
+
+    Given ones may be plain mappings. With `data_dir`, `data_dir/NAME/test.jsonl` replaces a hub id.
+    Raises UserError for a name or a key that is unknown, and for a local file that is not there.
+    """
+    specs = {**package_benchmarks(), **(given or {})}
+    if name not in specs:
+        raise UserError(f"benchmark {name!r} is unknown; known: {', '.join(specs)}")
+    try:
+        spec = TypeAdapter(Benchmark).validate_python(specs[name])
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise UserError(f"benchmark {name!r}: {'; '.join(problems)}") from error
+    path = spec.source.local
+    if path is None and data_dir:
+        path = Path(data_dir).expanduser().absolute() / name / "test.jsonl"
+    if path and not path.is_file():
+        raise UserError(f"benchmark {name!r}: no such file: {path}")
+    return replace(spec, path=str(path)) if path and not spec.path.startswith("tiny:") else spec
 
 
 def known_tasks(spec: Evaluation) -> dict[str, TaskConfig]:

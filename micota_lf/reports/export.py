@@ -18,8 +18,7 @@ from typing import Any
 import yaml
 
 from .. import __version__
-from ..errors import StepFailed, UserError
-from ..inputs.hub import model_file
+from ..errors import StepFailed, UserError, first_line
 from ..plan.plan import Input, Plan, Step
 from ..run.step import finished
 from ..run.workspace import damage
@@ -76,7 +75,7 @@ def refuse_push(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise UserError(f"--push: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--push: {first_line(error)}") from error
 
 
 def push_model(folder: Path, repo: str) -> None:
@@ -92,7 +91,7 @@ def push_model(folder: Path, repo: str) -> None:
         api.create_repo(repo, private=True, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder)
     except Exception as error:  # of several libraries: each means that it is not on the hub
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise StepFailed(f"--push: {repo}: {reason}; to try again: hf upload {repo} {folder}") from error
 
 
@@ -142,7 +141,7 @@ def licence(given: Input) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        card = model_file(given.reference, "README.md")
+        card = given.reference.file("README.md")
         found: dict[str, Any] = (card and metadata_load(card)) or {}
     except (OSError, ValueError, HfHubHTTPError, yaml.YAMLError):
         return UNKNOWN

@@ -29,12 +29,10 @@ from pydantic import TypeAdapter
 
 from ..backends import Launch, endpoint, vllm
 from ..errors import StepFailed, UserError
-from ..grading.measures import METRICS, VERDICTS, measured_rows
-from ..grading.regrade import Columns, asked_rows
+from ..grading.measures import METRICS, VERDICTS, Columns, asked_rows, measured_rows
 from ..grading.workers import Question
-from ..inputs.benchmarks import Benchmark, benchmark_identity
 from ..inputs.chat import load_chat
-from ..inputs.problems import Prompts, chat, load_problems
+from ..inputs.problems import Benchmark, Prompts, benchmark_identity, chat, load_problems
 from ..inputs.references import ModelRef
 from ..recipe.sections import Evaluation, Generation, Recipe
 from ..recipe.tasks import TaskConfig, chosen_tasks, evaluated_benchmarks, known_tasks, own_contents

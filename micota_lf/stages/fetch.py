@@ -9,8 +9,7 @@ given. Half a download stays in the cache, and the next one goes on from there.
 
 from pathlib import Path
 
-from ..errors import StepFailed, UserError
-from ..inputs.hub import current_commit, weights_directory
+from ..errors import StepFailed, UserError, first_line
 from ..inputs.references import ModelRef
 from ..inputs.weights import model_problem
 from ..system.processes import log_tail
@@ -21,10 +20,9 @@ def run(step: Context) -> Results:
     """Download what is not in the cache, and link it. Raises StepFailed if it cannot be had whole."""
     model, link = step.inputs["model"], step.directory / STAGE.output
     try:
-        snapshot = weights_directory(model)
+        snapshot = model.weights()
     except Exception as error:  # of several libraries: each means that it is not here whole
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepFailed(f"{model.ref}: {reason}; what has arrived is kept") from error
+        raise StepFailed(f"{model.ref}: {first_line(error)}; what has arrived is kept") from error
     link.unlink(missing_ok=True)
     link.symlink_to(snapshot)
     if problem := model_problem(ModelRef(str(link)), chat=False):
@@ -36,7 +34,7 @@ def run(step: Context) -> Results:
 def moved(fetched: Results) -> str | None:
     """A line on a fetched id without a revision whose commit on the hub is another one by now."""
     model, commit = ModelRef(fetched["id"], fetched["revision"]), fetched["commit"]
-    now = None if model.revision else current_commit(model)
+    now = None if model.revision else model.current_commit()
     if now in (None, commit):
         return None
     return f"{model.ref} has moved on the hub: {commit[:12]} was fetched and is used, {now:.12} is there now"

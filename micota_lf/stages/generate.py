@@ -19,8 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..backends import DEFAULT_LAUNCH, Completion, Launch, Request, open_backend
-from ..backends.progress import say, watched
+from ..backends import DEFAULT_LAUNCH, Completion, Launch, Request, open_backend, say, watched
 from ..errors import StepFailed, UserError
 from ..inputs.problems import Prompts, chat, load_problems, user_text
 from ..inputs.references import ModelRef
@@ -74,7 +73,8 @@ def generate(
         return response_summary(output)
     say(f"{len(done)}/{len(problems)} responses are there, {len(missing)} to generate")
     with open_backend(model, sampling, replace(launch, log=output.with_suffix(".server.log"))) as backend:
-        requests = [_request(row, prompts, sampling) for row in missing.values()]
+        raw = sampling.prompt_format == "raw"
+        requests = [Request(row["id"], chat(row["problem"], prompts), raw) for row in missing.values()]
         completions = watched(backend.complete(requests), len(problems), len(done))
         began = time.monotonic()
         first = next(completions)  # a model or limit that is refused leaves no file behind
@@ -87,11 +87,6 @@ def generate(
                 handle.flush()
         took = {} if before else {"generation_seconds": round(time.monotonic() - began, 2)}
     return response_summary(output) | took
-
-
-def _request(problem: Row, prompts: Prompts, sampling: Generation) -> Request:
-    raw = user_text(problem["problem"], prompts.template) if sampling.prompt_format == "raw" else None
-    return Request(problem["id"], chat(problem["problem"], prompts), raw)
 
 
 def _row(problem: Row, completion: Completion, prompts: Prompts) -> Row:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StepFailed, UserError, nearest
-from ..inputs.hub import weights_directory
 from ..inputs.references import ModelRef
 from ..recipe.lineage import model_of
 from ..recipe.sections import MERGE_METHODS, Merge, Recipe
@@ -82,7 +81,7 @@ def run(step: Context) -> Results:
     Raises UserError for models that cannot be merged, StepFailed for a merged one that is not sound.
     """
     model, merge = step.directory / "model", step.config["merge"]
-    models = {role: weights_directory(model) for role, model in step.inputs.items() if role != "prompts"}
+    models = {role: model.weights() for role, model in step.inputs.items() if role != "prompts"}
     if merge["preset"] == "pretrained" and "pretrained" not in models:
         raise UserError("merge.pretrained_model: the preset 'pretrained' needs one")
     problems, facts = merge_check.compare(models)

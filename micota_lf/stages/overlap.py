@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..inputs.benchmarks import Benchmark
-from ..inputs.problems import load_problems
+from ..inputs.problems import Benchmark, load_problems
 from ..recipe.sections import Recipe
 from ..system.files import Row, write_jsonl
 from . import Context, Results, Settings, Stage

@@ -17,12 +17,10 @@ from importlib.util import find_spec
 from itertools import chain
 from typing import Any, NamedTuple
 
-from ..errors import UserError, nearest
-from ..inputs.chat import Chat, load_chat, opened_thought, row_lengths
-from ..inputs.hub import model_file
+from ..errors import UserError, first_line, nearest
+from ..inputs.chat import Chat, load_chat, opened_thought, row_lengths, stop_tokens
 from ..inputs.problems import Prompts, chat
 from ..inputs.references import ModelRef
-from ..system.files import read_json
 
 NO_CUTOFF = 2**20
 COPY = "parity"  # the name of our copy of a template, into which LLaMA-Factory writes its arguments
@@ -81,7 +79,7 @@ def template_parity(model: ModelRef, template: str, prompts: Prompts, extra: Map
         unknown = _unknown_names(template, extra)
         return Parity([], "" if unknown else _after_end(model, template, prompts, extra), unknown)
     except (UserError, ImportError, OSError, ValueError) as error:
-        return Parity([str(error).splitlines()[0]])
+        return Parity([first_line(error)])
 
 
 def _unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
@@ -105,7 +103,9 @@ def _after_end(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[
         raise UserError(f"{model.ref}: has no chat template")
     system = {"default_system": prompts.system} if prompts.system else {}
     arguments = {**system, **{key: value for key, value in extra.items() if key in DATA_ARGUMENTS}}
-    trained, stops = _supervised(tokenizer, template, arguments, prompts), _stop_tokens(model, original)
+    trained = _supervised(tokenizer, template, arguments, prompts)
+    shipped = model.settings("generation_config.json").get("eos_token_id")
+    stops = stop_tokens(shipped, original.eos_token_id)  # as in backends/
     counter, after_end = load_chat(model), ""
     for (name, (problem, response)), training in zip(SAMPLES.items(), trained, strict=True):
         messages = chat(problem, prompts)
@@ -177,11 +177,3 @@ def _supervised(
     processor = SupervisedDatasetProcessor(rules, tokenizer, None, settings)
     tokens: list[list[int]] = processor.preprocess_dataset(rows)["input_ids"]
     return tokens
-
-
-def _stop_tokens(model: ModelRef, tokenizer: Any) -> set[int]:
-    """Tokens at which generation stops: the generation config's and the tokenizer's, as in backends/."""
-    file = model_file(model, "generation_config.json")
-    shipped = read_json(file).get("eos_token_id") if file else None
-    ends = shipped if isinstance(shipped, list) else [shipped]
-    return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}

@@ -15,17 +15,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 
-from ..errors import UserError
-from ..inputs.benchmarks import Benchmark
+from ..errors import UserError, first_line
 from ..inputs.chat import Chat, opened_thought
-from ..inputs.hub import hub_problems, model_file, positions, weights_directory
-from ..inputs.problems import Problems, chat, load_problems
-from ..inputs.references import DataRef, ModelRef
+from ..inputs.problems import Benchmark, Problems, chat, load_problems
+from ..inputs.references import DataRef, ModelRef, hub_problems
 from ..inputs.weights import tensors
 from ..recipe.lineage import filtering, model_of, shown_teachers, training, trainings
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
-from ..system.files import digest, read_json, write_json
+from ..system.files import digest, write_json
 from . import Context, Results, Settings, Stage, merge_check, parity
 
 GENERATION, EVALUATION = "generation.max_tokens", "evaluation.max_gen_toks"
@@ -116,7 +114,7 @@ def _chats(models: Mapping[str, ModelRef], step: Context, report: Report) -> dic
         try:
             opened = opened_thought(read(model).prompt(chat("?", step.prompts)))
         except (UserError, OSError, ValueError) as error:
-            report.problems.append(f"{role}: {str(error).splitlines()[0]}")
+            report.problems.append(f"{role}: {first_line(error)}")
             continue
         found[model] = read(model)
         if opened:
@@ -153,7 +151,7 @@ def _budgets(step: Context, longest: Longest, report: Report) -> None:
     """Whether the longest prompt and response of each model fit into its positions, and into context_len."""
     for at, response, role, context in step.config["budgets"]:
         model = step.inputs[role]
-        limit = positions(model) if model in longest else None
+        limit = model.positions if model in longest else None
         if limit:
             prompt = longest[model][at]
             room = min(response, context - prompt) if context else response
@@ -208,13 +206,13 @@ def _merge(at: str, pretrained: ModelRef, before: ModelRef, report: Report) -> N
     """The pretrained model must fit the assistant's start; one still on the hub is judged by its config."""
     how = "tensors and a sample of weights compared"
     try:
-        paths = [weights_directory(model, offline=True) for model in (before, pretrained)]
+        paths = [model.weights(offline=True) for model in (before, pretrained)]
         if not all(tensors(path) for path in paths):
             raise FileNotFoundError
         problems = merge_check.compare({"before": paths[0], "pretrained": paths[1]})[0]
     except FileNotFoundError:
-        files = [model_file(model, "config.json") for model in (pretrained, before)]
-        found = merge_check.config_differences(*(read_json(file) for file in files if file))
+        configs = (model.settings("config.json") for model in (pretrained, before))
+        found = merge_check.config_differences(*configs)
         problems = [f"merge: pretrained and before {line}" for line in found]
         how = "configs compared; weights will be once they are here"
     report.problems += [f"{at}: {line}" for line in problems]

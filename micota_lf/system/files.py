@@ -11,7 +11,7 @@ import json
 import os
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,6 +66,13 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Read a JSON object that another process may remove or be writing; empty if it is not there whole."""
+    with suppress(UserError, ValueError):
+        return dict(read_json(path))
+    return {}
 
 
 def is_text(text: str) -> bool:

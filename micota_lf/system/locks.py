@@ -10,7 +10,6 @@ PATIENCE_SECONDS of the waiter's own clock: machines' clocks differ and jump. NA
 the holder is, for people.
 """
 
-import json
 import os
 import platform
 import signal
@@ -23,6 +22,7 @@ from typing import Any
 from filelock import SoftFileLease, Timeout
 
 from ..errors import StepLocked
+from .files import read_note, write_json
 
 BEAT_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0  # above the beat plus the minute for which NFS may show an old time
@@ -37,7 +37,7 @@ def lease(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
     BEAT_SECONDS; with `wait`, waits for its end instead. A dead one elsewhere costs PATIENCE_SECONDS.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    note = _note(path)
+    note = path.with_name(f"{path.name}.json")
     me = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"),
           "since": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "started": _started(os.getpid())}  # fmt: skip
     touched: set[int] = set()
@@ -56,35 +56,25 @@ def lease(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
     try:
         held.acquire(limit, poll_interval=POLL_SECONDS, cancel_check=given_up)
     except Timeout:
-        who = _read(note)
+        who = read_note(note)
         job = f"Slurm job {who['job']}, " if who.get("job") else ""
         name = "{pid} on {host} since {since}".format(**who) if who else "unknown"
         raise StepLocked(f"{busy} ({job}process {name})") from None
     try:
-        note.write_text(json.dumps(me) + "\n", encoding="utf-8")
+        write_json(note, me)
         yield
     finally:
         with suppress(OSError):
-            if _read(note) == me:
+            if read_note(note) == me:
                 note.unlink()
         held.release()
 
 
 def holder(path: Path) -> dict[str, Any]:
     """Who holds a lease; empty if nobody does, or a process of this machine that is gone."""
-    who = _read(_note(path)) if path.exists() else {}
+    who = read_note(path.with_name(f"{path.name}.json")) if path.exists() else {}
     dead = who and who["host"] == platform.node() and _started(who["pid"]) != who["started"]
     return {} if dead else who
-
-
-def _note(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
-
-
-def _read(note: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        return dict(json.loads(note.read_text(encoding="utf-8")))
-    return {}
 
 
 def _started(pid: int) -> str:

@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import StepFailed, UserError
-from .files import read_json, write_json
+from ..errors import StepFailed
+from .files import read_note, write_json
 from .gpus import assigned_gpus, present_gpus
 from .processes import ending, running
 
@@ -71,7 +71,7 @@ def join(workspace: Path, lease: Path, say: Callable[[str], None]) -> None:
     while (now := (workspace / lease).exists()) or not begun:
         begun = begun or now
         for place in workspace.glob(f"*/*/{MEETING}"):
-            offer = _offer(place)
+            offer = read_note(place)  # empty once it is over
             for rank in range(1, offer.get("nodes", 0)) if offer.get("token") not in parts else ():
                 with suppress(FileExistsError):
                     place.with_name(f".{offer['token']}.{rank}").touch(exist_ok=False)
@@ -93,18 +93,11 @@ def _take_part(
     with assigned_gpus(offer["gpus"], max(offer["gpus"], len(present_gpus())), locks) as gpus:
         env = {**offer["env"], **gpus, "NODE_RANK": str(rank)}
         with running(offer["argv"], place.parent, log, **env) as child:
-            while child.poll() is None and _offer(place).get("token") == offer["token"]:
+            while child.poll() is None and read_note(place).get("token") == offer["token"]:
                 time.sleep(POLL_SECONDS)
             with suppress(subprocess.TimeoutExpired):
                 child.wait(END_SECONDS)
     say(f"{place.parent.name}: {ending(child.returncode) if child.returncode else 'done'}")
-
-
-def _offer(place: Path) -> dict[str, Any]:
-    """What a meeting's file says; nothing once it is over."""
-    with suppress(UserError):
-        return dict(read_json(place))
-    return {}
 
 
 def _address() -> str:

@@ -170,9 +170,7 @@ def memory_errors(log: Path) -> list[str]:
 
 def _named_errors(log: Path) -> list[str]:
     """Each different error that an engine's last run named, as `rank 1: ValueError: no`."""
-    if not log.is_file():
-        return []
-    last = log.read_text(errors="replace").rpartition(f"\n{BEGIN}")[2]
+    last = (log.read_text(errors="replace") if log.is_file() else "").rpartition(f"\n{BEGIN}")[2]
     ranked = ((f"rank {rank}: " if rank else "") + error for rank, error in NAMED_ERROR.findall(last))
     return list(dict.fromkeys(ranked))
 

@@ -8,9 +8,9 @@ from typing import Any
 from datasets import Dataset
 
 from micota_lf.grading.measures import mean_metrics, response_metrics, usable_tokenizer
-from micota_lf.inputs.benchmarks import benchmark_named
 from micota_lf.inputs.problems import Prompts, load_problems, user_text
 from micota_lf.recipe.sections import Evaluation
+from micota_lf.recipe.tasks import benchmark_named
 
 
 def load(benchmark: str, **metadata: Any) -> dict[str, Dataset]:
