@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 # `generate` as a process of its own that ends on SIGTERM as on Ctrl-C; its arguments as JSON.
 CLIENT = """
 import json, signal, sys
+from pathlib import Path
 from micota_lf.backends import Launch
 from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import ModelRef
@@ -23,7 +24,7 @@ from micota_lf.stages.generate import generate
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 model, prompts, output, sampling, launch = json.loads(sys.argv[1])
-generate(ModelRef(model), Prompts(**prompts), output, Generation(**sampling), Launch(**launch))
+generate(ModelRef(model), Prompts(**prompts), Path(output), Generation(**sampling), Launch(**launch))
 """
 STAND_IN = f"{sys.executable} {__file__}"
 ANSWER = "Let me think. The answer is \\boxed{7}."

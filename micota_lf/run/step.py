@@ -95,29 +95,27 @@ def execute(
 
 
 def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
-    """The stage's work, with GPUs for this step alone out of those that the recipe counts."""
+    """The stage's work, with GPUs for this step alone out of those that the recipe counts.
+
+    After an engine that died it is done once more, from what it has written.
+    """
     offline = not kind.hub and all(given.local for given in context.inputs.values())
     env = {"HF_HUB_OFFLINE": "1"} if offline else {}  # nothing to look up: do not wait for a hub
     if not context.gpus:  # unlimited, every engine starts a thread a core, and two at a time fight for them
         env |= {"OMP_NUM_THREADS": str(context.threads), "TOKENIZERS_PARALLELISM": "false"}
     locks = context.directory.parent.parent / ".micota" / "gpus"
     with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):
-        return _tried(context, kind)
-
-
-def _tried(context: Context, kind: Stage) -> Results:
-    """The stage's work; after an engine that died once more, from what it has written."""
-    try:
-        return kind.run(context)
-    except OutOfMemory as error:
-        raise OutOfMemory(f"{error}; what helps: {kind.relief}") from error
-    except EngineDied as died:
-        if context.died or shutil.disk_usage(context.directory).free < FULL_BYTES:
-            raise
-        context.died = str(died)
-    with (context.directory / LOG).open("a", encoding="utf-8") as log:
-        log.write(f"micota: {context.died}; the step is tried once more\n")
-    return _tried(context, kind)
+        while True:
+            try:
+                return kind.run(context)
+            except OutOfMemory as error:
+                raise OutOfMemory(f"{error}; what helps: {kind.relief}") from error
+            except EngineDied as died:
+                if context.died or shutil.disk_usage(context.directory).free < FULL_BYTES:
+                    raise
+                context.died = str(died)
+            with (context.directory / LOG).open("a", encoding="utf-8") as log:
+                log.write(f"micota: {context.died}; the step is tried once more\n")
 
 
 @contextmanager
