@@ -28,7 +28,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
 SPARE_TOKENS = 16  # special tokens that an engine may add to a prompt beyond our count
 ADVICE = (
-    "What helps most often: more GPUs a copy (hardware.inference_gpus), another share of their memory "
+    "more GPUs a copy (hardware.inference_gpus), another share of their memory "
     "(gpu_memory_utilization), less generation.max_tokens or evaluation.max_gen_toks, options in engines.vllm"
 )
 
@@ -102,7 +102,9 @@ def serving(argv: list[str], port: int, log: Path) -> Iterator[tuple[str, Callab
                 what = "the vLLM server has died" if dead else f"no vLLM server after {START_SECONDS:.0f} s"
                 words = [f"    {line}" for line in last_errors(log)]
                 kind = EngineDied if dead and not memory_errors(log) else StepFailed
-                raise kind("\n".join([f"{what}; last lines of {log}:", *words, ADVICE]))
+                raise kind(
+                    "\n".join([f"{what}; last lines of {log}:", *words, f"What helps most often: {ADVICE}"])
+                )
 
         while True:
             with suppress(OSError), urlopen(f"{url}/health", timeout=5):

@@ -71,7 +71,13 @@ def train(args: argparse.Namespace) -> None:
 def merge(args: argparse.Namespace) -> None:
     """A model merged with its earlier self."""
     before, after = (_model(args, role, chat=False) for role in ("before", "after"))
-    made = _made(args, lambda c: c.merge("", before, after, c.recipe.assistants["it"].merge))
+
+    def build(compiler: Compiler) -> Input:
+        spec = compiler.recipe.assistants["it"].merge
+        pretrained = Input.of(spec.pretrained) if spec.pretrained else None
+        return compiler.merge("", before, after, pretrained, spec)
+
+    made = _made(args, build)
     tried = "{ended} of {prompts} answers ended" if made["health"]["prompts"] else "no answers tried"
     weights = f"{made['bytes'] / 1e6:.1f} MB of weights in {made['shards']} file(s), all finite"
     _say(args, f"{weights}; {tried.format(**made['health'])}")

@@ -66,11 +66,9 @@ class Compiler:
         inputs = {"model": start, "corpus": corpus}
         return self._add(slot, "train", inputs, train.settings(self.recipe, spec), label)
 
-    def merge(self, slot: str, before: Input, after: Input, spec: Merge) -> Input:
+    def merge(self, slot: str, before: Input, after: Input, pretrained: Input | None, spec: Merge) -> Input:
         """A model merged with its earlier self."""
-        inputs = {"before": before, "after": after}
-        if spec.pretrained:
-            inputs["pretrained"] = self.fetched(spec.pretrained)
+        inputs = {"before": before, "after": after, **({"pretrained": pretrained} if pretrained else {})}
         if spec.health_prompts:
             inputs["prompts"] = self.prompts
         settings = merge.settings(self.recipe, spec)
@@ -103,8 +101,9 @@ class Compiler:
         """
         recipe, ref = self.recipe, model_of(self.recipe, name).reference
         if assistant := recipe.assistants.get(name):
-            after = self.named(assistant.from_)
-            return self.merge(f"merge/{name}", self.fetched(ref), after, assistant.merge)
+            after, base = self.named(assistant.from_), assistant.merge.pretrained
+            start, pretrained = self.fetched(ref), self.fetched(base) if base else None
+            return self.merge(f"merge/{name}", start, after, pretrained, assistant.merge)
         if learnt := training_named(recipe, name):
             corpus, spec = self.corpus(learnt.corpus), training(recipe, *learnt)
             return self.train(f"train/{name}", self.fetched(ref), corpus, spec)

@@ -280,4 +280,4 @@ def progress(directory: Path) -> str:
     return f"{bars[-1]} requests" if bars else ""
 
 
-STAGE = Stage(run, progress, hub=True)  # a task's data set
+STAGE = Stage(run, progress, hub=True, relief=vllm.ADVICE)  # a task's data set
