@@ -8,7 +8,7 @@ A model says one text and at its brace the digit of the problem, if that is a di
 
 Nothing is trained, so a model takes seconds, and a training at the recipe's learning rates does not undo it.
 Layers are two, heads an eighth of the real number (but three) with 32 dimensions each; vocabulary and
-positions are real. Weights are float32: DeepSpeed's ZeRO-3 without bf16 makes bfloat16 ones NaN.
+positions are real. Weights are float32: ZeRO-3 without `bf16` made NaN of the bfloat16 ones of the 14B.
 """
 
 import json
