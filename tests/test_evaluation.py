@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 from servers import STAND_IN
 from test_server import gone, processes
 
+from micota_lf import compile_plan, load_recipe
 from micota_lf.backends.vllm import SPARE_TOKENS
 from micota_lf.cli.main import main
 from micota_lf.inputs.chat import load_chat
@@ -129,9 +129,19 @@ def test_what_cannot_be_served_is_refused_with_its_key(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_an_evaluation_is_split_and_served_as_its_step_says_and_known_by_neither(tiny):
-    served = replace(tiny, evaluation=replace(tiny.evaluation, backend="vllm"))
-    one, two = evaluate.settings(served, 1), evaluate.settings(served, 2)
-    assert one.config == two.config and two.how["server"] == "vllm serve"
-    assert (two.gpus, two.how["tensor_parallel"]) == (2, 2)
-    assert "server" not in evaluate.settings(tiny, 2).how
+def test_an_evaluation_is_split_and_served_as_its_step_says_and_known_by_neither():
+    plans = [
+        compile_plan(
+            load_recipe(
+                TINY,
+                ["evaluation.backend=vllm", "hardware.gpus=2", "hardware.train_gpus=1", f"hardware.{key}"],
+            )
+        )
+        for key in ("inference_gpus=1", "inference_gpus=2")
+    ]
+    one, two = (plan.steps[plan.slots["evaluate/student-s/Instruct"]] for plan in plans)
+    assert one.id == two.id and two.how["server"] == "vllm serve"
+    assert (two.gpus, two.how["tensor_parallel"], two.how["data_parallel"]) == (2, 2, 1)
+    assert (one.gpus, one.how["tensor_parallel"]) == (1, 1)
+    tiny = compile_plan(load_recipe(TINY))
+    assert "server" not in tiny.steps[tiny.slots["evaluate/student-s/Instruct"]].how
