@@ -29,7 +29,7 @@ from micota_lf import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "micota.yaml"
-# On a busy machine ZeRO-3 over gloo has left a loss that is no number: such a training fails, and is made again.
+# On a busy machine ZeRO-3 over gloo has left a loss that is no number: that training is made again.
 STEP_FAILED, TRIES = 1, 3
 SHORT = ["evaluate/1_5b/Instruct", "evaluate/1_5b/MiCoTA"]
 # The sizes that a plan knows are those of the real models. ZeRO-3 trains without `use_cpu`, with which
