@@ -28,7 +28,7 @@ NAMED_ERROR = re.compile(r"(?:^|\[rank(\d+)\]: |\]:? )([\w.]+Error: .+)", re.MUL
 OUT_OF_MEMORY = re.compile(
     r"(OutOf)?MemoryError|out of memory|not enough memory|can't allocate memory", re.IGNORECASE
 )
-# What a log says of no cause: warnings, with the line that they quote, the launcher of what failed, our words.
+# What a log says of no cause: warnings and the line that they quote, the launcher of what failed, our words.
 NOISE = re.compile(r"\w+Warning: |^\s*warnings\.warn|CalledProcessError|^micota( runs)?: ")
 BEGIN = "micota runs: "  # a line of a log, before the words of an engine
 # Looks again, as one may have started another meanwhile, but not for ever: some cannot die.
