@@ -7,6 +7,7 @@ import argparse
 import json
 import shlex
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -82,7 +83,9 @@ def run(args: argparse.Namespace) -> None:
     check_engines(plan, pending)
     steps = (workspace / step.directory for step in plan.steps.values() if step.kind == "fetch")
     fetched = [done["results"] for done in map(finished, steps) if done]
-    for line in (*untested_versions(), *filter(None, map(moved, fetched))):
+    with ThreadPoolExecutor() as pool:  # a hub out of reach is waited for once
+        asked = list(pool.map(moved, fetched))
+    for line in (*untested_versions(), *filter(None, asked)):
         print(f"warning: {line}", flush=True)
     print(f"{recipe.name}: {len(pending)} of {len(plan.steps)} steps to do in {workspace}", flush=True)
     recipe_file = str(Path(args.recipe).absolute())
