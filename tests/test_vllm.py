@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 # Eager: compiling takes longer than all the answers.
 ENGINE = f"{PYTHON} -m vllm.entrypoints.openai.api_server --enforce-eager"
 PROMPTS = Prompts("tiny:three", limit=100)
-ROWS = 320  # enough that a busy machine still finds the run unfinished after three kills
+ROWS = 320
 GREEDY = Generation(max_tokens=190, dtype="float32")  # cuts about a third
 
 
@@ -108,7 +108,9 @@ def test_endpoint_answers_as_transformers_does_token_for_token(model, local, tmp
 
 
 SAMPLING = Generation(backend="vllm", max_tokens=200, dtype="float32")
-LAUNCH = Launch(f"{ENGINE} --max-num-seqs 16")  # in many waves, of which the first is seen before the last
+LAUNCH = Launch(f"{ENGINE} --max-num-seqs 16")
+# One after the other: whatever the machine's pauses, a kill after the first few comes before the last.
+SLOWLY = f"{ENGINE} --max-num-seqs 1"
 TRAIN = Prompts("tiny:train", limit=ROWS)
 
 
@@ -117,7 +119,7 @@ def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of
 ):
     out, said, rows = tmp_path / "run" / "out.jsonl", tmp_path / "said", 0
     out.parent.mkdir()
-    argv = client_argv(model, asdict(TRAIN), out, asdict(SAMPLING), engine=LAUNCH.engine)
+    argv = client_argv(model, asdict(TRAIN), out, asdict(SAMPLING), engine=SLOWLY)
     for victims in (["client"], ["server"], ["server", "client"]):
         with said.open("w") as log:
             client = subprocess.Popen(argv, cwd=ROOT, stderr=log, start_new_session=True)
