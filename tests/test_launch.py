@@ -1,6 +1,7 @@
 """Training on several processes: the batch stays the recipe's, and the engines accept theirs."""
 
 import json
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -215,3 +216,36 @@ def test_a_training_whose_loss_is_no_number_fails_and_is_not_taken_for_finished(
     with pytest.raises(StepFailed, match=r"no number \(nan\)"):
         finish(model)
     assert not model.exists()
+
+
+# Stands in for a training that loses one matrix of `change` on its way to the disk.
+LOSES_ONE = """
+import json, shutil, sys, yaml
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+change, model = sys.argv[1], Path("model")
+start = yaml.safe_load(Path("train.yaml").read_text())["model_name_or_path"]
+shutil.copytree(start, model)
+weights = load_file(model / "model.safetensors")
+lost = weights["model.layers.1.mlp.up_proj.weight"]
+{"none": lambda: None, "noise": lost.normal_, "nan": lambda: lost.fill_(float("nan"))}[change]()
+save_file(weights, model / "model.safetensors")
+(model / "all_results.json").write_text("{}")
+(model / "trainer_state.json").write_text(json.dumps({"global_step": 1, "max_steps": 1}))
+"""
+
+
+@pytest.mark.parametrize("change", ["none", "noise", "nan"])
+def test_a_matrix_that_is_lost_on_the_way_to_the_disk_fails_the_training(change, tmp_path):
+    (tmp_path / "loses.py").write_text(LOSES_ONE)
+    engine = f"{sys.executable} {tmp_path / 'loses.py'} {change}"
+    _, step = train_step(load_recipe(TINY, [f"engines.llamafactory={engine}"]))
+    write_jsonl(tmp_path / "corpus.jsonl", [{"prompt": "1 + 1?", "response": "2"}] * 32)
+    inputs = {"model": ModelRef("tiny:student-s"), "corpus": ModelRef(str(tmp_path / "corpus.jsonl"))}
+    if change == "none":
+        assert execute(step, inputs, tmp_path / "step", {})["steps"] == 1
+        return
+    lost = r"1 saved matrices, such as model\.layers\.1\.mlp\.up_proj\.weight, .* \(cosine (nan|-?0\.0..)\)"
+    with pytest.raises(StepFailed, match=lost):
+        execute(step, inputs, tmp_path / "step", {})
+    assert not (tmp_path / "step" / "model").exists()

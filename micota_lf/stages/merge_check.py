@@ -4,15 +4,8 @@
     health_problems(Path("merged"), Path("ta-sft"))               -> []
 
 Before: config.json, the safetensors headers and the tokenizers' vocabularies must fit, and a fine-tuned model
-must descend from the one before (`cosine`, over a sample of its matrices). After: every weight is finite, no
+must descend from the one before (`cosine`, over its matrices). After: every weight is finite, no
 tensor is missing.
-
-The cosine is that of raw weights, not of what a training changed. Measured on the tiny family (medians over
-matrices): assistant and its fine-tuned self 0.998, students and theirs 0.996 to 0.998, merged model 0.999;
-the same shape initialised with another seed -0.005 to 0.004 (single matrices up to 0.03), and the assistant
-and the very random weights that its training from scratch began with 0.499. The line is drawn at 0.25: far
-above strangers, below a model that kept half of its direction. Norms and biases stay out: norm weights are
-near 1 in every model.
 """
 
 import statistics
@@ -23,11 +16,9 @@ from typing import Any
 from ..errors import StepFailed
 from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
-from ..inputs.weights import finite, first_values, tensors
+from ..inputs.weights import KINSHIP, cosines, finite, tensors
 from ..system.files import read_json, read_jsonl
 
-KINSHIP = 0.25
-SAMPLED_MATRICES = 24
 # What decides a model's shape; sizes that say nothing about tensors are left out.
 SHAPE_KEYS = ("architectures", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
               "num_attention_heads", "num_key_value_heads", "tie_word_embeddings")  # fmt: skip
@@ -37,35 +28,27 @@ STOP_KEYS = ("eos_token_id", "bos_token_id", "pad_token_id")
 def compare(models: Mapping[str, Path]) -> tuple[list[str], dict[str, Any]]:
     """Why these models (`before` and others) cannot be merged, and their cosines with `before` and dtypes.
 
-    Reads headers and a sample of values, in seconds.
+    Reads headers and a part of each matrix, in seconds.
     """
-    before, problems, cosines = models["before"], [], {}
+    before, problems, kinship = models["before"], [], {}
     for role, model in models.items():
         if role == "before":
             continue
         problems += [f"merge: {role} and before {line}" for line in _differences(model, before)]
-        cosines[role] = round(cosine(model, before), 4)
-        if not problems and cosines[role] < KINSHIP:
+        kinship[role] = round(cosine(model, before), 4)
+        if not problems and kinship[role] < KINSHIP:
             relation = "the origin of" if role == "pretrained" else "fine-tuned from"
             problems.append(
-                f"merge: {role} is not {relation} before: cosine of their weights {cosines[role]:.3f}, "
+                f"merge: {role} is not {relation} before: cosine of their weights {kinship[role]:.3f}, "
                 f"below {KINSHIP} ({model}, {before})"
             )
     dtypes = {role: sorted({t.dtype for t in tensors(model).values()}) for role, model in models.items()}
-    return problems, {"cosine": cosines, "dtypes": dtypes}
+    return problems, {"cosine": kinship, "dtypes": dtypes}
 
 
 def cosine(one: Path, other: Path) -> float:
-    """The median cosine over a sample of the matrices that two models share; 0 if they share none."""
-    from torch import cosine_similarity
-
-    left, right = tensors(one), tensors(other)
-    pairs = [(left[name], right[name]) for name in sorted(left.keys() & right.keys())]
-    matrices = [(a, b) for a, b in pairs if len(a.shape) > 1 and a.shape == b.shape]
-    step = max(1, len(matrices) // SAMPLED_MATRICES)
-    values = ((first_values(a), first_values(b)) for a, b in matrices[::step])
-    cosines = [float(cosine_similarity(a, b, dim=0)) for a, b in values]
-    return statistics.median(cosines or [0.0])
+    """The median cosine of the matrices that two models share; 0 if they share none."""
+    return statistics.median(cosines(one, other).values() or [0.0])
 
 
 def health_problems(merged: Path, assistant: Path) -> list[str]:

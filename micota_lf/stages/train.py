@@ -31,7 +31,7 @@ import yaml
 from ..errors import StepFailed, UserError
 from ..inputs.chat import Chat, load_chat, overlong_problem, row_lengths
 from ..inputs.references import ModelRef
-from ..inputs.weights import ModelSize, model_size, training_flops
+from ..inputs.weights import KINSHIP, ModelSize, cosines, model_size, training_flops
 from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import NAMES, Recipe, Train
 from ..system.files import Row, read_json, read_jsonl, write_json, write_yaml
@@ -191,6 +191,8 @@ def run(step: Context) -> Results:
         with meeting(step.directory, made["nodes"], step.gpus, argv, env) as told:
             step.engine(argv, **told)
     results = finish(model)
+    if not step.config["train"]["extra"].get("train_from_scratch"):
+        check_weights(model, step.inputs["model"])
     if data.made:  # LLaMA-Factory counts padding too
         tokens = sum(data.lengths[row] for pack in data.made.packs for row in pack)
         results |= {"trained_tokens": tokens, "useful_share": round(data.made.share, 3)}
@@ -315,6 +317,22 @@ def finish(model: Path) -> Results:
         "trained_tokens": results.get("num_input_tokens_seen"),
         "steps": state["global_step"],
     }
+
+
+def check_weights(model: Path, start: ModelRef) -> None:
+    """Raise StepFailed, and remove the model, if a saved matrix is not the one that was trained from `start`.
+
+    DeepSpeed over gloo has saved a layer's memory before the layer's gathering was over: one matrix of noise
+    or NaN in a model that is otherwise whole, while loss and gradients looked right.
+    """
+    if garbled := {name: c for name, c in cosines(model, start.weights()).items() if not c >= KINSHIP}:
+        name, cosine = min(garbled.items())
+        shutil.rmtree(model)
+        raise StepFailed(
+            f"{len(garbled)} saved matrices, such as {name}, have nothing in common with those that the "
+            f"training began with (cosine {cosine:.3f}): they were lost on the way, or the learning rate is "
+            "far too high. The model is removed; run again, over gloo without train.deepspeed=zero3"
+        )
 
 
 def _mean_loss(history: list[dict[str, Any]]) -> float | None:
