@@ -5,6 +5,7 @@ from .errors import RecipeError as RecipeError
 from .errors import StepFailed as StepFailed
 from .errors import UserError as UserError
 from .plan.compile import compile_plan as compile_plan
+from .plan.sweep import sweep as sweep
 from .recipe.load import load_recipe as load_recipe
 from .recipe.sections import Recipe as Recipe
 from .stages.evaluate import evaluate_command as evaluate_command

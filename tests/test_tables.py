@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import TINY
 
-from micota_lf import compile_plan, load_recipe
+from micota_lf import compile_plan, load_recipe, sweep
 from micota_lf.grading.intervals import (
     average_interval,
     difference_interval,
@@ -241,7 +241,7 @@ def test_the_papers_value_stands_beside_ours_with_the_difference(tmp_path):
 
 
 def test_the_report_is_written_as_markdown_csv_latex_and_images(bench):
-    report = write_report(bench.recipe, bench.plan, bench.workspace)
+    report = write_report(sweep(TINY), bench.workspace)
     text = report.read_text()
     for title in ("Table 1", "Table 2", "Table 3", "Table 4", "Figure 3", "Figure 4", "Corpora", "Overlap"):
         assert re.search(rf"^## {title}", text, re.MULTILINE), title

@@ -59,6 +59,8 @@ UNITS = {
     "Generation.context_len": "tokens of a prompt and its response",
     "Generation.temperature": "0 is greedy",
     "Generation.top_p": "share of probability",
+    "Recipe.seed": RATIO,
+    "Recipe.seeds": RATIO,
     "Generation.seed": RATIO,
     "Generation.batch_size": "prompts",
     "Generation.gpu_memory_utilization": "share of a GPU's memory",

@@ -14,15 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import StepFailed, UserError
-from ..plan.compile import compile_plan
-from ..plan.plan import Plan
-from ..recipe.load import load_layers, load_recipe, source_rows
+from ..plan.sweep import Sweep
+from ..plan.sweep import sweep as compiled
+from ..recipe.load import load_layers, source_rows
 from ..recipe.load import schema as recipe_schema
-from ..recipe.sections import Recipe
 from ..reports.export import export_model, push_model, refuse_push
 from ..reports.outcomes import Outcomes
 from ..reports.pilot import measured
-from ..reports.write import write_report
+from ..reports.write import report_path, write_report
 from ..run import slurm
 from ..run.snakemake import check_engines, pending_steps, run_plan
 from ..run.step import RUN_LEASE, finished, run_step
@@ -38,13 +37,12 @@ from .show import shortages, show_plan, show_sources, show_tables
 LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
 
 
-def _load(args: argparse.Namespace) -> tuple[Recipe, Plan, Path]:
-    """The recipe (null: the one that ran last), its plan and the workspace."""
+def _load(args: argparse.Namespace) -> tuple[Sweep, Path]:
+    """The recipe (null: the one that ran last) with its variants, and the workspace."""
     if args.recipe is None:
         last = read_json(Path(args.workspace) / LAST_RUN)
         args.recipe, args.overrides = last["recipe"], [*last["overrides"], *args.overrides]
-    recipe = load_recipe(args.recipe, args.overrides)
-    return recipe, compile_plan(recipe), Path(args.workspace).absolute()
+    return compiled(args.recipe, overrides=args.overrides), Path(args.workspace).absolute()
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -56,21 +54,22 @@ def plan(args: argparse.Namespace) -> None:
     if args.sources:
         show_sources(source_rows(*load_layers(args.recipe, args.overrides)))
         return
-    recipe, plan, workspace = _load(args)
+    (recipe, plan, _), workspace = _load(args)
     show_plan(recipe, plan, workspace, plan.needed(args.target))
 
 
 def run(args: argparse.Namespace) -> None:
     """A recipe's unfinished steps, then its report."""
     started = time.monotonic()
-    recipe, plan, workspace = _load(args)
+    swept, workspace = _load(args)
+    recipe, plan, _ = swept
     pending = pending_steps(plan, workspace, args.target)
-    report = workspace / "reports" / recipe.name / "report.md"
+    report = report_path(swept, workspace)
     if not pending:
         what = "the targets are" if args.target else f"all {len(plan.steps)} steps are"
-        path = report if report.is_file() else write_report(recipe, plan, workspace)
+        path = report if report.is_file() else write_report(swept, workspace)
         if args.target:
-            show_tables(recipe, plan, workspace, args.target)
+            show_tables(swept, workspace, args.target)
         print(f"{recipe.name}: {what} done already, nothing to do; report: {path}")
         return
     on_slurm = recipe.hardware.slurm if args.executor == "slurm" else None
@@ -94,11 +93,20 @@ def run(args: argparse.Namespace) -> None:
         run_plan(plan, workspace, pending, jobs=args.jobs, say=partial(print, flush=True), on_slurm=on_slurm)
     except BaseException:
         with suppress(OSError):  # a half run has a report too, if there is room for it
-            write_report(recipe, plan, workspace)
+            write_report(swept, workspace)
         raise
-    path = write_report(recipe, plan, workspace)
-    show_tables(recipe, plan, workspace, args.target or ["table2"])
+    path = write_report(swept, workspace)
+    show_tables(swept, workspace, args.target or ["table2"])
     print(f"report: {path} ({len(pending)} steps in {time.monotonic() - started:.0f} s)")
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """A run of a recipe with every combination of the values of keys that are given several."""
+    for n, word in enumerate(args.overrides):
+        key, mark, values = word.partition("=")
+        if mark and "," in values and values[0] not in "[{":
+            args.overrides[n] = f"seeds=[{values}]" if key == "seed" else f"variants.{key}=[{values}]"
+    run(args)
 
 
 def join(args: argparse.Namespace) -> None:
@@ -114,7 +122,7 @@ def explain(args: argparse.Namespace) -> None:
     if args.step.endswith((".yaml", ".yml")):
         args.recipe = args.step
         args.step = args.overrides.pop(0) if args.overrides else ""
-    _, plan, workspace = _load(args)
+    (_, plan, _), workspace = _load(args)
     for step_id in plan.select([args.step], "STEP"):
         print(f"{plan.steps[step_id].name} ({step_id})")
         for line in reasons(plan, step_id, workspace):
@@ -123,9 +131,9 @@ def explain(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """The tables from the steps that are done."""
-    recipe, plan, workspace = _load(args)
-    path = write_report(recipe, plan, workspace)
-    show_tables(recipe, plan, workspace, ())
+    swept, workspace = _load(args)
+    path = write_report(swept, workspace)
+    show_tables(swept, workspace, ())
     print(f"report: {path}")
 
 
@@ -133,7 +141,7 @@ def preflight(args: argparse.Namespace) -> None:
     """What can be known before the first GPU hour; in a workspace it is the run's own first step."""
     with TemporaryDirectory() as scratch:
         args.workspace = args.workspace or scratch
-        _, plan, workspace = _load(args)
+        (_, plan, _), workspace = _load(args)
         step = plan.steps[plan.slots["preflight"]]
         with suppress(UserError):  # its lines are the report's
             run_step(plan, step.id, workspace, quiet=True)
@@ -158,7 +166,7 @@ def verify(args: argparse.Namespace) -> None:
     workspace = _existing(args.workspace)
     directories = finished_steps(workspace)
     if args.recipe:
-        known = {workspace / step.directory for step in _load(args)[1].steps.values()}
+        known = {workspace / step.directory for step in _load(args)[0].plan.steps.values()}
         directories = [directory for directory in directories if directory in known]
     damaged = []
     for directory in directories:
@@ -180,7 +188,7 @@ def verify(args: argparse.Namespace) -> None:
 def gc(args: argparse.Namespace) -> None:
     """Steps that none of the recipes refers to."""
     workspace = _existing(args.workspace)
-    found = unreferred([compile_plan(load_recipe(path)) for path in args.recipes], workspace)
+    found = unreferred([compiled(path).plan for path in args.recipes], workspace)
     sizes = {directory: size_of(directory) for directory in found}
     for directory, size in sizes.items():
         print(f"{size / 1e6:12.1f} MB  {directory.relative_to(workspace)}")
@@ -194,11 +202,12 @@ def export(args: argparse.Namespace) -> None:
     """A checkpoint as a hub folder."""
     if args.push:
         refuse_push(args.push)
-    recipe, plan, workspace = _load(args)
-    steps = plan.select([args.step], "STEP")
+    swept, workspace = _load(args)
+    steps = swept.plan.select([args.step], "STEP")
     if len(steps) > 1:
         raise UserError(f"STEP: {args.step!r} names {len(steps)} steps; name one")
     output = Path(args.output).absolute()
+    _, recipe, plan = next(one for one in swept.variants.values() if steps[0] in one.plan.steps)
     export_model(Outcomes(recipe, plan, workspace), steps[0], output)
     print(f"{output}: the model of {args.step} with its README.md")
     if args.push:

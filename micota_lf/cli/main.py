@@ -2,6 +2,7 @@
 
     micota plan recipes/tiny.yaml       what would run, in which state it is, and what it costs
     micota run recipes/tiny.yaml        run it, then write the report
+    micota sweep recipes/tiny.yaml seed=1,2,3 assistants.ta.merge.weight=0.3,0.5
     micota join /shared/runs            a machine's part in the trainings of a run on another one
     micota explain recipes/tiny.yaml train/student-s/micota
     micota report recipes/tiny.yaml     the tables from what is there

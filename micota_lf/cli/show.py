@@ -15,9 +15,9 @@ from ..plan.costs import downloads, estimate, total
 from ..plan.memory import READY
 from ..plan.plan import Plan
 from ..plan.schedule import wall_hours
+from ..plan.sweep import Sweep
 from ..recipe.load import Sourced
 from ..recipe.sections import Recipe
-from ..reports.outcomes import Outcomes
 from ..reports.write import sheets
 from ..run.step import DONE, states
 from ..system.gpus import gpu_shortage, present_gpus
@@ -93,12 +93,15 @@ def show_sources(rows: Sequence[Sourced]) -> None:
     _print(200, ("key", "value", "source", "set in"), lines)
 
 
-def show_tables(recipe: Recipe, plan: Plan, workspace: Path, names: Sequence[str]) -> None:
-    """The named tables with their comparisons, `figures` as numbers (everything if there are no names)."""
-    for sheet in sheets(Outcomes(recipe, plan, workspace)):
+def show_tables(swept: Sweep, workspace: Path, names: Sequence[str]) -> None:
+    """The named tables with their comparisons, `figures` as numbers (everything if there are no names).
+
+    Of several variants, their comparison.
+    """
+    for sheet in sheets(swept, workspace):
         kind = "figures" if sheet.name.startswith("figure") else sheet.name.removesuffix("-differences")
-        if not names or kind in names:
-            _print(180, sheet.head, sheet.lines, f"{recipe.name}: {sheet.title}")
+        if not names or kind in (*names, "variants"):
+            _print(180, sheet.head, sheet.lines, f"{swept.recipe.name}: {sheet.title}")
 
 
 def _print(width: int, head: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> None:

@@ -18,12 +18,17 @@ from .sections import RATIO_TOLERANCE, Recipe
 from .tasks import evaluated_benchmarks
 
 
-def semantic_problems(recipe: Recipe) -> list[str]:
-    """Every problem of a recipe that no single value shows, without the file's name."""
+def semantic_problems(recipe: Recipe, known: Recipe | None = None) -> list[str]:
+    """Every problem of a recipe that no single value shows, without the file's name.
+
+    Problems to answer are not read again if they are those of a `known` recipe, which was checked.
+    """
     names = list(_name_problems(recipe)) or list(_cycle_problems(recipe))
     # Settings of a training can only be worked out once every name in its lineage exists.
     trainable = [] if names else [_training_problems]
-    rest = [asking_problems, _prompt_problems, _model_problems, _benchmark_problems, *trainable]
+    same = known and (known.prompts, known.evaluation) == (recipe.prompts, recipe.evaluation)
+    read = [] if same else [_prompt_problems, _benchmark_problems]
+    rest = [asking_problems, *read, _model_problems, *trainable]
     return names + [line for problems in rest for line in problems(recipe)]
 
 

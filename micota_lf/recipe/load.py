@@ -15,10 +15,11 @@ sets is no longer what that source says.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
-from functools import reduce
-from itertools import takewhile
+from dataclasses import asdict, fields, is_dataclass, replace
+from functools import partial, reduce
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,8 @@ from .check import asking_problems, semantic_problems
 from .sections import Recipe
 
 RECIPE = TypeAdapter(Recipe)
-OVERRIDES = "command line"
+OVERRIDES, VARIANTS = "command line", "variants"
+NAME_CHARACTERS = 100  # of a variant's, which names directories
 MAX_NODES = 100_000  # of a file, its aliases written out
 REMOVABLE = ("teachers", "students", "assistants", "corpora")
 Layer = tuple[str, dict[str, Any]]
@@ -68,6 +70,25 @@ def load_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
     if problems := list(_read_layers(Path(path), layers)):  # without its files, most would look missing
         raise RecipeError(problems)
     return _frozen([*layers.values()], overrides, str(path), semantic_problems)
+
+
+def variants_of(recipe: Recipe, layers: Layers) -> dict[str, tuple[dict[str, Any], Recipe]]:
+    """By name the values and the recipe of each combination of a recipe's `variants` and `seeds`.
+
+    Without these, the recipe alone, under an empty name. A name holds the keys' last parts, as in
+    `weight=0.3,seed=1`. Raises RecipeError for a variant that cannot be.
+    """
+    swept: dict[str, list[Any]] = {**recipe.variants, **({"seed": recipe.seeds} if recipe.seeds else {})}
+    found: dict[str, tuple[dict[str, Any], Recipe]] = {}
+    for chosen in product(*swept.values()):
+        values = dict(zip(swept, chosen, strict=True))
+        words = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+        name = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
+        name = re.sub(r"[^\w.,=+-]+", "_", name)[:NAME_CHARACTERS]
+        check = partial(semantic_problems, known=recipe)
+        made = _frozen(layers, words, VARIANTS, check)[0] if words else recipe
+        found[name if name not in found else f"{name}-{len(found)}"] = values, made
+    return found
 
 
 def settings(overrides: Sequence[str], **given: Any) -> Recipe:
@@ -123,14 +144,24 @@ def _frozen(
 ) -> tuple[Recipe, Layers]:
     """The recipe that layers and overrides make, and all its layers. Raises RecipeError for what is wrong."""
     problems: list[str] = []
-    layers = [*layers, (OVERRIDES, _from_dots(overrides, problems))]
+    layers = [*layers, (VARIANTS if file == VARIANTS else OVERRIDES, _from_dots(overrides, problems))]
     found: dict[str, str] = {}  # by dotted key
     recipe = _checked(_removed(_resolved(_merged(layers), found)), found)
     lines = [f"{key}: {words}" for key, words in found.items()] + list(check(recipe) if recipe else ())
     problems += [f"{origin(layers, line.partition(': ')[0]) or file}: {line}" for line in lines]
     if problems or not recipe:
         raise RecipeError(list(dict.fromkeys(problems)))
-    return recipe, layers
+    return recipe if recipe.seed is None else _seeded(recipe, recipe.seed), layers
+
+
+def _seeded(node: Any, seed: int) -> Any:
+    """A section, or plain values, with every seed in it set."""
+    if isinstance(node, dict):
+        return {key: seed if key == "seed" else _seeded(value, seed) for key, value in node.items()}
+    if not is_dataclass(node) or isinstance(node, type):
+        return node
+    values = {one.name: getattr(node, one.name) for one in fields(node)}
+    return replace(node, **_seeded(values, seed))
 
 
 def _from_dots(items: Sequence[str], problems: list[str]) -> Any:
@@ -201,7 +232,7 @@ def _merged(layers: Layers) -> dict[str, Any]:
     made = asdict(Recipe("", Prompts("")))
     del made["name"], made["prompts"]["path"]
     for where, layer in layers:
-        if where != OVERRIDES:
+        if where not in (OVERRIDES, VARIANTS):
             # The rows of tables are one list: a file that gives them replaces those of the files that it
             # extends, and with its own methods it leaves their tables behind.
             made |= {key: {} for key in ("methods", "tables") if key in layer or "methods" in layer}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import yaml
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 from pydantic import AfterValidator, BeforeValidator, Strict
 
 from ..inputs.problems import Benchmark, Prompts
@@ -57,6 +57,14 @@ def _extra(values: dict[str, Any]) -> dict[str, Any]:
     if problems:
         raise ValueError(f"overrides what the recipe states: {'; '.join(problems)}")
     return values
+
+
+def _dotted(values: Any, at: str = "") -> Any:
+    """A mapping whose inner mappings are written out: `{a: {b: [1, 2]}}` as `{a.b: [1, 2]}`."""
+    if not isinstance(values, dict):
+        return {at: values} if at else values
+    inner = (_dotted(value, f"{at}.{key}".removeprefix(".")) for key, value in values.items())
+    return {key: value for part in inner for key, value in part.items()}
 
 
 def _name(name: str) -> str:
@@ -172,6 +180,8 @@ class Train(Section):
 FilterKeys: TypeAlias = dict[str, Any]
 TrainKeys: TypeAlias = dict[str, Any]
 MergeMethodName: TypeAlias = str
+Values = Annotated[list[Any], MinLen(1)]
+Variants = Annotated[dict[str, Values], BeforeValidator(_dotted)]
 if not TYPE_CHECKING:
     FilterKeys, TrainKeys = keys_of(Filter), keys_of(Train)
     MergeMethodName = Literal[*MERGE_METHODS]
@@ -346,6 +356,11 @@ class Recipe(Section):
     student untrained). `tables` maps a table to the methods of each student in it (`others`: of every student
     that it does not name); without it, the paper's Tables 1 to 3 hold all students. `sources` says where
     values come from (`micota plan --sources`).
+
+    `variants` gives keys several values each: a run is then one of every combination, in one plan whose equal
+    steps are one, and the report compares them. `seed` is that of everything random, in place of each
+    section's own, and `seeds` are several such runs, over which the report has intervals. `${seed}` stands
+    for it elsewhere, as in a model's path.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -364,4 +379,9 @@ class Recipe(Section):
     hardware: Hardware = field(default_factory=Hardware)
     estimates: Estimates = field(default_factory=Estimates)
     sources: dict[str, str] = field(default_factory=dict)
+    variants: Variants = field(default_factory=dict)
+    """Dotted keys, each with a list of values."""
+    seed: Natural | None = None
+    """Null: each section's own."""
+    seeds: list[Natural] = field(default_factory=list)
     engines: Engines = field(default_factory=Engines)

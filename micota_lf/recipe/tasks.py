@@ -26,6 +26,7 @@ from ..system.files import directory_digest
 from .sections import Evaluation
 
 DATA_INFO = Path(__file__).parent.parent / "data_info"
+BENCHMARK = TypeAdapter(Benchmark)
 TaskConfig = dict[str, Any]
 """A task's or a group's YAML, in lm-eval's key names; what it shares with others it includes."""
 
@@ -61,7 +62,7 @@ def benchmark_named(name: str, given: Mapping[str, Any] | None, data_dir: str | 
     if name not in specs:
         raise UserError(f"benchmark {name!r} is unknown; known: {', '.join(specs)}")
     try:
-        spec = TypeAdapter(Benchmark).validate_python(specs[name])
+        spec = BENCHMARK.validate_python(specs[name])
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         raise UserError(f"benchmark {name!r}: {'; '.join(problems)}") from error

@@ -1,39 +1,66 @@
 """The report of a run: its tables and figures as Markdown, CSV, LaTeX and PNG.
 
-In: a recipe, its plan, a workspace. Out: `reports/<recipe>/report.md` with Tables 1 to 4, the corpora and
-Figures 2 to 4, one CSV and one LaTeX file a table, one CSV and one PNG file a figure. It is a pure function
-of what the steps left, so a half-finished run has one too.
+In: a recipe with its plan, a workspace. Out: `reports/<recipe>/report.md` with Tables 1 to 4, the corpora and
+Figures 2 to 4, one CSV and one LaTeX file a table, one CSV and one PNG file a figure. Variants have one each,
+in folders of their names, and `variants.md` compares them. It is a pure function of what the steps left, so a
+half-finished run has one too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..plan.plan import Plan
+from ..plan.sweep import Sweep
 from ..recipe.lineage import table_names
-from ..recipe.sections import Recipe
 from ..system.files import write_text
 from . import paper
+from .compared import draw_variants, variant_sheets
 from .figures import FIGURES, draw, figure_sheet
 from .outcomes import Outcomes
 from .sheets import Sheet, csv_text, document, latex
 from .tables import accuracy_sheet, bpc_sheet, comparison_sheet, corpora_sheet, gap_sheet, models_sheet
 
 
-def write_report(recipe: Recipe, plan: Plan, workspace: Path) -> Path:
-    """Write the report and its files; return the path of the Markdown file."""
-    outcomes, directory = Outcomes(recipe, plan, workspace), workspace / "reports" / recipe.name
-    shown = list(sheets(outcomes))
+def report_path(swept: Sweep, workspace: Path) -> Path:
+    """Where the report is, or of several variants their comparison."""
+    name = "variants.md" if len(swept.variants) > 1 else f"{''.join(swept.variants)}/report.md"
+    return workspace / "reports" / swept.recipe.name / name.lstrip("/")
+
+
+def write_report(swept: Sweep, workspace: Path) -> Path:
+    """Write the report and its files; return its path."""
+    home = workspace / "reports" / swept.recipe.name
+    for name, (_, recipe, plan) in swept.variants.items():
+        outcomes = Outcomes(recipe, plan, workspace)
+        shown = _written(home / name, recipe_sheets(outcomes))
+        for sheet in (sheet for sheet in shown if sheet.name in FIGURES):
+            draw(outcomes, sheet, home / name / f"{sheet.name}.png")
+        values = {"overlap": outcomes.results("overlap"), "figures": FIGURES, "notes": paper("notes")}
+        write_text(home / name / "report.md", document("report.md", recipe=recipe, sheets=shown, **values))
+    if len(swept.variants) > 1:
+        shown = _written(home, sheets(swept, workspace))
+        draw_variants(shown[0], home / "variants.png")
+        write_text(home / "variants.md", document("variants.md", swept=swept, sheets=shown))
+    return report_path(swept, workspace)
+
+
+def _written(directory: Path, found: Iterable[Sheet]) -> list[Sheet]:
+    """Sheets that have been written into a directory."""
+    shown = list(found)
     for sheet in shown:
         write_text(directory / f"{sheet.name}.csv", csv_text(sheet))
         write_text(directory / f"{sheet.name}.tex", latex(sheet))
-        if sheet.name in FIGURES:
-            draw(outcomes, sheet, directory / f"{sheet.name}.png")
-    values = {"overlap": outcomes.results("overlap"), "figures": FIGURES, "notes": paper("notes")}
-    write_text(directory / "report.md", document("report.md", recipe=recipe, sheets=shown, **values))
-    return directory / "report.md"
+    return shown
 
 
-def sheets(outcomes: Outcomes) -> Iterator[Sheet]:
+def sheets(swept: Sweep, workspace: Path) -> Iterator[Sheet]:
+    """The tables of a recipe, or of several variants their comparison."""
+    if len(swept.variants) > 1:
+        return variant_sheets(swept.variants, workspace)
+    ((_, recipe, plan),) = swept.variants.values()
+    return recipe_sheets(Outcomes(recipe, plan, workspace))
+
+
+def recipe_sheets(outcomes: Outcomes) -> Iterator[Sheet]:
     """The recipe's tables in the paper's order, the corpora, and the numbers of figures that have any."""
     for table in table_names(outcomes.recipe):
         if table == "table1":

@@ -21,6 +21,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from ..system.files import Row, digest, read_json, read_jsonl, write_json, write
 from ..system.processes import engine_argv, log_tail
 from . import LOG, Context, Results, Settings, Stage
 
+GREEDY = "_math.yaml"
 SHARED = sorted((Path(__file__).parent / "tasks").glob("*.*"))  # what rendered tasks include and call
 
 
@@ -60,10 +62,12 @@ def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[s
 def settings(recipe: Recipe) -> Settings:
     """Of an evaluation: benchmarks and own task files enter by their content, not by where they are.
 
-    On how many GPUs, its model says (plan/placement.py).
+    On how many GPUs, its model says (plan/placement.py). It has no seed of its own unless a task samples.
     """
     spec, prompts = recipe.evaluation, recipe.prompts
     tasks, found = chosen_tasks(spec), evaluated_benchmarks(spec)
+    if all(config["include"] == GREEDY for config in tasks.values()):
+        spec = replace(spec, seed=Evaluation.seed)
     apart = {
         "prompts": {"template": prompts.template, "system": prompts.system},
         "tasks": list(tasks),

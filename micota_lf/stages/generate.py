@@ -33,11 +33,14 @@ NAMED_IDS = 5  # of problems that differ, in an error
 
 
 def settings(recipe: Recipe) -> Settings:
-    """Of a step that generates, on GPUs or not; on how many, its model says (plan/placement.py)."""
-    backend = recipe.generation.backend
-    launch: dict[str, Any] = {"engine": recipe.engines.vllm} if backend == "vllm" else {}
-    gpus = 0 if backend == "endpoint" else min(1, recipe.hardware.gpus)
-    return Settings.of(recipe.generation, recipe.prompts, gpus=gpus, **launch)
+    """Of a step that generates, on GPUs or not; on how many, its model says (plan/placement.py).
+
+    What is greedy has no seed of its own, so that runs with several seeds share it.
+    """
+    spec = recipe.generation if recipe.generation.temperature else replace(recipe.generation, seed=0)
+    launch: dict[str, Any] = {"engine": recipe.engines.vllm} if spec.backend == "vllm" else {}
+    gpus = 0 if spec.backend == "endpoint" else min(1, recipe.hardware.gpus)
+    return Settings.of(spec, recipe.prompts, gpus=gpus, **launch)
 
 
 def run(step: Context, output: str = "responses.jsonl") -> Results:

@@ -1,0 +1,70 @@
+"""A recipe and all its variants as one plan: the union of their steps, in which equal ones are one.
+
+    swept = sweep("recipes/tiny.yaml", {"assistants.ta.merge.weight": [0.3, 0.5]}, seeds=[1, 2, 3])
+    len(swept.plan.steps), list(swept.variants)      -> 158, ["weight=0.3,seed=1", "weight=0.3,seed=2", ...]
+
+A slot at which the variants have the same step keeps its name in the union; where they differ, each one's is
+`SLOT/VARIANT`, as in `train/student-s/micota/weight=0.3,seed=1`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..recipe.load import load_layers, variants_of
+from ..recipe.sections import Recipe
+from .compile import compile_plan
+from .plan import Plan
+
+
+class Variant(NamedTuple):
+    """A recipe with one combination of the swept values, and its own plan."""
+
+    values: dict[str, Any]
+    recipe: Recipe
+    plan: Plan
+
+
+class Sweep(NamedTuple):
+    """A recipe, the plan of all its variants, and these by name; a recipe that has none is its only one."""
+
+    recipe: Recipe
+    plan: Plan
+    variants: dict[str, Variant]
+
+
+def sweep(
+    path: str | Path,
+    values: Mapping[str, Sequence[Any]] | None = None,
+    seeds: Sequence[int] = (),
+    overrides: Sequence[str] = (),
+) -> Sweep:
+    """A recipe file with keys swept over values, beside its own `variants`, and seeds in place of its own.
+
+    Raises RecipeError for a recipe or a variant that cannot be.
+    """
+    words = [f"variants.{key}={json.dumps(list(several))}" for key, several in (values or {}).items()]
+    words += [f"seeds={list(seeds)}"] if seeds else []
+    recipe, layers = load_layers(path, [*overrides, *words])
+    found = variants_of(recipe, layers).items()
+    variants = {name: Variant(chosen, one, compile_plan(one)) for name, (chosen, one) in found}
+    return Sweep(recipe, union({name: variant.plan for name, variant in variants.items()}), variants)
+
+
+def union(plans: Mapping[str, Plan]) -> Plan:
+    """One plan of the steps of several, by the variants' names; GPUs and cores are the first one's."""
+    named = {slot for plan in plans.values() for slot in plan.slots}
+    at = {slot: {plan.slots.get(slot) for plan in plans.values()} for slot in named}
+    made = replace(next(iter(plans.values())), steps={}, slots={}, tables={})
+    for name, plan in plans.items():
+
+        def known(slot: str, name: str = name) -> str:
+            return slot if len(at[slot]) == 1 else f"{slot}/{name}"
+
+        made.steps.update({key: step for key, step in plan.steps.items() if key not in made.steps})
+        made.slots.update({known(slot): step for slot, step in plan.slots.items()})
+        for table, slots in plan.tables.items():
+            made.tables[table] = list(dict.fromkeys([*made.tables.get(table, []), *map(known, slots)]))
+    return made

@@ -1,0 +1,78 @@
+"""The variants of a recipe side by side: means and intervals over seeds, and their course over a swept value.
+
+One row a model and setting (all swept values but the seed). Several seeds have a 95% t interval over them, of
+the average over the benchmarks: it holds what problems, prompts, models and trainings add, as far as seeds
+change them. A single seed has the interval over problems.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..grading.intervals import mean_interval
+from ..plan.sweep import Variant
+from ..recipe.lineage import evaluated_models, table_names, table_rows
+from ..run.step import MISSING
+from .outcomes import AVERAGE, Outcomes
+from .sheets import Record, Sheet, make_sheet
+from .tables import accuracies, differences
+
+
+def variant_sheets(variants: Mapping[str, Variant], workspace: Path) -> Iterator[Sheet]:
+    """Accuracy and length of each evaluated model, and each student's last method against its others."""
+    groups, settings = defaultdict[str, list[Outcomes]](list), dict[str, Record]()
+    for values, recipe, plan in variants.values():
+        swept = {key: value for key, value in values.items() if key != "seed"}
+        setting = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in swept.items())
+        groups[setting].append(Outcomes(recipe, plan, workspace))
+        at = next(iter(swept.values())) if len(swept) == 1 else setting
+        settings[setting] = {"setting": setting, "at": at, **swept}
+    tables = [table for table in table_names(recipe) if table != "table4"]
+    models = dict.fromkeys(model for table in tables for model in evaluated_models(recipe, table))
+    pairs = dict.fromkeys(pair for table in tables for pair in table_rows(recipe, table))
+    last = dict([*pairs, *table_rows(recipe, "table2")])
+    compared = {f"{s}: {last[s]} - {m}": (f"{s}/{last[s]}", f"{s}/{m}") for s, m in pairs if m != last[s]}
+    shown, differing = [], []
+    for setting, group in groups.items():
+        for model in models:
+            found = [accuracies(outcomes, f"evaluate/{model}")[-1] for outcomes in group]
+            shown.append([{"row": model, **settings[setting], **_over_seeds("accuracy", found)}])
+        for name, (ours, other) in compared.items():
+            found = [
+                differences(outcomes, f"evaluate/{ours}", f"evaluate/{other}").get(AVERAGE, {})
+                for outcomes in group
+            ]
+            differing.append([{"row": name, **settings[setting], **_over_seeds("difference", found)}])
+    yield make_sheet("variants", "variants", shown)
+    yield make_sheet("variant-differences", "variant-differences", differing)
+
+
+def _over_seeds(key: str, found: Sequence[Record]) -> Record:
+    """The mean over seeds of a share, in percent, with its interval; of lengths and shares that were cut."""
+    if not (done := [one for one in found if key in one]):
+        return {"state": MISSING}
+    values = [100 * one[key] for one in done]
+    low, high = mean_interval(values) if len(done) > 1 else (100 * done[0]["low"], 100 * done[0]["high"])
+    means: Record = {n: sum(one[n] for one in done) / len(done) for n in ("tokens", "cut") if n in done[0]}
+    middle = sum(values) / len(values)
+    return {"seeds": len(done), "value": middle, "low": low, "high": high, "n": done[0]["n"], **means}
+
+
+def draw_variants(sheet: Sheet, path: Path) -> None:
+    """Draw accuracies, and lengths below, by setting: a line a model."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas, lines = Canvas(figsize=(9, 9), layout="constrained"), defaultdict[str, list[Record]](list)
+    for record in sheet.records:
+        lines[record["row"]] += [record] if "value" in record else []
+    shares, lengths = canvas.subplots(2, sharex=True)
+    for name, records in lines.items():
+        at, values = ([record[key] for record in records] for key in ("at", "value"))
+        around = [[abs(record[end] - record["value"]) for record in records] for end in ("low", "high")]
+        shares.errorbar(at, values, yerr=around, marker="o", capsize=3, label=name)
+        lengths.plot(at, [record["tokens"] for record in records], marker="o")
+    shares.set_ylabel("percent right, 95%")
+    lengths.set_ylabel("mean response tokens")
+    lengths.tick_params("x", rotation=90)
+    canvas.legend(loc="outside right center", fontsize=7)
+    canvas.savefig(path, dpi=120)
