@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from micota_lf import compile_plan, load_recipe
+from micota_lf import compile_plan, load_recipe, sweep
 from micota_lf.cli import commands as plain_commands
 from micota_lf.cli import stages as stage_commands
 from micota_lf.cli.main import main
@@ -29,7 +29,7 @@ from micota_lf.tiny import TINY_ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("plan", "explain", "schema", "tasks", "report", "filter", "mix", "grade")  # where their input is there
 PARSED = ("run", "verify", "gc", "export", "generate", "train", "merge", "evaluate", "bpc", "preflight",
-          "join")  # fmt: skip
+          "join", "sweep")  # fmt: skip
 STAGES = ("generate", "filter", "mix", "train", "merge", "evaluate", "bpc")
 MORE_THAN_THIS_MACHINE = ("Qwen/",)  # in a stage command: a hub, a GPU or a server is needed
 
@@ -91,7 +91,7 @@ def parse_micota(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse a command as `micota` does, load its recipe, look up its targets; do nothing."""
     parsed = []
     home = stage_commands if words[0] in STAGES else plain_commands
-    monkeypatch.setattr(home, words[0], parsed.append)
+    monkeypatch.setattr(home, "run" if words[0] == "sweep" else words[0], parsed.append)
     assert main(words) == 0
     (args,) = parsed
     if words[0] in STAGES:
@@ -102,7 +102,7 @@ def parse_micota(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         return
     recipes = [*getattr(args, "recipes", []), *([args.recipe] if getattr(args, "recipe", None) else [])]
     for path in recipes:
-        plan = compile_plan(load_recipe(path, getattr(args, "overrides", [])))
+        plan = sweep(path, overrides=getattr(args, "overrides", [])).plan
         plan.select([*getattr(args, "target", []), *([args.step] if hasattr(args, "step") else [])])
     assert recipes or words[0] == "join" or words == ["verify", "--quick"]
 
