@@ -1,11 +1,12 @@
 """What the library costs beside its engines: planning, a run with nothing to do, and a whole run.
 
-    python benchmarks/orchestration.py            # the three figures; about 8 minutes on 2 cores
-    python benchmarks/orchestration.py --no-run   # the first two
+    python benchmarks/orchestration.py            # the four figures; about 8 minutes on 2 cores
+    python benchmarks/orchestration.py --no-run   # the first three
 
-Planned: `micota plan` of a recipe with 1,000 steps. Nothing to do: `micota run` where all of 60 steps are
-done. Both are whole processes, Python's start included. Overhead: the demo, one step at a time, against the
-time that its engines took by their own steps' records: their processes, and models in a step's own process.
+Planned: `micota plan` of a recipe with 1,000 steps, and of one with 100 variants. Nothing to do: `micota run`
+where all of 60 steps are done. All are whole processes, Python's start included. Overhead: the demo, one step
+at a time, against the time that its engines took by their own steps' records: their processes, and models in
+a step's own process.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from micota_lf import compile_plan, load_recipe
+from micota_lf import compile_plan, load_recipe, sweep
 from micota_lf.plan.plan import Plan
 from micota_lf.system.files import write_json
 
@@ -51,6 +52,13 @@ def planned(folder: Path) -> tuple[int, float]:
     return len(plan.steps), seconds("plan", str(path), "--workspace", str(folder / "none"))
 
 
+def variants_planned(folder: Path) -> tuple[int, float]:
+    """Steps of 20 merge weights times 5 seeds, and seconds of `micota plan`."""
+    words = [f"variants.assistants.ta.merge.weight={[n / 20 for n in range(1, 21)]}", "seeds=[1,2,3,4,5]"]
+    steps = len(sweep(TINY, overrides=words).plan.steps)
+    return steps, seconds("plan", str(TINY), *words, "--workspace", str(folder / "none"))
+
+
 def nothing_to_do(folder: Path) -> tuple[int, float]:
     """Steps, and seconds of `micota run` where all are done."""
     path, plan = recipe_of(60, folder)
@@ -80,6 +88,8 @@ def main() -> None:
         folder = Path(name)
         steps, took = planned(folder)
         print(f"micota plan, {steps} steps: {took:.1f} s (goal 4 s)", flush=True)
+        steps, took = variants_planned(folder)
+        print(f"micota plan, 100 variants, {steps} steps: {took:.1f} s (goal 10 s)", flush=True)
         steps, took = nothing_to_do(folder)
         print(f"micota run, {steps} of {steps} steps done: {took:.1f} s (goal 3 s)", flush=True)
         if args.no_run:

@@ -8,8 +8,10 @@ of a model). GPU counts, batch splits, paths and logging stay outside, in `how`.
 that the recipe uses for them; several slots can share a step, and steps of equal content are one step.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +110,17 @@ class Plan:
 
     def slots_of(self, step_id: str) -> list[str]:
         """The recipe's names for a step."""
-        return [slot for slot, made in self.slots.items() if made == step_id]
+        return self._names[step_id]
 
-    @property
+    @cached_property
+    def _names(self) -> defaultdict[str, list[str]]:
+        """Of each step; looked up thousands of times in plans of many variants, once they are whole."""
+        found = defaultdict[str, list[str]](list)
+        for slot, made in self.slots.items():
+            found[made].append(slot)
+        return found
+
+    @cached_property
     def gates(self) -> set[str]:
         """Ids of the steps that all others wait for, without reading them."""
         return {step.id for step in self.steps.values() if step.kind == "preflight"}
