@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 from ..errors import UserError, nearest
@@ -93,9 +94,7 @@ def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
 
 def mean_metrics(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each metric over the responses to one problem; one response keeps its own numbers."""
-    if len(values) == 1:
-        return dict(values[0])
-    return {key: sum(value[key] for value in values) / len(values) for key in values[0]}
+    return {key: mean(value[key] for value in values) for key in values[0]}
 
 
 @cache
