@@ -22,7 +22,7 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -80,11 +80,9 @@ class Server:
 
     def version(self) -> str:
         """What vLLM tells of itself; other servers tell nothing."""
-        try:
-            with urlopen(f"{self.url}/version", timeout=PROBE_TIMEOUT) as response:
-                return f"vllm {json.load(response)['version']}"
-        except (OSError, *BROKEN):
-            return "unknown"
+        with suppress(OSError, *BROKEN), urlopen(f"{self.url}/version", timeout=PROBE_TIMEOUT) as response:
+            return f"vllm {json.load(response)['version']}"
+        return "unknown"
 
 
 class Backend(Base):

@@ -155,14 +155,13 @@ def training_flops(size: ModelSize, how: dict[str, Any], tokens: float) -> float
 
 def _shape(config: Mapping[str, Any]) -> Shape | None:
     """The shape that a model's config.json states, or None for an architecture with other key names."""
-    try:
+    with suppress(KeyError):
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         layers, intermediate = config["num_hidden_layers"], config["intermediate_size"]
         kv_heads = config.get("num_key_value_heads", heads)
         head_dim = config.get("head_dim") or hidden // heads
         return Shape(layers, hidden, intermediate, kv_heads, head_dim, config["vocab_size"])
-    except KeyError:
-        return None
+    return None
 
 
 def model_problem(model: ModelRef, chat: bool) -> str | None:
