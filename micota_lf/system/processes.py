@@ -28,16 +28,7 @@ OUT_OF_MEMORY = re.compile("(?i)MemoryError|out of memory|not enough memory|can'
 # What a log says of no cause: warnings and the line that they quote, the launcher of what failed, our words.
 NOISE = re.compile(r"\w+Warning: |^\s*warnings\.warn|CalledProcessError|^micota( runs)?: ")
 BEGIN = "micota runs: "  # a line of a log, before the words of an engine
-# Looks again, as one may have started another meanwhile, but not for ever: some cannot die.
-GUARD = """
-read -r line
-for round in 1 2 3 4 5 6 7 8 9 10; do
-  left=$(grep -lszxF "$0" /proc/[0-9]*/environ | cut -d / -f 3)
-  [ "$left" ] || break
-  kill -s KILL $left
-  sleep 0.2
-done
-"""
+GUARD = str(Path(__file__).with_name("guard.sh"))
 
 
 def by_hand(argv: list[str], env: dict[str, str], cwd: Path) -> str:
@@ -102,7 +93,7 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
         handle.write(f"{BEGIN}{shlex.join(argv)}\n")
     mark = f"MICOTA_ENGINE_{os.urandom(8).hex()}"
     child = started(argv, cwd, log, **{"PYTHONUNBUFFERED": "1", **env, mark: "1"})
-    guard = ["/bin/sh", "-c", GUARD, f"{mark}=1"]
+    guard = ["/bin/sh", GUARD, f"{mark}=1"]
     with subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
         try:
             yield child
