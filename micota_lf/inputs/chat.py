@@ -15,7 +15,6 @@ Templates are rendered by transformers' own function, which needs no tokenizer o
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from ..errors import UserError, first_line
@@ -54,9 +53,9 @@ class Chat:
     def encoded(self, texts: Iterable[str]) -> Iterator[Any]:
         """The tokenizers library's encoding of each text (`ids`), without special tokens added."""
         texts = list(texts)
-        encode = partial(self.tokenizer.encode_batch_fast, add_special_tokens=False)
         for start in range(0, len(texts), BATCH_ROWS):
-            yield from encode(texts[start : start + BATCH_ROWS])
+            batch = texts[start : start + BATCH_ROWS]
+            yield from self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
 
     def counts(self, texts: Iterable[str]) -> list[int]:
         """Tokens of each text."""

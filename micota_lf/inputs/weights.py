@@ -131,10 +131,9 @@ def known_models() -> dict[str, ModelSize]:
 
 def directory_size(path: Path) -> ModelSize | None:
     """Size of a model directory: parameters counted in the headers of its weights, shape from config.json."""
+    config = path / "config.json"
     parameters = sum(math.prod(tensor.shape) for tensor in tensors(path).values())
-    if not parameters or not (path / "config.json").is_file():
-        return None
-    return ModelSize(parameters, _shape(read_json(path / "config.json")))
+    return ModelSize(parameters, _shape(read_json(config))) if parameters and config.is_file() else None
 
 
 def missing_bytes(model: ModelRef) -> float:
