@@ -113,7 +113,6 @@ class ModelRef:
         return None
 
 
-@dataclass(frozen=True)
 class DataRef(ModelRef):
     """A file of prompts, responses or a corpus (JSON Lines), or a data set on the hub."""
 
