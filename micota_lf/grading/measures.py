@@ -19,7 +19,6 @@ response is a list), line by line:
 """
 
 import logging
-import re
 import sys
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
 from ..system.files import Row, atomic_writer, iter_jsonl, json_line
 from .answer import Grade
+from .notation import tables
 from .workers import LIMITS, Question, grade_rows, grade_safely
 
 VERDICTS = ("legacy", "symbolic")
@@ -41,15 +41,6 @@ METRICS = (*VERDICTS, "truncated", "response_tokens", "reflections")
 TRUNCATED_SHARE = 0.99
 PROGRESS_SECONDS = 5.0
 LEGACY_RULES = ("hendrycks", "number", "last_number")
-
-REFLECTION_WORDS = (
-    "wait", "however", "alternatively", "hmm", "on second thought", "let me check", "let me double-check",
-    "let me verify", "let me reconsider", "let me think again",
-)  # fmt: skip
-"""Words that mark a turn back in a chain of thought. `wait` is the paper's (Figure 4); the others are common
-in responses of reasoning models. Counted as whole words, in any case, each position once."""
-
-_REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b".replace(" ", r"\s+"), re.IGNORECASE)
 
 TokenCounter = Callable[[Sequence[str]], list[int]]
 """From texts to the number of tokens of each, without special tokens."""
@@ -67,8 +58,8 @@ class Columns(NamedTuple):
 
 
 def count_reflections(text: str) -> int:
-    """How many reflection words a text holds."""
-    return len(_REFLECTION.findall(text))
+    """How many reflection words (notation.yaml) a text holds: whole words, in any case."""
+    return len(tables()["reflections"].findall(text))
 
 
 def measured_rows(
