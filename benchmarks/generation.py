@@ -30,13 +30,14 @@ from typing import Any
 
 from widened import HEAD, widened
 
-from micota_lf.backends import Completion, Launch, Request, endpoint, vllm
+from micota_lf.backends import Completion, Launch, Request, endpoint
 from micota_lf.inputs.chat import load_chat
 from micota_lf.inputs.problems import Prompts, chat, load_problems
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Generation
 from micota_lf.stages.generate import generate
 from micota_lf.system.files import read_jsonl, write_jsonl
+from micota_lf.system.machines import free_port
 
 MEDIAN, SIGMA, SHORTEST, LONGEST = 80, 1.0, 8, 900  # tokens; log-normal, cut at both ends
 SEQUENCES, POSITIONS = 256, 1024
@@ -157,7 +158,7 @@ def stub_server() -> None:
 def client_costs(folder: Path) -> None:
     """Print processor time a request and memory as rows go by."""
     write_jsonl(folder / "p.jsonl", ({"problem": f"What is {n}+1?"} for n in range(STUB_ROWS)))
-    port, out, memory = vllm.free_port(), folder / "stub.jsonl", []
+    port, out, memory = free_port(), folder / "stub.jsonl", []
     server = subprocess.Popen([sys.executable, __file__, "--stub", str(port)])
     try:
         sampling = Generation(backend="endpoint", endpoints=[f"http://127.0.0.1:{port}"])

@@ -18,13 +18,14 @@ from test_server import complete, gone, processes
 from widened import widened
 
 from micota_lf.backends import DEFAULT_LAUNCH, Launch, Request, endpoint, open_backend
-from micota_lf.backends.vllm import free_port, serving, vllm_arguments
+from micota_lf.backends.vllm import serving, vllm_arguments
 from micota_lf.errors import StepFailed
 from micota_lf.inputs.problems import Prompts, chat, load_problems
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Generation
 from micota_lf.stages.generate import generate
 from micota_lf.system.files import read_json, read_jsonl
+from micota_lf.system.machines import free_port
 
 PYTHON = os.environ.get("MICOTA_VLLM_PYTHON", "")
 pytestmark = pytest.mark.skipif(

@@ -22,7 +22,7 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -69,7 +69,7 @@ class Server:
     model: str = ""
     out: str = "has not been asked"
     strikes: int = STRIKES
-    asked: set[asyncio.Task[Completion]] = field(default_factory=set)
+    asked: dict[asyncio.Task[Completion], tuple[Request, int]] = field(default_factory=dict)
 
     def strike(self, reason: str) -> None:
         """Count a failure, and take the server out after STRIKES in a row."""
@@ -80,11 +80,9 @@ class Server:
 
     def version(self) -> str:
         """What vLLM tells of itself; other servers tell nothing."""
-        try:
-            with urlopen(f"{self.url}/version", timeout=PROBE_TIMEOUT) as response:
-                return f"vllm {json.load(response)['version']}"
-        except (OSError, *BROKEN):
-            return "unknown"
+        with suppress(OSError, *BROKEN), urlopen(f"{self.url}/version", timeout=PROBE_TIMEOUT) as response:
+            return f"vllm {json.load(response)['version']}"
+        return "unknown"
 
 
 class Backend(Base):
@@ -174,8 +172,8 @@ class Backend(Base):
             server = min(free, key=lambda server: len(server.asked))
             request, failures = self.todo.popleft()
             task = asyncio.create_task(self._ask(server, request))
-            server.asked.add(task)
-            task.add_done_callback(partial(self._receive, server, request, failures))
+            server.asked[task] = request, failures
+            task.add_done_callback(partial(self._receive, server))
 
     async def _ask(self, server: Server, request: Request) -> Completion:
         """One completion, with an error if it is refused (4xx). Raises Transient for what may pass."""
@@ -194,10 +192,8 @@ class Backend(Base):
             raise Transient(words)
         return Completion(request.id, error=words)
 
-    def _receive(
-        self, server: Server, request: Request, failures: int, task: asyncio.Task[Completion]
-    ) -> None:
-        server.asked.discard(task)
+    def _receive(self, server: Server, task: asyncio.Task[Completion]) -> None:
+        request, failures = server.asked.pop(task)
         try:
             self.found.append(task.result())
             server.strikes, server.room = 0, min(self.most, server.room + 1)

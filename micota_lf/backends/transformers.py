@@ -4,6 +4,9 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
 from ..errors import UserError, first_line
 from ..inputs.chat import opened_thought, stop_tokens
 from ..inputs.references import ModelRef
@@ -15,9 +18,6 @@ class Backend(Base):
     """Batched `generate` of Hugging Face transformers."""
 
     def __init__(self, model: ModelRef, sampling: Generation, launch: Launch) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
         super().__init__(model, sampling, launch)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": False}
@@ -75,8 +75,6 @@ class Backend(Base):
         return request.id, ids, opened_thought(text) if chat else ""
 
     def _complete_batch(self, batch: list[tuple[str, list[int], str]], start: int) -> Iterator[Completion]:
-        import torch
-
         prompts = {"input_ids": [ids for _, ids, _ in batch]}
         padded = self.tokenizer.pad(prompts, return_tensors="pt").to(self.device)
         torch.manual_seed(self.sampling.seed + start)

@@ -8,7 +8,8 @@
 otherwise hold the GPUs' memory for a while.
 """
 
-import socket
+import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,8 @@ from ..errors import EngineDied, StepFailed
 from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
-from ..system.processes import engine_argv, last_errors, memory_errors, running, vllm_numerics
+from ..system.machines import free_port
+from ..system.processes import engine_argv, last_errors, memory_errors, running
 from . import Base, Completion, Launch, Request, endpoint, positions_needed
 
 HOST = "127.0.0.1"
@@ -47,7 +49,7 @@ class Backend(Base):
 
         Without prompts, for what the memory holds. Raises UserError, naming the `key`, if they do not fit.
         """
-        command, port, limit = engine_argv(self.launch.engine), free_port(), self.model.positions
+        command, port, limit = engine_argv(self.launch.engine), free_port(HOST), self.model.positions
         most = positions_needed(max(prompts, default=0), self.sampling, limit, *key) + SPARE_TOKENS
         room = min(most, limit or most) if prompts else "auto"
         arguments = vllm_arguments(self.model, self.sampling, self.launch, room, port)
@@ -59,10 +61,13 @@ class Backend(Base):
 
     def numerics(self) -> dict[str, Any]:
         """Version, dtype, parallelism, attention kernels, and whether batches were made not to matter."""
+        said = self.launch.log.read_text(errors="replace")  # of the kernels' name, as in `FLASH_ATTN`
+        kernels = re.findall(r"Using (\w+) attention backend|AttentionBackendEnum\.(\w+)", said)
         return {
             "versions": [self.asked.servers[0].version()], "dtype": self.sampling.dtype,
             "tensor_parallel": self.launch.tensor_parallel, "data_parallel": self.launch.data_parallel,
-            **vllm_numerics(self.launch.log),
+            "attention": "".join(kernels[-1]) if kernels else None,
+            "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1",
         }  # fmt: skip
 
 
@@ -100,11 +105,9 @@ def serving(argv: list[str], port: int, log: Path) -> Iterator[tuple[str, Callab
             dead = process.poll() is not None
             if dead or late:
                 what = "the vLLM server has died" if dead else f"no vLLM server after {START_SECONDS:.0f} s"
-                words = [f"    {line}" for line in last_errors(log)]
+                lines = [f"{what}; last lines of {log}:", *(f"    {line}" for line in last_errors(log))]
                 kind = EngineDied if dead and not memory_errors(log) else StepFailed
-                raise kind(
-                    "\n".join([f"{what}; last lines of {log}:", *words, f"What helps most often: {ADVICE}"])
-                )
+                raise kind("\n".join([*lines, f"What helps most often: {ADVICE}"]))
 
         while True:
             with suppress(OSError), urlopen(f"{url}/health", timeout=5):
@@ -112,9 +115,3 @@ def serving(argv: list[str], port: int, log: Path) -> Iterator[tuple[str, Callab
             alive(late=time.monotonic() > deadline)
             time.sleep(0.5)
         yield url, alive
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.create_server((HOST, 0)) as probe:
-        return int(probe.getsockname()[1])

@@ -7,6 +7,7 @@ least_difference(30)      -> 0.2              what 30 problems can show at best
 """
 
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 1 - CONFIDENCE
@@ -36,14 +37,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
     Equal to the value itself for a single one.
     """
-    import numpy as np
     from scipy.special import stdtrit
 
-    data = np.asarray(values, dtype=float)
-    if len(data) < 2:
-        return float(data[0]), float(data[0])
-    half = stdtrit(len(data) - 1, (1 + CONFIDENCE) / 2) * data.std(ddof=1) / np.sqrt(len(data))
-    return float(data.mean() - half), float(data.mean() + half)
+    mean, n = fmean(values), len(values)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / n**0.5 if n > 1 else 0.0
+    return mean - half, mean + half
 
 
 def average_interval(cells: Sequence[tuple[float, int]]) -> tuple[float, float]:
@@ -79,7 +77,7 @@ def mcnemar(gained: int, lost: int) -> float:
     """
     from scipy.special import bdtr
 
-    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5))) if gained + lost else 1.0
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def least_difference(n: int) -> float:

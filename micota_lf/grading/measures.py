@@ -19,13 +19,13 @@ response is a list), line by line:
 """
 
 import logging
-import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 from ..errors import UserError, nearest
@@ -33,6 +33,7 @@ from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
 from ..system.files import Row, atomic_writer, iter_jsonl, json_line
 from .answer import Grade
+from .notation import tables
 from .workers import LIMITS, Question, grade_rows, grade_safely
 
 VERDICTS = ("legacy", "symbolic")
@@ -40,15 +41,6 @@ METRICS = (*VERDICTS, "truncated", "response_tokens", "reflections")
 TRUNCATED_SHARE = 0.99
 PROGRESS_SECONDS = 5.0
 LEGACY_RULES = ("hendrycks", "number", "last_number")
-
-REFLECTION_WORDS = (
-    "wait", "however", "alternatively", "hmm", "on second thought", "let me check", "let me double-check",
-    "let me verify", "let me reconsider", "let me think again",
-)  # fmt: skip
-"""Words that mark a turn back in a chain of thought. `wait` is the paper's (Figure 4); the others are common
-in responses of reasoning models. Counted as whole words, in any case, each position once."""
-
-_REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b".replace(" ", r"\s+"), re.IGNORECASE)
 
 TokenCounter = Callable[[Sequence[str]], list[int]]
 """From texts to the number of tokens of each, without special tokens."""
@@ -66,8 +58,8 @@ class Columns(NamedTuple):
 
 
 def count_reflections(text: str) -> int:
-    """How many reflection words a text holds."""
-    return len(_REFLECTION.findall(text))
+    """How many reflection words (notation.yaml) a text holds: whole words, in any case."""
+    return len(tables()["reflections"].findall(text))
 
 
 def measured_rows(
@@ -93,9 +85,7 @@ def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
 
 def mean_metrics(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each metric over the responses to one problem; one response keeps its own numbers."""
-    if len(values) == 1:
-        return dict(values[0])
-    return {key: sum(value[key] for value in values) / len(values) for key in values[0]}
+    return {key: mean(value[key] for value in values) for key in values[0]}
 
 
 @cache

@@ -45,17 +45,19 @@ _MIXED = re.compile(r"(-?)(\d+)\s*(\\frac\s*\{\d+\}\s*\{\d+\}|(?<=\s)\d+/\d+)")
 
 
 @cache
-def _tables() -> dict[str, Any]:
+def tables() -> dict[str, Any]:
     """The tables of notation.yaml, with compiled patterns, and units by all their words."""
-    tables: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     for name in ("notation", "keys"):
-        tables[name] = [(re.compile(pattern), new) for pattern, new in tables[name].items()]
-    tables["units"] = {word: name for name, words in tables["units"].items() for word in (name, *words)}
-    return tables
+        found[name] = [(re.compile(pattern), new) for pattern, new in found[name].items()]
+    found["units"] = {word: name for name, words in found["units"].items() for word in (name, *words)}
+    words = "|".join(found["reflections"]).replace(" ", r"\s+")
+    found["reflections"] = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+    return found
 
 
 def _rewritten(text: str, table: str) -> str:
-    for pattern, new in _tables()[table]:
+    for pattern, new in tables()[table]:
         text = pattern.sub(new, text)
     return text
 
@@ -149,18 +151,18 @@ def unit(text: str) -> tuple[str, str | None]:
     """A value and its unit by a short name; a unit that is not in the table counts as none."""
     if found := _BASE.fullmatch(text.replace(" ", "")):
         return found[1], f"base {found[2]}"
-    tables = _tables()
+    known = tables()
     for found in filter(None, (_UNIT_BEFORE.fullmatch(text), _UNIT_AFTER.fullmatch(text))):
         part = found.groupdict(default="")
         value, power = part["sign"] + part["value"].strip(), part["power"]
         words = (part["marked"] or part["unmarked"]).strip(" .").casefold()
-        if not set(re.findall(r"\w+", words)).isdisjoint(tables["no_units"]):
+        if not set(re.findall(r"\w+", words)).isdisjoint(known["no_units"]):
             continue
         shape, _, measure = words.partition(" ")
-        if measure and shape in tables["powers"]:
-            words, power = measure, tables["powers"][shape]
+        if measure and shape in known["powers"]:
+            words, power = measure, known["powers"][shape]
         words = words.replace(" ", "")
-        name = tables["units"].get(words) or tables["units"].get(words.removesuffix("s"))
+        name = known["units"].get(words) or known["units"].get(words.removesuffix("s"))
         if part["unmarked"] and (rational(value) is None or len(words) < (2 if name else 4)):
             continue
         return bare(value), name and name + power

@@ -141,16 +141,16 @@ def grade_rows(
             size = sum(len(question.response or "") for question in asked)
             held.append((row, [algebra.begin(question) for question in asked], size))
             ahead += size
-            while held and (
-                len(held) > AHEAD_ROWS
-                or ahead > AHEAD_CHARACTERS
-                or all(isinstance(one, Grade) or one.verdict.done() for one in held[0][1])
-            ):
+            while held and (len(held) > AHEAD_ROWS or ahead > AHEAD_CHARACTERS or _graded(held[0][1])):
                 row, begun, size = held.popleft()
                 ahead -= size
                 yield row, [algebra.end(one) for one in begun]
         for row, begun, _ in held:
             yield row, [algebra.end(one) for one in begun]
+
+
+def _graded(begun: list[Grade | _Waiting]) -> bool:
+    return all(isinstance(one, Grade) or one.verdict.done() for one in begun)
 
 
 def grade_safely(question: Question, limits: Limits = LIMITS) -> Grade:

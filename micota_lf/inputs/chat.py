@@ -9,17 +9,13 @@ LLaMA-Factory cuts a row to `cutoff_len` without a word and the end-of-turn toke
 prompt and the response with the template's ending, encoded apart, as LLaMA-Factory encodes them. That the
 template named in the recipe gives the same tokens as the model's chat template is what parity.py checks.
 
-Templates are rendered as transformers renders them (utils/chat_template_utils.py; a test compares the two),
-without importing it: that takes longer than a check.
+Templates are rendered by transformers' own function, which needs no tokenizer of its classes.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache, partial
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import UserError, first_line
 from ..system.files import Row
@@ -46,19 +42,20 @@ class Chat:
         """
         if not self.template:
             return messages[-1]["content"]
-        # Given as nothing, not left out: templates ask whether they `is none`.
-        given = {"messages": messages, "tools": None, "documents": None, **self.special}
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        given = {**self.special, "chat_template": self.template, "add_generation_prompt": generation}
         try:
-            return str(_compiled(self.template).render(given, add_generation_prompt=generation))
+            return str(render_jinja_template([messages], **given)[0][0])
         except Exception as error:  # jinja2's, and whatever an expression of the template may raise
             raise UserError(f"the chat template fails: {error}") from error
 
     def encoded(self, texts: Iterable[str]) -> Iterator[Any]:
         """The tokenizers library's encoding of each text (`ids`), without special tokens added."""
         texts = list(texts)
-        encode = partial(self.tokenizer.encode_batch_fast, add_special_tokens=False)
         for start in range(0, len(texts), BATCH_ROWS):
-            yield from encode(texts[start : start + BATCH_ROWS])
+            batch = texts[start : start + BATCH_ROWS]
+            yield from self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
 
     def counts(self, texts: Iterable[str]) -> list[int]:
         """Tokens of each text."""
@@ -102,31 +99,6 @@ def load_chat(model: ModelRef) -> Chat:
     tokens = {key: value for key, value in settings.items() if key.endswith("_token")}
     texts = {key: token["content"] if isinstance(token, dict) else token for key, token in tokens.items()}
     return Chat(tokenizer, template, {key: text for key, text in texts.items() if isinstance(text, str)})
-
-
-@lru_cache
-def _compiled(template: str) -> Any:
-    from jinja2 import TemplateError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment as Sandbox
-
-    class Generation(Extension):
-        """`{% generation %}` marks what a loss may count; its text is like any other."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2 has it so
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def refuse(message: str) -> NoReturn:
-        raise TemplateError(message)
-
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # jinja2's own escapes for HTML
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment.from_string(template)
 
 
 def opened_thought(prompt: str) -> str:

@@ -13,6 +13,7 @@ business (HF_HUB_OFFLINE, HF_TOKEN).
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -75,10 +76,9 @@ class ModelRef:
             return self.local / name if (self.local / name).is_file() else None
         from huggingface_hub import errors, hf_hub_download
 
-        try:
+        with suppress(errors.EntryNotFoundError):  # or it is not in the cache and the hub is out of reach
             return Path(hf_hub_download(self.ref, name, revision=self.revision))
-        except errors.EntryNotFoundError:  # also raised if it is not in the cache and the hub is out of reach
-            return None
+        return None
 
     def settings(self, name: str) -> dict[str, Any]:
         """What a JSON file of the model holds; nothing if it cannot be had."""
@@ -108,13 +108,11 @@ class ModelRef:
         """The commit that a hub id's revision names now; None if the hub cannot be asked."""
         from huggingface_hub import HfApi
 
-        try:
+        with suppress(Exception):  # of several libraries: each means that it is not known
             return HfApi().model_info(self.ref, revision=self.revision, timeout=HUB_SECONDS).sha
-        except Exception:  # of several libraries: each means that it is not known
-            return None
+        return None
 
 
-@dataclass(frozen=True)
 class DataRef(ModelRef):
     """A file of prompts, responses or a corpus (JSON Lines), or a data set on the hub."""
 

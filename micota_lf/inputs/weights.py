@@ -131,10 +131,9 @@ def known_models() -> dict[str, ModelSize]:
 
 def directory_size(path: Path) -> ModelSize | None:
     """Size of a model directory: parameters counted in the headers of its weights, shape from config.json."""
+    config = path / "config.json"
     parameters = sum(math.prod(tensor.shape) for tensor in tensors(path).values())
-    if not parameters or not (path / "config.json").is_file():
-        return None
-    return ModelSize(parameters, _shape(read_json(path / "config.json")))
+    return ModelSize(parameters, _shape(read_json(config))) if parameters and config.is_file() else None
 
 
 def missing_bytes(model: ModelRef) -> float:
@@ -155,14 +154,13 @@ def training_flops(size: ModelSize, how: dict[str, Any], tokens: float) -> float
 
 def _shape(config: Mapping[str, Any]) -> Shape | None:
     """The shape that a model's config.json states, or None for an architecture with other key names."""
-    try:
+    with suppress(KeyError):
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         layers, intermediate = config["num_hidden_layers"], config["intermediate_size"]
         kv_heads = config.get("num_key_value_heads", heads)
         head_dim = config.get("head_dim") or hidden // heads
         return Shape(layers, hidden, intermediate, kv_heads, head_dim, config["vocab_size"])
-    except KeyError:
-        return None
+    return None
 
 
 def model_problem(model: ModelRef, chat: bool) -> str | None:

@@ -79,8 +79,7 @@ def holder(path: Path) -> dict[str, Any]:
 
 def _started(pid: int) -> str:
     """When a process began, in clock ticks since boot (man proc_pid_stat): tells a re-used number."""
-    try:
+    with suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
+        return "" if fields[0] in "ZX" else fields[19]
+    return ""

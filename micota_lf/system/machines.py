@@ -43,8 +43,7 @@ def meeting(
     if nodes == 1 or "NODE_RANK" in env:
         yield env
         return
-    with socket.create_server(("", 0)) as probe:
-        free = {"MASTER_ADDR": _address(), "MASTER_PORT": str(probe.getsockname()[1])}
+    free = {"MASTER_ADDR": _address(), "MASTER_PORT": str(free_port())}
     env = {**env, **{name: os.environ.get(name) or value for name, value in free.items()}}
     token, deadline = os.urandom(8).hex(), time.monotonic() + JOIN_SECONDS
     try:
@@ -75,7 +74,7 @@ def join(workspace: Path, lease: Path, say: Callable[[str], None]) -> None:
             for rank in range(1, offer.get("nodes", 0)) if offer.get("token") not in parts else ():
                 with suppress(FileExistsError):
                     place.with_name(f".{offer['token']}.{rank}").touch(exist_ok=False)
-                    given = (place, offer, rank, workspace / ".micota" / "gpus", say)
+                    given = (place, offer, rank, say)
                     parts[offer["token"]] = threading.Thread(target=_take_part, args=given, daemon=True)
                     parts[offer["token"]].start()
                     break
@@ -84,12 +83,10 @@ def join(workspace: Path, lease: Path, say: Callable[[str], None]) -> None:
         part.join()
 
 
-def _take_part(
-    place: Path, offer: dict[str, Any], rank: int, locks: Path, say: Callable[[str], None]
-) -> None:
+def _take_part(place: Path, offer: dict[str, Any], rank: int, say: Callable[[str], None]) -> None:
     """Run this machine's part of an engine, no longer than the meeting is open."""
     say(f"{place.parent.name}: joined as machine {rank} of {offer['nodes'] - 1}")
-    log = place.with_name(f"machine{rank}.log")
+    log, locks = place.with_name(f"machine{rank}.log"), place.parents[2] / ".micota" / "gpus"
     with assigned_gpus(offer["gpus"], max(offer["gpus"], len(present_gpus())), locks) as gpus:
         env = {**offer["env"], **gpus, "NODE_RANK": str(rank)}
         with running(offer["argv"], place.parent, log, **env) as child:
@@ -98,6 +95,12 @@ def _take_part(
             with suppress(subprocess.TimeoutExpired):
                 child.wait(END_SECONDS)
     say(f"{place.parent.name}: {ending(child.returncode) if child.returncode else 'done'}")
+
+
+def free_port(host: str = "") -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.create_server((host, 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _address() -> str:

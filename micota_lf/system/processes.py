@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 
@@ -25,22 +24,11 @@ ENGINES = ("llamafactory", "mergekit", "lm_eval", "vllm", "transformers", "torch
 STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 # At a line's start, or after a logger's `[core.py:708] ` or PyTorch's `[rank0]: `.
 NAMED_ERROR = re.compile(r"(?:^|\[rank(\d+)\]: |\]:? )([\w.]+Error: .+)", re.MULTILINE)
-OUT_OF_MEMORY = re.compile(
-    r"(OutOf)?MemoryError|out of memory|not enough memory|can't allocate memory", re.IGNORECASE
-)
+OUT_OF_MEMORY = re.compile("(?i)MemoryError|out of memory|not enough memory|can't allocate memory")
 # What a log says of no cause: warnings and the line that they quote, the launcher of what failed, our words.
 NOISE = re.compile(r"\w+Warning: |^\s*warnings\.warn|CalledProcessError|^micota( runs)?: ")
 BEGIN = "micota runs: "  # a line of a log, before the words of an engine
-# Looks again, as one may have started another meanwhile, but not for ever: some cannot die.
-GUARD = """
-read -r line
-for round in 1 2 3 4 5 6 7 8 9 10; do
-  left=$(grep -lszxF "$0" /proc/[0-9]*/environ | cut -d / -f 3)
-  [ "$left" ] || break
-  kill -s KILL $left
-  sleep 0.2
-done
-"""
+GUARD = str(Path(__file__).with_name("guard.sh"))
 
 
 def by_hand(argv: list[str], env: dict[str, str], cwd: Path) -> str:
@@ -105,7 +93,7 @@ def running(argv: list[str], cwd: Path, log: Path, **env: str) -> Iterator[subpr
         handle.write(f"{BEGIN}{shlex.join(argv)}\n")
     mark = f"MICOTA_ENGINE_{os.urandom(8).hex()}"
     child = started(argv, cwd, log, **{"PYTHONUNBUFFERED": "1", **env, mark: "1"})
-    guard = ["/bin/sh", "-c", GUARD, f"{mark}=1"]
+    guard = ["/bin/sh", GUARD, f"{mark}=1"]
     with subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
         try:
             yield child
@@ -173,14 +161,6 @@ def _named_errors(log: Path) -> list[str]:
     last = (log.read_text(errors="replace") if log.is_file() else "").rpartition(f"\n{BEGIN}")[2]
     ranked = ((f"rank {rank}: " if rank else "") + error for rank, error in NAMED_ERROR.findall(last))
     return list(dict.fromkeys(ranked))
-
-
-def vllm_numerics(log: Path) -> dict[str, Any]:
-    """The attention kernels that vLLM says it uses, as in `FLASH_ATTN`, and whether batches do not matter."""
-    text = log.read_text(errors="replace")
-    named = re.findall(r"Using (\w+) attention backend|AttentionBackendEnum\.(\w+)", text)
-    invariant = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
-    return {"attention": "".join(named[-1]) if named else None, "batch_invariant": invariant}
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
