@@ -1,7 +1,7 @@
 """A model directory: its tensors, its size, and what it lacks; headers are read, values on demand.
 
 found = tensors(Path("model"))                # name -> Tensor(file, dtype, shape); no value is read
-first_values(found["lm_head.weight"])         # some of its values, as a float64 torch tensor
+first_values(found["lm_head.weight"])         # some of its values, as a float64 array
 cosines(Path("trained"), Path("model"))       # matrix -> how much it is still the other's: 0.998, 0.997...
 model_problem(ModelRef("./model"), chat=True) # "model ./model has no chat template"
 
@@ -92,9 +92,16 @@ def finite(tensor: Tensor) -> bool:
 
 
 def first_values(tensor: Tensor) -> Any:
-    """At most 8,192 values of a matrix's first 64 rows, as a float64 torch tensor of one dimension."""
-    with safe_open(tensor.file, framework="pt") as handle:
-        return handle.get_slice(tensor.name)[:64].double().flatten()[:8192]
+    """At most 8,192 values of a matrix's first 64 rows, as a float64 array of one dimension.
+
+    Torch takes seconds to import, so it reads only what numpy cannot.
+    """
+    import numpy as np
+
+    framework = "np" if tensor.dtype in ("F16", "F32", "F64") else "pt"
+    with safe_open(tensor.file, framework=framework) as handle:
+        rows = handle.get_slice(tensor.name)[: min(64, tensor.shape[0])]
+        return np.asarray(rows if framework == "np" else rows.double(), np.float64).ravel()[:8192]
 
 
 def cosines(model: Path, origin: Path) -> dict[str, float]:
@@ -102,14 +109,16 @@ def cosines(model: Path, origin: Path) -> dict[str, float]:
 
     Those of another shape are left out, and those that begin with nothing but zeros in the origin.
     """
-    from torch import cosine_similarity
+    import numpy as np
 
     made, before, found = tensors(model), tensors(origin), dict[str, float]()
     for name in sorted(made.keys() & before.keys()):
         if len(made[name].shape) > 1 and made[name].shape == before[name].shape:
             values = first_values(before[name])
             if values.any():
-                found[name] = float(cosine_similarity(first_values(made[name]), values, dim=0))
+                ours = first_values(made[name])
+                length = np.linalg.norm(ours) * np.linalg.norm(values)
+                found[name] = float(ours @ values / (length or 1.0))
     return found
 
 
