@@ -119,23 +119,23 @@ def write_tokens(
         _features([pairs[row] for row in pack], made.shared, math.ceil(length / PAD) * PAD)
         for pack, length in zip(made.packs, most, strict=True)
     ]
-    whole = datasets.Dataset.from_dict({name: [one[name] for one in found] for name in found[0]})
-    datasets.DatasetDict({"train": whole}).save_to_disk(path)
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(found)}).save_to_disk(path)
 
 
 def _features(pack: list[tuple[list[int], list[int]]], shared: bool, length: int) -> dict[str, Any]:
-    """One sequence of a length; where rows share it its mask numbers them, and 0 is padding."""
+    """One sequence of a length; where rows share it its mask numbers them, and 0 is padding.
+
+    A blank is a row of which no token is trained.
+    """
     import numpy as np
 
     ids, labels, mask, positions = list[int](), list[int](), list[int](), list[int]()
-    for number, (asked, answered) in enumerate(pack, 1):
+    for number, (asked, answered) in enumerate(pack or [([0] * length, [])], 1):
         ids += asked + answered
         labels += [IGNORED] * len(asked) + answered
         mask += [number if shared else 1] * (len(ids) - len(mask))
         positions += range(len(ids) - len(positions))
-    blank = length - len(ids)
-    mask += [0 if shared and ids else 1] * blank
-    positions += [0] * blank if ids else range(blank)
-    columns = {"input_ids": ids + [0] * blank, "labels": labels + [IGNORED] * blank, "attention_mask": mask}
-    columns |= {"position_ids": positions} if shared else {}
-    return {name: np.array(values, np.int32) for name, values in columns.items()}
+    fill = {"input_ids": (ids, 0), "labels": (labels, IGNORED), "attention_mask": (mask, 0 if shared else 1)}
+    fill |= {"position_ids": (positions, 0)} if shared else {}
+    padded = {name: values + [value] * (length - len(values)) for name, (values, value) in fill.items()}
+    return {name: np.array(values, np.int32) for name, values in padded.items()}

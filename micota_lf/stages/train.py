@@ -34,7 +34,7 @@ from ..inputs.references import ModelRef
 from ..inputs.weights import KINSHIP, ModelSize, cosines, model_size, training_flops
 from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import NAMES, Recipe, Train
-from ..system.files import Row, read_json, read_jsonl, write_json, write_yaml
+from ..system.files import Row, read_json, read_jsonl, read_note, write_json, write_yaml
 from ..system.machines import meeting
 from ..system.processes import engine_argv
 from . import LOG, Context, Results, Settings, Stage
@@ -56,16 +56,8 @@ RENDEZVOUS = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def dataset_info(files: Mapping[str, str]) -> dict[str, Any]:
-    """LLaMA-Factory's dataset registry for corpora given as name to JSONL path.
-
-    The columns are named because without them the alpaca format demands an `input` field
-    (llamafactory data/parser.py).
-    """
-    columns = {"prompt": "prompt", "response": "response"}
-    return {
-        name: {"file_name": path, "formatting": "alpaca", "columns": dict(columns)}
-        for name, path in files.items()
-    }
+    """LLaMA-Factory's dataset registry for corpora given as name to JSONL path."""
+    return {name: {"file_name": path, **_fixed("dataset")} for name, path in files.items()}
 
 
 def train_config(
@@ -164,12 +156,11 @@ def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
     env = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(processes), "NNODES": str(nodes), "PATH": path}
     if nodes == 1:
         return {**env, "NODE_RANK": "0"}  # said outright, like NNODES: the user's environment may differ
-    missing = [name for name in RENDEZVOUS if not os.environ.get(name)]
-    if "NODE_RANK" in missing:  # then this is the first one, and the others join it
-        return env
-    if missing:
+    told = {name: os.environ[name] for name in RENDEZVOUS if os.environ.get(name)}
+    missing = [name for name in RENDEZVOUS if name not in told]
+    if missing and "NODE_RANK" in told:  # without it this is the first one, and the others join it
         raise UserError(f"hardware.nodes: {nodes}, but {', '.join(missing)} is not set in the environment")
-    return {**env, **{name: os.environ[name] for name in RENDEZVOUS}}
+    return env | told
 
 
 def _lacks(program: str, package: str) -> bool:
@@ -245,16 +236,16 @@ def write_training(step: Context, data: _Data) -> None:
     if not step.gpus and step.how["processes"] * step.how["nodes"] > 1 and "deepspeed" not in config:
         config["save_strategy"] = "no"  # transformers asks torch for cpu:0, which loads no optimizer state
     if made := data.made:
+        if made.shared:
+            config |= {"neat_packing": True, "per_device_train_batch_size": 1}
+            config["gradient_accumulation_steps"] = made.micro_steps
+        together, system = config["per_device_train_batch_size"], step.config["system"]
         shutil.rmtree(here / TOKENS, ignore_errors=True)
-        together = 1 if made.shared else config["per_device_train_batch_size"]
-        write_tokens(here / TOKENS, data.rows, data.chat, step.config["system"], made, together)
+        write_tokens(here / TOKENS, data.rows, data.chat, system, made, together)
         config |= {"tokenized_path": str(here / TOKENS), "disable_shuffling": True, "num_train_epochs": 1.0}
         if config["save_strategy"] == "epoch":  # the data set's one is all of them
             an_epoch = math.ceil(len(data.rows) / what["global_batch_size"])
             config |= {"save_strategy": "steps", "save_steps": an_epoch}
-        if made.shared:
-            config |= {"neat_packing": True, "per_device_train_batch_size": 1}
-            config["gradient_accumulation_steps"] = made.micro_steps
     write_yaml(here / "train.yaml", config)
     if file := config.get("deepspeed"):
         write_json(file, deepspeed_config(step.how["train"]["deepspeed"]))
@@ -285,9 +276,7 @@ def clear_unfinished(model: Path) -> None:
     which is written last; and it refuses to start where there are weights but no checkpoint.
     """
     for checkpoint in model.glob("checkpoint-*"):
-        try:
-            read_json(checkpoint / "trainer_state.json")
-        except UserError:
+        if not read_note(checkpoint / "trainer_state.json"):
             shutil.rmtree(checkpoint)
     if any(model.glob("*.safetensors")) and not any(model.glob("checkpoint-*")):
         shutil.rmtree(model)
