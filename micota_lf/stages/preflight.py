@@ -24,7 +24,7 @@ from ..recipe.lineage import filtering, model_of, shown_teachers, training, trai
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
 from ..system.files import digest, write_json
-from . import Context, Results, Settings, Stage, merge_check, parity
+from . import Context, Results, Settings, Stage, merge, parity
 
 GENERATION, EVALUATION = "generation.max_tokens", "evaluation.max_gen_toks"
 # Of a benchmark: what decides its problems, and how many there should be.
@@ -207,10 +207,10 @@ def _merge(at: str, pretrained: ModelRef, before: ModelRef, report: Report) -> N
         paths = [model.weights(offline=True) for model in (before, pretrained)]
         if not all(tensors(path) for path in paths):
             raise FileNotFoundError
-        problems = merge_check.compare({"before": paths[0], "pretrained": paths[1]})[0]
+        problems = merge.compare({"before": paths[0], "pretrained": paths[1]})[0]
     except FileNotFoundError:
         configs = (model.settings("config.json") for model in (pretrained, before))
-        found = merge_check.config_differences(*configs)
+        found = merge.config_differences(*configs)
         problems = [f"merge: pretrained and before {line}" for line in found]
         how = "configs compared; weights will be once they are here"
     report.problems += [f"{at}: {line}" for line in problems]
