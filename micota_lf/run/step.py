@@ -122,17 +122,15 @@ def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
 def _printing_to(log: Path) -> Iterator[None]:
     """Send what this process and its children print to a log."""
     sys.stdout.flush()
-    before = [os.dup(number) for number in (1, 2)]
-    with log.open("ab") as handle:
-        for number in (1, 2):
-            os.dup2(handle.fileno(), number)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        for number, saved in zip((1, 2), before, strict=True):
-            os.dup2(saved, number)
-            os.close(saved)
+    with log.open("ab") as handle, open(os.dup(1), "wb") as output, open(os.dup(2), "wb") as errors:
+        os.dup2(handle.fileno(), 1)
+        os.dup2(handle.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(output.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
 
 
 def finished(directory: Path, *keys: str) -> dict[str, Any] | None:

@@ -180,14 +180,11 @@ def _differences(model: Path, before: Path) -> list[str]:
     found = config_differences(*(read_json(path / "config.json") for path in (model, before)))
     if found:
         return found
-    shapes, old_shapes = (_shapes(path, before) for path in (model, before))
-    if names := _differing(shapes, old_shapes):
-        first = f"{names[0]} is {shapes.get(names[0])} and {old_shapes.get(names[0])}"
-        found.append(f"differ in {len(names)} tensor(s), the first: {first}")
-    words, old_words = vocabulary(model), vocabulary(before)
-    if words and old_words and (tokens := _differing(words, old_words)):
-        ids = f"{tokens[0]!r} is {words.get(tokens[0])} and {old_words.get(tokens[0])}"
-        found.append(f"have tokenizers of different vocabulary: {ids}")
+    if differing := _differing(*(_shapes(path, before) for path in (model, before))):
+        found.append(f"differ in {len(differing)} tensor(s), the first: {differing[0]}")
+    vocabularies = [vocabulary(path) for path in (model, before)]
+    if all(vocabularies) and (differing := _differing(*vocabularies)):
+        found.append(f"have tokenizers of different vocabulary: {differing[0]}")
     return found
 
 
@@ -214,15 +211,17 @@ def answer_health(answers: Path) -> dict[str, Any]:
 
 
 def vocabulary(model: Path) -> dict[str, int]:
-    """Token to id of a model's tokenizer.json, added tokens included; empty without such a file."""
+    """Quoted token to id of a model's tokenizer.json, added tokens included; empty without such a file."""
     if not (model / "tokenizer.json").is_file():
         return {}
-    return dict(load_chat(ModelRef(str(model))).tokenizer.get_vocab())
+    words = load_chat(ModelRef(str(model))).tokenizer.get_vocab()
+    return {repr(word): number for word, number in words.items()}
 
 
 def _differing(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Names that one of two mappings lacks or that have other values, in alphabetical order."""
-    return sorted(name for name in {**found, **before} if found.get(name) != before.get(name))
+    """What one of two mappings lacks or has otherwise, as `name is 1 and 2`, in alphabetical order."""
+    names = sorted(name for name in {**found, **before} if found.get(name) != before.get(name))
+    return [f"{name} is {found.get(name)} and {before.get(name)}" for name in names]
 
 
 def _shapes(model: Path, origin: Path) -> dict[str, tuple[int, ...]]:

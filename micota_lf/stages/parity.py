@@ -15,7 +15,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from ..errors import UserError, first_line, nearest
 from ..inputs.chat import Chat, load_chat, opened_thought, row_lengths, stop_tokens
@@ -25,15 +28,7 @@ from ..inputs.references import ModelRef
 NO_CUTOFF = 2**20
 COPY = "parity"  # the name of our copy of a template, into which LLaMA-Factory writes its arguments
 SHOWN = 16  # tokens of a difference that are quoted
-# Problem and response; the second has a thought, the third text outside ASCII.
-SAMPLES = {
-    "a plain answer": ("What is 1+1?", "It is two.\n\n\\boxed{2}"),
-    "a thought": ("What is 2+3?", "<think>\nTwo and three.\n\nFive.\n</think>\n\n\\boxed{5}"),
-    "symbols": (
-        "Soit $x ∈ (0, ∞)$, $x² = ½$; 求 $|x|$ 🙂",
-        "<think>\n√½ ≈ 0,7071…\n</think>\n\n$\\boxed{\\frac{1}{√2}}$ 。",
-    ),
-}
+SAMPLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 # LLaMA-Factory's data arguments that change a template's tokens.
 DATA_ARGUMENTS = ("default_system", "enable_thinking", "preserve_thinking", "train_on_prompt", "mask_history")
 

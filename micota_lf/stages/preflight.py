@@ -90,10 +90,9 @@ def run(step: Context) -> Results:
 
 def inspect(step: Context) -> Report:
     """Do the checks."""
-    report = Report()
     models = {role: ref for role, ref in step.inputs.items() if not isinstance(ref, DataRef)}
     lacking = hub_problems(models)
-    report.problems += lacking.values()
+    report = Report([*lacking.values()])
     here = {role: model for role, model in models.items() if role not in lacking}
     merges = step.config["merges"]
     chats = _chats({role: model for role, model in here.items() if role not in merges}, step, report)
