@@ -64,9 +64,7 @@ def generate(
     meta = output.with_suffix(".meta.json")
     before = read_json(meta) if output.is_file() and output.stat().st_size else {}
     if before and (changed := _changes(before, asked)):
-        raise UserError(
-            f"{output}: holds responses to another request ({'; '.join(changed)}); choose another"
-        )
+        raise UserError(f"{output}: holds responses to another request ({changed}); choose another")
     done = {row["id"] for row in _finished(output)}
     missing = {row["id"]: row for row in problems if row["id"] not in done}
     if not missing:
@@ -105,8 +103,8 @@ def _finished(output: Path) -> Iterator[Row]:
     return (row for row in rows if row["status"] == "ok")
 
 
-def _changes(before: Row, asked: Row) -> list[str]:
-    """How a request differs from the one that was answered before."""
+def _changes(before: Row, asked: Row) -> str:
+    """How a request differs from the one that was answered before; empty if it does not."""
     changed = [
         f"{key}: {before.get(key)!r} then, {value!r} now"
         for key, value in asked.items()
@@ -119,7 +117,7 @@ def _changes(before: Row, asked: Row) -> list[str]:
         if ids:
             names = sorted(ids)[:NAMED_IDS] + ["..."] * (len(ids) > NAMED_IDS)
             changed.append(f"{len(ids)} {word}: {', '.join(names)}")
-    return changed
+    return "; ".join(changed)
 
 
 def response_summary(output: Path) -> dict[str, Any]:

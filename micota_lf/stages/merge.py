@@ -28,21 +28,13 @@ from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
 from ..inputs.weights import KINSHIP, cosines, finite, tensors
 from ..recipe.lineage import model_of
-from ..recipe.sections import MERGE_METHODS, Merge, Recipe
+from ..recipe.sections import MERGE_METHODS, NAMES, Merge, Recipe
 from ..system.files import read_json, read_jsonl, write_json, write_yaml
 from ..system.processes import engine_argv
 from . import Context, Results, Settings, Stage, generate
 
 ANSWERS = "answers.jsonl"  # of the merged model, to a few prompts
-# What mergekit copies from base_model and what must be the assistant's in every preset.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
-# What decides a model's shape; sizes that say nothing about tensors are left out.
-SHAPE_KEYS = ("architectures", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-              "num_attention_heads", "num_key_value_heads", "tie_word_embeddings")  # fmt: skip
-STOP_KEYS = ("eos_token_id", "bos_token_id", "pad_token_id")
+TOKENIZER_FILES = NAMES["tokenizer_files"]
 
 
 def merge_config(
@@ -131,7 +123,7 @@ def finish(model: Path, assistant: Path) -> Results:
         if (assistant / name).is_file():
             shutil.copyfile(assistant / name, model / name)
     config, source = read_json(model / "config.json"), read_json(assistant / "config.json")
-    write_json(model / "config.json", {**config, **{key: source.get(key) for key in STOP_KEYS}})
+    write_json(model / "config.json", {**config, **{key: source.get(key) for key in NAMES["stop_keys"]}})
     for shard in shards:
         shard.chmod(0o644)  # mergekit writes 0600, unreadable for others in a shared workspace
     return {"shards": len(shards), "bytes": sum(shard.stat().st_size for shard in shards)}
@@ -192,7 +184,7 @@ def config_differences(config: dict[str, Any], before: dict[str, Any]) -> list[s
     """How two config.json differ in what decides the tensors."""
     return [
         f"have different {key}: {config.get(key)} and {before.get(key)}"
-        for key in SHAPE_KEYS
+        for key in NAMES["shape_keys"]
         if None not in (config.get(key), before.get(key)) and config[key] != before[key]
     ]
 

@@ -80,8 +80,7 @@ def template_parity(model: ModelRef, template: str, prompts: Prompts, extra: Map
 def _unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
     """A line for a template and for each argument that LLaMA-Factory does not know (hparams/parser.py)."""
     from llamafactory.data.template import TEMPLATES
-    from llamafactory.hparams.parser import _TRAIN_ARGS
-    from transformers import HfArgumentParser
+    from llamafactory.hparams.parser import _TRAIN_ARGS, HfArgumentParser
 
     known = [action.dest for action in HfArgumentParser(_TRAIN_ARGS)._actions]
     asked = {f"extra.{key}: LLaMA-Factory has no such argument": (key, known) for key in extra}

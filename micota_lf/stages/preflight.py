@@ -21,7 +21,7 @@ from ..inputs.problems import Benchmark, Problems, chat, load_problems
 from ..inputs.references import DataRef, ModelRef, hub_problems
 from ..inputs.weights import tensors
 from ..recipe.lineage import filtering, model_of, shown_teachers, training, trainings
-from ..recipe.sections import Recipe
+from ..recipe.sections import Generation, Recipe
 from ..recipe.tasks import evaluated_benchmarks
 from ..system.files import digest, write_json
 from . import Context, Results, Settings, Stage, merge, parity
@@ -150,10 +150,9 @@ def _budgets(step: Context, longest: Longest, report: Report) -> None:
     """Whether the longest prompt and response of each model fit into its positions, and into context_len."""
     for at, response, role, context in step.config["budgets"]:
         model = step.inputs[role]
-        limit = model.positions if model in longest else None
-        if limit:
+        if model in longest and (limit := model.positions):
             prompt = longest[model][at]
-            room = min(response, context - prompt) if context else response
+            room = Generation(max_tokens=response, context_len=context).room(prompt)
             fits = 0 < room <= limit - prompt
             lines, fit = (report.facts, "fit into") if fits else (report.problems, "exceed")
             key = at if room > 0 else "generation.context_len"

@@ -92,10 +92,9 @@ def settings(recipe: Recipe, train: Train) -> Settings:
     fast = on_gpu and train.bf16 and train.flash_attn in ("auto", "fa2") and not packed
     train = replace(train, enable_liger_kernel=train.enable_liger_kernel and on_gpu)
     return Settings.of(
-        train, gpus=gpus, apart={"system": recipe.prompts.system},
+        train, gpus=gpus, fast=fast, apart={"system": recipe.prompts.system},
         processes=processes, nodes=recipe.hardware.nodes, engine=recipe.engines.llamafactory,
         gradient_accumulation_steps=accumulation(recipe, train), tflops=figures.tflops * figures.mfu,
-        fast=fast,
     )  # fmt: skip
 
 
@@ -297,9 +296,8 @@ def finish(model: Path) -> Results:
     loss = _mean_loss(state.get("log_history", [])) or results.get("train_loss")
     if loss is not None and not math.isfinite(loss):
         shutil.rmtree(model)  # else the next run would take it for finished
-        raise StepFailed(
-            f"the training's loss is no number ({loss}); {model.with_name(LOG)} has it step by step"
-        )
+        where = f"{model.with_name(LOG)} has it step by step"
+        raise StepFailed(f"the training's loss is no number ({loss}); {where}")
     return {
         "train_loss": loss,
         "train_seconds": results.get("train_runtime"),
