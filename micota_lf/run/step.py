@@ -60,8 +60,7 @@ def execute(
     # Under Slurm, a job that a killed run has left may be at it: it is waited for, and its work taken over.
     busy = f"{directory} is being worked on"
     with lease(directory / LEASE, busy, wait="SLURM_JOB_ID" in os.environ):
-        done = finished(directory)
-        if done is not None:
+        if done := finished(directory):
             return dict(done["results"])
         for left in (directory / "failed.json", *directory.glob(PARTIAL)):
             left.unlink(missing_ok=True)

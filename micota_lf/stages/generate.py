@@ -128,10 +128,9 @@ def response_summary(output: Path) -> dict[str, Any]:
     columns = ("id", "status", "error", "finish_reason", "response_tokens")
     rows = [{column: row[column] for column in columns} for row in iter_jsonl(output)]
     if failed := [row for row in rows if row["status"] != "ok"]:
-        raise StepFailed(
-            f"{len(failed)} of {len(rows)} responses in {output} failed, the first ({failed[0]['id']}) with: "
-            f"{failed[0]['error']}. Run the same command again: it retries only those."
-        )
+        first = f"the first ({failed[0]['id']}) with: {failed[0]['error']}"
+        again = "Run the same command again: it retries only those."
+        raise StepFailed(f"{len(failed)} of {len(rows)} responses in {output} failed, {first}. {again}")
     lengths = Counter(1 << (row["response_tokens"] - 1).bit_length() for row in rows)
     return {
         "responses": len(rows),
@@ -143,12 +142,10 @@ def response_summary(output: Path) -> dict[str, Any]:
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """The summary in words: counts, the share cut at the limit, and how long responses are."""
-    n, cut, mean = (summary[key] for key in ("responses", "truncated", "mean_response_tokens"))
+    made = "{responses} responses, mean {mean_response_tokens:.1f} tokens, {truncated}".format(**summary)
+    share = summary["truncated"] / summary["responses"]
     words = ", ".join(f"<={bound}: {count}" for bound, count in summary["lengths"].items())
-    return [
-        f"{n} responses, mean {mean:.1f} tokens, {cut} ({cut / n:.1%}) cut at the limit",
-        f"response tokens: {words}",
-    ]
+    return [f"{made} ({share:.1%}) cut at the limit", f"response tokens: {words}"]
 
 
 def progress(directory: Path) -> str:

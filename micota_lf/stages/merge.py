@@ -142,10 +142,8 @@ def compare(models: Mapping[str, Path]) -> tuple[list[str], dict[str, Any]]:
         kinship[role] = round(cosine(model, before), 4)
         if not problems and kinship[role] < KINSHIP:
             relation = "the origin of" if role == "pretrained" else "fine-tuned from"
-            problems.append(
-                f"merge: {role} is not {relation} before: cosine of their weights {kinship[role]:.3f}, "
-                f"below {KINSHIP} ({model}, {before})"
-            )
+            below = f"cosine of their weights {kinship[role]:.3f}, below {KINSHIP} ({model}, {before})"
+            problems.append(f"merge: {role} is not {relation} before: {below}")
     dtypes = {role: sorted({t.dtype for t in tensors(model).values()}) for role, model in models.items()}
     return problems, {"cosine": kinship, "dtypes": dtypes}
 
@@ -174,8 +172,8 @@ def _differences(model: Path, before: Path) -> list[str]:
         return found
     if differing := _differing(*(_shapes(path, before) for path in (model, before))):
         found.append(f"differ in {len(differing)} tensor(s), the first: {differing[0]}")
-    vocabularies = [vocabulary(path) for path in (model, before)]
-    if all(vocabularies) and (differing := _differing(*vocabularies)):
+    both = all((path / "tokenizer.json").is_file() for path in (model, before))
+    if both and (differing := _differing(vocabulary(model), vocabulary(before))):
         found.append(f"have tokenizers of different vocabulary: {differing[0]}")
     return found
 
@@ -195,17 +193,14 @@ def answer_health(answers: Path) -> dict[str, Any]:
     ended = sum(row["finish_reason"] == "stop" for row in rows)
     tokens = [row["response_tokens"] for row in rows]
     if not ended:
-        raise StepFailed(
-            f"none of the merged model's {len(rows)} greedy answers ended within {max(tokens)} tokens "
-            f"(generation.max_tokens): it does not stop, or only repeats itself; see {answers}"
-        )
+        within = f"within {max(tokens)} tokens (generation.max_tokens)"
+        why = f"it does not stop, or only repeats itself; see {answers}"
+        raise StepFailed(f"none of the merged model's {len(rows)} greedy answers ended {within}: {why}")
     return {"prompts": len(rows), "ended": ended, "mean_response_tokens": sum(tokens) / len(rows)}
 
 
 def vocabulary(model: Path) -> dict[str, int]:
-    """Quoted token to id of a model's tokenizer.json, added tokens included; empty without such a file."""
-    if not (model / "tokenizer.json").is_file():
-        return {}
+    """Quoted token to id of a model's tokenizer.json, added tokens included."""
     words = load_chat(ModelRef(str(model))).tokenizer.get_vocab()
     return {repr(word): number for word, number in words.items()}
 

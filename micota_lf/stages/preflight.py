@@ -208,8 +208,7 @@ def _merge(at: str, pretrained: ModelRef, before: ModelRef, report: Report) -> N
         problems = merge.compare({"before": paths[0], "pretrained": paths[1]})[0]
     except FileNotFoundError:
         configs = (model.settings("config.json") for model in (pretrained, before))
-        found = merge.config_differences(*configs)
-        problems = [f"merge: pretrained and before {line}" for line in found]
+        problems = [f"merge: pretrained and before {line}" for line in merge.config_differences(*configs)]
         how = "configs compared; weights will be once they are here"
     report.problems += [f"{at}: {line}" for line in problems]
     if not problems:

@@ -144,10 +144,9 @@ def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
     for key, package in PACKAGES.items():
         value = how["train"][key]
         if value not in (False, "none") and _lacks(program, package):
-            raise UserError(
-                f"train.{key}: {value}, but the package {package} is not installed; pip install "
-                f"'micota_lf[gpu]', or set train.{key}={'false' if value is True else 'none'}"
-            )
+            lacks = f"train.{key}: {value}, but the package {package} is not installed"
+            cure = f"pip install 'micota_lf[gpu]', or set train.{key}={'false' if value is True else 'none'}"
+            raise UserError(f"{lacks}; {cure}")
     if processes * nodes == 1 and zero == "none":
         return {}
     # torchrun is looked up on PATH, where an environment that is not activated does not stand.
