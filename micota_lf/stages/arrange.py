@@ -113,12 +113,11 @@ def write_tokens(
     before, between, after = chat.frame(system)
     texts = ([before + row["prompt"] + between for row in rows], [row["response"] + after for row in rows])
     pairs = list(zip(*([one.ids for one in chat.encoded(some)] for some in texts), strict=True))
-    used = [sum(map(len, chain(*(pairs[row] for row in pack)))) for pack in made.packs]
+    packs = [[pairs[row] for row in pack] for pack in made.packs]
+    used = [sum(map(len, chain(*pack))) for pack in packs]
     most = [max(1, *used[n // together * together :][:together]) for n in range(len(used))]
-    found = [
-        _features([pairs[row] for row in pack], made.shared, math.ceil(length / PAD) * PAD)
-        for pack, length in zip(made.packs, most, strict=True)
-    ]
+    lengths = [math.ceil(tokens / PAD) * PAD for tokens in most]
+    found = [_features(pack, made.shared, length) for pack, length in zip(packs, lengths, strict=True)]
     datasets.DatasetDict({"train": datasets.Dataset.from_list(found)}).save_to_disk(path)
 
 

@@ -105,11 +105,8 @@ def _finished(output: Path) -> Iterator[Row]:
 
 def _changes(before: Row, asked: Row) -> str:
     """How a request differs from the one that was answered before; empty if it does not."""
-    changed = [
-        f"{key}: {before.get(key)!r} then, {value!r} now"
-        for key, value in asked.items()
-        if key != "problems" and before.get(key) != value
-    ]
+    keys = [key for key in asked if key != "problems" and before.get(key) != asked[key]]
+    changed = [f"{key}: {before.get(key)!r} then, {asked[key]!r} now" for key in keys]
     then, now = before["problems"], asked["problems"]
     differing = {"added": now.keys() - then, "removed": then.keys() - now}
     differing["changed"] = {key for key in now.keys() & then if now[key] != then[key]}

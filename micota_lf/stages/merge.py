@@ -155,12 +155,10 @@ def cosine(one: Path, other: Path) -> float:
 
 def health_problems(merged: Path, assistant: Path) -> list[str]:
     """What is wrong with a merged model's weights beside the fine-tuned assistant's; reads each once."""
-    made, problems = tensors(merged), []
-    for name, shape in _shapes(assistant, assistant).items():
-        if name not in made:
-            problems.append(f"the merged model lacks the tensor {name}")
-        elif made[name].shape != shape:
-            problems.append(f"the merged model's {name} is {made[name].shape}, not {shape}")
+    made, shapes = tensors(merged), _shapes(assistant, assistant)
+    problems = [f"the merged model lacks the tensor {name}" for name in shapes if name not in made]
+    reshaped = [name for name in shapes if name in made and made[name].shape != shapes[name]]
+    problems += [f"the merged model's {name} is {made[name].shape}, not {shapes[name]}" for name in reshaped]
     problems += [f"the merged model's {name} is not finite" for name, t in made.items() if not finite(t)]
     return problems
 
@@ -180,11 +178,9 @@ def _differences(model: Path, before: Path) -> list[str]:
 
 def config_differences(config: dict[str, Any], before: dict[str, Any]) -> list[str]:
     """How two config.json differ in what decides the tensors."""
-    return [
-        f"have different {key}: {config.get(key)} and {before.get(key)}"
-        for key in NAMES["shape_keys"]
-        if None not in (config.get(key), before.get(key)) and config[key] != before[key]
-    ]
+    stated = [key for key in NAMES["shape_keys"] if None not in (config.get(key), before.get(key))]
+    differing = [key for key in stated if config[key] != before[key]]
+    return [f"have different {key}: {config[key]} and {before[key]}" for key in differing]
 
 
 def answer_health(answers: Path) -> dict[str, Any]:

@@ -47,10 +47,6 @@ OURS = ("global_batch_size", "extra", "check_template", "deepspeed", "arrange", 
 PACKAGES = {"deepspeed": "deepspeed", "enable_liger_kernel": "liger_kernel"}  # that a setting needs
 SAVE_SECONDS, SAVE_STEPS = 1800.0, 500  # from checkpoint to checkpoint; steps where no time is estimated
 LONGER = 1.5  # times cutoff_len: how long rows may be that share a sequence
-RELIEF = (
-    "a lower train.per_device_train_batch_size, then a lower train.cutoff_len, more GPUs or "
-    "train.deepspeed=zero3, train.enable_liger_kernel=true, train.arrange=order"
-)
 # Which machine this is, and where the first one listens; the user or the scheduler may say it.
 RENDEZVOUS = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -125,13 +121,12 @@ def render(made: Settings, model: ModelRef, dataset_dir: str, output_dir: str) -
 
 def deepspeed_config(stage: str) -> dict[str, Any]:
     """DeepSpeed's configuration for `zero2` (optimizer and gradients split) or `zero3` (weights too)."""
-    return _fixed(stage)
+    return dict(_fixed(stage))
 
 
-def _fixed(part: str) -> dict[str, Any]:
+def _fixed(part: str) -> Any:
     """What is the same in every training: a part of train.yaml."""
-    parts = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return dict(parts[part])
+    return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))[part]
 
 
 def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
@@ -260,11 +255,9 @@ def save_steps(how: Mapping[str, Any], size: ModelSize | None, tokens: float) ->
 def is_complete(model: Path) -> bool:
     """Whether LLaMA-Factory finished: it writes weights, then all_results.json, then trainer_state.json."""
     state = model / "trainer_state.json"
-    written = any(model.glob("*.safetensors")) and (model / "all_results.json").is_file()
-    if not (written and state.is_file()):
-        return False
-    facts = read_json(state)
-    return bool(facts["global_step"] == facts["max_steps"])
+    written = any(model.glob("*.safetensors")) and (model / "all_results.json").is_file() and state.is_file()
+    facts = read_json(state) if written else {}
+    return written and bool(facts["global_step"] == facts["max_steps"])
 
 
 def clear_unfinished(model: Path) -> None:
@@ -337,4 +330,4 @@ def progress(directory: Path) -> str:
         return ""
 
 
-STAGE = Stage(run, progress, output="model", relief=RELIEF)
+STAGE = Stage(run, progress, output="model", relief=_fixed("relief"))
