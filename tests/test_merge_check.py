@@ -10,14 +10,7 @@ from safetensors.numpy import load_file, save_file
 from micota_lf import StepFailed, UserError, load_recipe
 from micota_lf.cli.main import main
 from micota_lf.inputs.references import ModelRef
-from micota_lf.stages.merge import finish
-from micota_lf.stages.merge_check import (
-    KINSHIP,
-    answer_health,
-    compare,
-    cosine,
-    health_problems,
-)
+from micota_lf.stages.merge import KINSHIP, answer_health, compare, cosine, finish, health_problems
 from micota_lf.system.files import write_jsonl
 
 BEFORE = ModelRef("tiny:assistant").local

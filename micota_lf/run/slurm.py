@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,6 @@ def _prefix(workspace: Path) -> str:
 
 
 def _output(*argv: str) -> str | None:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+    return None

@@ -60,8 +60,7 @@ def execute(
     # Under Slurm, a job that a killed run has left may be at it: it is waited for, and its work taken over.
     busy = f"{directory} is being worked on"
     with lease(directory / LEASE, busy, wait="SLURM_JOB_ID" in os.environ):
-        done = finished(directory)
-        if done is not None:
+        if done := finished(directory):
             return dict(done["results"])
         for left in (directory / "failed.json", *directory.glob(PARTIAL)):
             left.unlink(missing_ok=True)
@@ -122,17 +121,15 @@ def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
 def _printing_to(log: Path) -> Iterator[None]:
     """Send what this process and its children print to a log."""
     sys.stdout.flush()
-    before = [os.dup(number) for number in (1, 2)]
-    with log.open("ab") as handle:
-        for number in (1, 2):
-            os.dup2(handle.fileno(), number)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        for number, saved in zip((1, 2), before, strict=True):
-            os.dup2(saved, number)
-            os.close(saved)
+    with log.open("ab") as handle, open(os.dup(1), "wb") as output, open(os.dup(2), "wb") as errors:
+        os.dup2(handle.fileno(), 1)
+        os.dup2(handle.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(output.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
 
 
 def finished(directory: Path, *keys: str) -> dict[str, Any] | None:

@@ -41,11 +41,9 @@ def explain(plan: Plan, step_id: str, workspace: Path) -> list[str]:
         return [f"running: see {directory / LOG}"]
     if now == FAILED:
         return [f"failed: {read_json(directory / 'failed.json')['error']}; see {directory / LOG}"]
-    earlier = _nearest_finished(step, set(plan.slots_of(step_id)), workspace)
-    if earlier is None:
+    if not (earlier := _nearest_finished(step, set(plan.slots_of(step_id)), workspace)):
         return [f"missing: never made in {workspace}, nor anything like it"]
-    changes = _changes(earlier, step, plan, workspace)
-    if not changes:
+    if not (changes := _changes(earlier, step, plan, workspace)):
         return [f"missing: {directory} was there and is gone"]
     return [f"stale: {earlier.directory} is finished, but since then:", *(f"  {line}" for line in changes)]
 

@@ -113,29 +113,28 @@ def write_tokens(
     before, between, after = chat.frame(system)
     texts = ([before + row["prompt"] + between for row in rows], [row["response"] + after for row in rows])
     pairs = list(zip(*([one.ids for one in chat.encoded(some)] for some in texts), strict=True))
-    used = [sum(map(len, chain(*(pairs[row] for row in pack)))) for pack in made.packs]
+    packs = [[pairs[row] for row in pack] for pack in made.packs]
+    used = [sum(map(len, chain(*pack))) for pack in packs]
     most = [max(1, *used[n // together * together :][:together]) for n in range(len(used))]
-    found = [
-        _features([pairs[row] for row in pack], made.shared, math.ceil(length / PAD) * PAD)
-        for pack, length in zip(made.packs, most, strict=True)
-    ]
-    whole = datasets.Dataset.from_dict({name: [one[name] for one in found] for name in found[0]})
-    datasets.DatasetDict({"train": whole}).save_to_disk(path)
+    lengths = [math.ceil(tokens / PAD) * PAD for tokens in most]
+    found = [_features(pack, made.shared, length) for pack, length in zip(packs, lengths, strict=True)]
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(found)}).save_to_disk(path)
 
 
 def _features(pack: list[tuple[list[int], list[int]]], shared: bool, length: int) -> dict[str, Any]:
-    """One sequence of a length; where rows share it its mask numbers them, and 0 is padding."""
+    """One sequence of a length; where rows share it its mask numbers them, and 0 is padding.
+
+    A blank is a row of which no token is trained.
+    """
     import numpy as np
 
     ids, labels, mask, positions = list[int](), list[int](), list[int](), list[int]()
-    for number, (asked, answered) in enumerate(pack, 1):
+    for number, (asked, answered) in enumerate(pack or [([0] * length, [])], 1):
         ids += asked + answered
         labels += [IGNORED] * len(asked) + answered
         mask += [number if shared else 1] * (len(ids) - len(mask))
         positions += range(len(ids) - len(positions))
-    blank = length - len(ids)
-    mask += [0 if shared and ids else 1] * blank
-    positions += [0] * blank if ids else range(blank)
-    columns = {"input_ids": ids + [0] * blank, "labels": labels + [IGNORED] * blank, "attention_mask": mask}
-    columns |= {"position_ids": positions} if shared else {}
-    return {name: np.array(values, np.int32) for name, values in columns.items()}
+    fill = {"input_ids": (ids, 0), "labels": (labels, IGNORED), "attention_mask": (mask, 0 if shared else 1)}
+    fill |= {"position_ids": (positions, 0)} if shared else {}
+    padded = {name: values + [value] * (length - len(values)) for name, (values, value) in fill.items()}
+    return {name: np.array(values, np.int32) for name, values in padded.items()}

@@ -25,7 +25,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter
 
 from ..backends import Launch, endpoint, vllm
@@ -38,7 +37,7 @@ from ..inputs.references import ModelRef
 from ..recipe.sections import Evaluation, Generation, Recipe
 from ..recipe.tasks import TaskConfig, chosen_tasks, evaluated_benchmarks, known_tasks, own_contents
 from ..system.fields import joined
-from ..system.files import Row, digest, read_json, read_jsonl, write_json, write_jsonl, write_text
+from ..system.files import Row, digest, read_json, read_jsonl, write_json, write_jsonl, write_text, write_yaml
 from ..system.processes import engine_argv, log_tail
 from . import LOG, Context, Results, Settings, Stage
 
@@ -53,7 +52,6 @@ def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[s
     """
     hardware, spec = recipe.hardware, recipe.evaluation
     (config, how, _), gpus = settings(recipe), min(hardware.gpus, hardware.inference_gpus or 1)
-    how = {**how, "tensor_parallel": max(1, gpus)}
     step = Context(Path(output_dir), config, {"model": ModelRef(model_path)}, how, gpus)
     arguments = render(step, spec, tasks_folder(spec), config["tasks"], output_dir)
     return [*shlex.split(recipe.engines.lm_eval), *arguments, *generation_arguments(step)]
@@ -96,7 +94,7 @@ def write_tasks(folder: Path, configs: Mapping[str, TaskConfig]) -> Path:
     for file in SHARED:
         write_text(folder / file.name, file.read_text(encoding="utf-8"))
     for name, config in configs.items():
-        write_text(folder / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_yaml(folder / f"{name}.yaml", config)
     return folder
 
 
@@ -132,7 +130,7 @@ def render(
     elif spec.backend == "vllm":
         engine = ["--model", "vllm", "--batch_size", "auto"]
         given |= {
-            "tensor_parallel_size": step.how.get("tensor_parallel", 1), "seed": spec.seed,
+            "tensor_parallel_size": max(1, gpus), "seed": spec.seed,
             "generation_config": "vllm", "gpu_memory_utilization": spec.gpu_memory_utilization, **more,
         }  # fmt: skip
     else:

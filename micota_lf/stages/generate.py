@@ -67,9 +67,7 @@ def generate(
     meta = output.with_suffix(".meta.json")
     before = read_json(meta) if output.is_file() and output.stat().st_size else {}
     if before and (changed := _changes(before, asked)):
-        raise UserError(
-            f"{output}: holds responses to another request ({'; '.join(changed)}); choose another"
-        )
+        raise UserError(f"{output}: holds responses to another request ({changed}); choose another")
     done = {row["id"] for row in _finished(output)}
     missing = {row["id"]: row for row in problems if row["id"] not in done}
     if not missing:
@@ -108,13 +106,10 @@ def _finished(output: Path) -> Iterator[Row]:
     return (row for row in rows if row["status"] == "ok")
 
 
-def _changes(before: Row, asked: Row) -> list[str]:
-    """How a request differs from the one that was answered before."""
-    changed = [
-        f"{key}: {before.get(key)!r} then, {value!r} now"
-        for key, value in asked.items()
-        if key != "problems" and before.get(key) != value
-    ]
+def _changes(before: Row, asked: Row) -> str:
+    """How a request differs from the one that was answered before; empty if it does not."""
+    keys = [key for key in asked if key != "problems" and before.get(key) != asked[key]]
+    changed = [f"{key}: {before.get(key)!r} then, {asked[key]!r} now" for key in keys]
     then, now = before["problems"], asked["problems"]
     differing = {"added": now.keys() - then, "removed": then.keys() - now}
     differing["changed"] = {key for key in now.keys() & then if now[key] != then[key]}
@@ -122,7 +117,7 @@ def _changes(before: Row, asked: Row) -> list[str]:
         if ids:
             names = sorted(ids)[:NAMED_IDS] + ["..."] * (len(ids) > NAMED_IDS)
             changed.append(f"{len(ids)} {word}: {', '.join(names)}")
-    return changed
+    return "; ".join(changed)
 
 
 def response_summary(output: Path) -> dict[str, Any]:
@@ -133,10 +128,9 @@ def response_summary(output: Path) -> dict[str, Any]:
     columns = ("id", "status", "error", "finish_reason", "response_tokens")
     rows = [{column: row[column] for column in columns} for row in iter_jsonl(output)]
     if failed := [row for row in rows if row["status"] != "ok"]:
-        raise StepFailed(
-            f"{len(failed)} of {len(rows)} responses in {output} failed, the first ({failed[0]['id']}) with: "
-            f"{failed[0]['error']}. Run the same command again: it retries only those."
-        )
+        first = f"the first ({failed[0]['id']}) with: {failed[0]['error']}"
+        again = "Run the same command again: it retries only those."
+        raise StepFailed(f"{len(failed)} of {len(rows)} responses in {output} failed, {first}. {again}")
     lengths = Counter(1 << (row["response_tokens"] - 1).bit_length() for row in rows)
     return {
         "responses": len(rows),
@@ -148,12 +142,10 @@ def response_summary(output: Path) -> dict[str, Any]:
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """The summary in words: counts, the share cut at the limit, and how long responses are."""
-    n, cut, mean = (summary[key] for key in ("responses", "truncated", "mean_response_tokens"))
+    made = "{responses} responses, mean {mean_response_tokens:.1f} tokens, {truncated}".format(**summary)
+    share = summary["truncated"] / summary["responses"]
     words = ", ".join(f"<={bound}: {count}" for bound, count in summary["lengths"].items())
-    return [
-        f"{n} responses, mean {mean:.1f} tokens, {cut} ({cut / n:.1%}) cut at the limit",
-        f"response tokens: {words}",
-    ]
+    return [f"{made} ({share:.1%}) cut at the limit", f"response tokens: {words}"]
 
 
 def progress(directory: Path) -> str:

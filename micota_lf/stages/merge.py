@@ -3,7 +3,13 @@
 In: the two models (and for the preset `pretrained` the pretrained one). Out: `merge.yaml` and `model/`
 with the assistant's own tokenizer and generation config, and answers of the merged model to a few prompts.
 
-    merge_config(recipe, "ta")["models"][0]["parameters"]      -> {"weight": 0.5, "density": 0.5}
+    merge_config(recipe, "ta")["models"][0]["parameters"]         -> {"weight": 0.5, "density": 0.5}
+    compare({"before": Path("ta"), "after": Path("ta-sft")})      -> [], {"cosine": {"after": 0.998}, ...}
+    health_problems(Path("merged"), Path("ta-sft"))               -> []
+
+Before: config.json, the safetensors headers and the tokenizers' vocabularies must fit, and a fine-tuned model
+must descend from the one before (`cosine`, over its matrices). After: every weight is finite, no
+tensor is missing.
 
 What weight means (mergekit generalized_task_arithmetic.py; measured in the tests): with one task vector
 and normalize off, the merged delta is weight x the fine-tuning delta in expectation; with normalize on
@@ -11,25 +17,24 @@ the weight cancels. DARE's density alone never shortens: rescaling restores the 
 """
 
 import shutil
+import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import StepFailed, UserError, nearest
+from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
+from ..inputs.weights import KINSHIP, cosines, finite, tensors
 from ..recipe.lineage import model_of
-from ..recipe.sections import MERGE_METHODS, Merge, Recipe
-from ..system.files import read_json, write_json, write_yaml
+from ..recipe.sections import MERGE_METHODS, NAMES, Merge, Recipe
+from ..system.files import read_json, read_jsonl, write_json, write_yaml
 from ..system.processes import engine_argv
-from . import Context, Results, Settings, Stage, generate, merge_check
+from . import Context, Results, Settings, Stage, generate
 
 ANSWERS = "answers.jsonl"  # of the merged model, to a few prompts
-# What mergekit copies from base_model and what must be the assistant's in every preset.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
+TOKENIZER_FILES = NAMES["tokenizer_files"]
 
 
 def merge_config(
@@ -84,7 +89,7 @@ def run(step: Context) -> Results:
     models = {role: model.weights() for role, model in step.inputs.items() if role != "prompts"}
     if merge["preset"] == "pretrained" and "pretrained" not in models:
         raise UserError("merge.pretrained_model: the preset 'pretrained' needs one")
-    problems, facts = merge_check.compare(models)
+    problems, facts = compare(models)
     if problems:
         raise UserError("\n".join(problems))
     shutil.rmtree(model, ignore_errors=True)  # mergekit leaves stale shards in a used directory
@@ -93,7 +98,7 @@ def run(step: Context) -> Results:
     argv = [*engine_argv(step.how["engine"]), "merge.yaml", "model", "--random-seed", str(merge["seed"])]
     step.engine([*argv, "--quiet", "--num-threads", str(step.threads)])
     results = finish(model, models["after"])
-    if problems := merge_check.health_problems(model, models["after"]):
+    if problems := health_problems(model, models["after"]):
         raise StepFailed("\n".join(problems))
     health: Results = {"prompts": 0}
     if step.config["health"]:
@@ -101,7 +106,7 @@ def run(step: Context) -> Results:
         asking = replace(step, config=step.config["health"], how=step.how["answers"], inputs=inputs)
         generate.run(asking, ANSWERS)
         step.engine_seconds = asking.engine_seconds
-        health = merge_check.answer_health(step.directory / ANSWERS)
+        health = answer_health(step.directory / ANSWERS)
     return {**results, "compatibility": facts, "health": health}
 
 
@@ -118,10 +123,94 @@ def finish(model: Path, assistant: Path) -> Results:
         if (assistant / name).is_file():
             shutil.copyfile(assistant / name, model / name)
     config, source = read_json(model / "config.json"), read_json(assistant / "config.json")
-    write_json(model / "config.json", {**config, **{key: source.get(key) for key in merge_check.STOP_KEYS}})
+    write_json(model / "config.json", {**config, **{key: source.get(key) for key in NAMES["stop_keys"]}})
     for shard in shards:
         shard.chmod(0o644)  # mergekit writes 0600, unreadable for others in a shared workspace
     return {"shards": len(shards), "bytes": sum(shard.stat().st_size for shard in shards)}
+
+
+def compare(models: Mapping[str, Path]) -> tuple[list[str], dict[str, Any]]:
+    """Why these models (`before` and others) cannot be merged, and their cosines with `before` and dtypes.
+
+    Reads headers and a part of each matrix, in seconds.
+    """
+    before, problems, kinship = models["before"], [], {}
+    for role, model in models.items():
+        if role == "before":
+            continue
+        problems += [f"merge: {role} and before {line}" for line in _differences(model, before)]
+        kinship[role] = round(cosine(model, before), 4)
+        if not problems and kinship[role] < KINSHIP:
+            relation = "the origin of" if role == "pretrained" else "fine-tuned from"
+            below = f"cosine of their weights {kinship[role]:.3f}, below {KINSHIP} ({model}, {before})"
+            problems.append(f"merge: {role} is not {relation} before: {below}")
+    dtypes = {role: sorted({t.dtype for t in tensors(model).values()}) for role, model in models.items()}
+    return problems, {"cosine": kinship, "dtypes": dtypes}
+
+
+def cosine(one: Path, other: Path) -> float:
+    """The median cosine of the matrices that two models share; 0 if they share none."""
+    return statistics.median(cosines(one, other).values() or [0.0])
+
+
+def health_problems(merged: Path, assistant: Path) -> list[str]:
+    """What is wrong with a merged model's weights beside the fine-tuned assistant's; reads each once."""
+    made, shapes = tensors(merged), _shapes(assistant, assistant)
+    problems = [f"the merged model lacks the tensor {name}" for name in shapes if name not in made]
+    reshaped = [name for name in shapes if name in made and made[name].shape != shapes[name]]
+    problems += [f"the merged model's {name} is {made[name].shape}, not {shapes[name]}" for name in reshaped]
+    problems += [f"the merged model's {name} is not finite" for name, t in made.items() if not finite(t)]
+    return problems
+
+
+def _differences(model: Path, before: Path) -> list[str]:
+    """How a model's config, tensors and vocabulary differ from those of `before`."""
+    found = config_differences(*(read_json(path / "config.json") for path in (model, before)))
+    if found:
+        return found
+    if differing := _differing(*(_shapes(path, before) for path in (model, before))):
+        found.append(f"differ in {len(differing)} tensor(s), the first: {differing[0]}")
+    both = all((path / "tokenizer.json").is_file() for path in (model, before))
+    if both and (differing := _differing(vocabulary(model), vocabulary(before))):
+        found.append(f"have tokenizers of different vocabulary: {differing[0]}")
+    return found
+
+
+def config_differences(config: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """How two config.json differ in what decides the tensors."""
+    stated = [key for key in NAMES["shape_keys"] if None not in (config.get(key), before.get(key))]
+    differing = [key for key in stated if config[key] != before[key]]
+    return [f"have different {key}: {config[key]} and {before[key]}" for key in differing]
+
+
+def answer_health(answers: Path) -> dict[str, Any]:
+    """How many of the merged model's greedy answers ended; StepFailed if none did."""
+    rows = read_jsonl(answers)
+    ended = sum(row["finish_reason"] == "stop" for row in rows)
+    tokens = [row["response_tokens"] for row in rows]
+    if not ended:
+        within = f"within {max(tokens)} tokens (generation.max_tokens)"
+        why = f"it does not stop, or only repeats itself; see {answers}"
+        raise StepFailed(f"none of the merged model's {len(rows)} greedy answers ended {within}: {why}")
+    return {"prompts": len(rows), "ended": ended, "mean_response_tokens": sum(tokens) / len(rows)}
+
+
+def vocabulary(model: Path) -> dict[str, int]:
+    """Quoted token to id of a model's tokenizer.json, added tokens included."""
+    words = load_chat(ModelRef(str(model))).tokenizer.get_vocab()
+    return {repr(word): number for word, number in words.items()}
+
+
+def _differing(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """What one of two mappings lacks or has otherwise, as `name is 1 and 2`, in alphabetical order."""
+    names = sorted(name for name in {**found, **before} if found.get(name) != before.get(name))
+    return [f"{name} is {found.get(name)} and {before.get(name)}" for name in names]
+
+
+def _shapes(model: Path, origin: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes by name, without the output layer if `origin` has tied it to the embeddings."""
+    skipped = ("lm_head.",) if read_json(origin / "config.json").get("tie_word_embeddings") else ()
+    return {name: tensor.shape for name, tensor in tensors(model).items() if not name.startswith(skipped)}
 
 
 STAGE = Stage(run, output="model")

@@ -55,8 +55,7 @@ def overlap(
     for prompt in prompts:
         for gram in ngrams(prompt["problem"], n):
             index[gram].append(prompt)
-    counts: dict[str, Any] = {}
-    pairs: list[Row] = []
+    counts, pairs = dict[str, Any](), list[Row]()
     for name, problems in benchmarks.items():
         found: dict[tuple[str, str], Row] = {}
         for problem in problems:

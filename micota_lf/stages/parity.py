@@ -15,7 +15,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from ..errors import UserError, first_line, nearest
 from ..inputs.chat import Chat, load_chat, opened_thought, row_lengths, stop_tokens
@@ -25,15 +28,7 @@ from ..inputs.references import ModelRef
 NO_CUTOFF = 2**20
 COPY = "parity"  # the name of our copy of a template, into which LLaMA-Factory writes its arguments
 SHOWN = 16  # tokens of a difference that are quoted
-# Problem and response; the second has a thought, the third text outside ASCII.
-SAMPLES = {
-    "a plain answer": ("What is 1+1?", "It is two.\n\n\\boxed{2}"),
-    "a thought": ("What is 2+3?", "<think>\nTwo and three.\n\nFive.\n</think>\n\n\\boxed{5}"),
-    "symbols": (
-        "Soit $x ∈ (0, ∞)$, $x² = ½$; 求 $|x|$ 🙂",
-        "<think>\n√½ ≈ 0,7071…\n</think>\n\n$\\boxed{\\frac{1}{√2}}$ 。",
-    ),
-}
+SAMPLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 # LLaMA-Factory's data arguments that change a template's tokens.
 DATA_ARGUMENTS = ("default_system", "enable_thinking", "preserve_thinking", "train_on_prompt", "mask_history")
 
@@ -85,8 +80,7 @@ def template_parity(model: ModelRef, template: str, prompts: Prompts, extra: Map
 def _unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
     """A line for a template and for each argument that LLaMA-Factory does not know (hparams/parser.py)."""
     from llamafactory.data.template import TEMPLATES
-    from llamafactory.hparams.parser import _TRAIN_ARGS
-    from transformers import HfArgumentParser
+    from llamafactory.hparams.parser import _TRAIN_ARGS, HfArgumentParser
 
     known = [action.dest for action in HfArgumentParser(_TRAIN_ARGS)._actions]
     asked = {f"extra.{key}: LLaMA-Factory has no such argument": (key, known) for key in extra}

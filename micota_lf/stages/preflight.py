@@ -21,10 +21,10 @@ from ..inputs.problems import Benchmark, Problems, chat, load_problems
 from ..inputs.references import DataRef, ModelRef, hub_problems
 from ..inputs.weights import tensors
 from ..recipe.lineage import filtering, model_of, shown_teachers, training, trainings
-from ..recipe.sections import Recipe
+from ..recipe.sections import Generation, Recipe
 from ..recipe.tasks import evaluated_benchmarks
 from ..system.files import digest, write_json
-from . import Context, Results, Settings, Stage, merge_check, parity
+from . import Context, Results, Settings, Stage, merge, parity
 
 GENERATION, EVALUATION = "generation.max_tokens", "evaluation.max_gen_toks"
 # Of a benchmark: what decides its problems, and how many there should be.
@@ -90,10 +90,9 @@ def run(step: Context) -> Results:
 
 def inspect(step: Context) -> Report:
     """Do the checks."""
-    report = Report()
     models = {role: ref for role, ref in step.inputs.items() if not isinstance(ref, DataRef)}
     lacking = hub_problems(models)
-    report.problems += lacking.values()
+    report = Report([*lacking.values()])
     here = {role: model for role, model in models.items() if role not in lacking}
     merges = step.config["merges"]
     chats = _chats({role: model for role, model in here.items() if role not in merges}, step, report)
@@ -151,10 +150,9 @@ def _budgets(step: Context, longest: Longest, report: Report) -> None:
     """Whether the longest prompt and response of each model fit into its positions, and into context_len."""
     for at, response, role, context in step.config["budgets"]:
         model = step.inputs[role]
-        limit = model.positions if model in longest else None
-        if limit:
+        if model in longest and (limit := model.positions):
             prompt = longest[model][at]
-            room = min(response, context - prompt) if context else response
+            room = Generation(max_tokens=response, context_len=context).room(prompt)
             fits = 0 < room <= limit - prompt
             lines, fit = (report.facts, "fit into") if fits else (report.problems, "exceed")
             key = at if room > 0 else "generation.context_len"
@@ -207,11 +205,10 @@ def _merge(at: str, pretrained: ModelRef, before: ModelRef, report: Report) -> N
         paths = [model.weights(offline=True) for model in (before, pretrained)]
         if not all(tensors(path) for path in paths):
             raise FileNotFoundError
-        problems = merge_check.compare({"before": paths[0], "pretrained": paths[1]})[0]
+        problems = merge.compare({"before": paths[0], "pretrained": paths[1]})[0]
     except FileNotFoundError:
         configs = (model.settings("config.json") for model in (pretrained, before))
-        found = merge_check.config_differences(*configs)
-        problems = [f"merge: pretrained and before {line}" for line in found]
+        problems = [f"merge: pretrained and before {line}" for line in merge.config_differences(*configs)]
         how = "configs compared; weights will be once they are here"
     report.problems += [f"{at}: {line}" for line in problems]
     if not problems:

@@ -34,7 +34,7 @@ from ..inputs.references import ModelRef
 from ..inputs.weights import KINSHIP, ModelSize, cosines, model_size, training_flops
 from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import NAMES, Recipe, Train
-from ..system.files import Row, read_json, read_jsonl, write_json, write_yaml
+from ..system.files import Row, read_json, read_jsonl, read_note, write_json, write_yaml
 from ..system.machines import meeting
 from ..system.processes import engine_argv
 from . import LOG, Context, Results, Settings, Stage
@@ -47,25 +47,13 @@ OURS = ("global_batch_size", "extra", "check_template", "deepspeed", "arrange", 
 PACKAGES = {"deepspeed": "deepspeed", "enable_liger_kernel": "liger_kernel"}  # that a setting needs
 SAVE_SECONDS, SAVE_STEPS = 1800.0, 500  # from checkpoint to checkpoint; steps where no time is estimated
 LONGER = 1.5  # times cutoff_len: how long rows may be that share a sequence
-RELIEF = (
-    "a lower train.per_device_train_batch_size, then a lower train.cutoff_len, more GPUs or "
-    "train.deepspeed=zero3, train.enable_liger_kernel=true, train.arrange=order"
-)
 # Which machine this is, and where the first one listens; the user or the scheduler may say it.
 RENDEZVOUS = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def dataset_info(files: Mapping[str, str]) -> dict[str, Any]:
-    """LLaMA-Factory's dataset registry for corpora given as name to JSONL path.
-
-    The columns are named because without them the alpaca format demands an `input` field
-    (llamafactory data/parser.py).
-    """
-    columns = {"prompt": "prompt", "response": "response"}
-    return {
-        name: {"file_name": path, "formatting": "alpaca", "columns": dict(columns)}
-        for name, path in files.items()
-    }
+    """LLaMA-Factory's dataset registry for corpora given as name to JSONL path."""
+    return {name: {"file_name": path, **_fixed("dataset")} for name, path in files.items()}
 
 
 def train_config(
@@ -100,10 +88,9 @@ def settings(recipe: Recipe, train: Train) -> Settings:
     fast = on_gpu and train.bf16 and train.flash_attn in ("auto", "fa2") and not packed
     train = replace(train, enable_liger_kernel=train.enable_liger_kernel and on_gpu)
     return Settings.of(
-        train, gpus=gpus, apart={"system": recipe.prompts.system},
+        train, gpus=gpus, fast=fast, apart={"system": recipe.prompts.system},
         processes=processes, nodes=recipe.hardware.nodes, engine=recipe.engines.llamafactory,
         gradient_accumulation_steps=accumulation(recipe, train), tflops=figures.tflops * figures.mfu,
-        fast=fast,
     )  # fmt: skip
 
 
@@ -134,13 +121,12 @@ def render(made: Settings, model: ModelRef, dataset_dir: str, output_dir: str) -
 
 def deepspeed_config(stage: str) -> dict[str, Any]:
     """DeepSpeed's configuration for `zero2` (optimizer and gradients split) or `zero3` (weights too)."""
-    return _fixed(stage)
+    return dict(_fixed(stage))
 
 
-def _fixed(part: str) -> dict[str, Any]:
+def _fixed(part: str) -> Any:
     """What is the same in every training: a part of train.yaml."""
-    parts = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return dict(parts[part])
+    return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))[part]
 
 
 def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
@@ -153,10 +139,9 @@ def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
     for key, package in PACKAGES.items():
         value = how["train"][key]
         if value not in (False, "none") and _lacks(program, package):
-            raise UserError(
-                f"train.{key}: {value}, but the package {package} is not installed; pip install "
-                f"'micota_lf[gpu]', or set train.{key}={'false' if value is True else 'none'}"
-            )
+            lacks = f"train.{key}: {value}, but the package {package} is not installed"
+            cure = f"pip install 'micota_lf[gpu]', or set train.{key}={'false' if value is True else 'none'}"
+            raise UserError(f"{lacks}; {cure}")
     if processes * nodes == 1 and zero == "none":
         return {}
     # torchrun is looked up on PATH, where an environment that is not activated does not stand.
@@ -164,12 +149,11 @@ def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
     env = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(processes), "NNODES": str(nodes), "PATH": path}
     if nodes == 1:
         return {**env, "NODE_RANK": "0"}  # said outright, like NNODES: the user's environment may differ
-    missing = [name for name in RENDEZVOUS if not os.environ.get(name)]
-    if "NODE_RANK" in missing:  # then this is the first one, and the others join it
-        return env
-    if missing:
+    told = {name: os.environ[name] for name in RENDEZVOUS if os.environ.get(name)}
+    missing = [name for name in RENDEZVOUS if name not in told]
+    if missing and "NODE_RANK" in told:  # without it this is the first one, and the others join it
         raise UserError(f"hardware.nodes: {nodes}, but {', '.join(missing)} is not set in the environment")
-    return {**env, **{name: os.environ[name] for name in RENDEZVOUS}}
+    return env | told
 
 
 def _lacks(program: str, package: str) -> bool:
@@ -245,16 +229,16 @@ def write_training(step: Context, data: _Data) -> None:
     if not step.gpus and step.how["processes"] * step.how["nodes"] > 1 and "deepspeed" not in config:
         config["save_strategy"] = "no"  # transformers asks torch for cpu:0, which loads no optimizer state
     if made := data.made:
+        if made.shared:
+            config |= {"neat_packing": True, "per_device_train_batch_size": 1}
+            config["gradient_accumulation_steps"] = made.micro_steps
+        together, system = config["per_device_train_batch_size"], step.config["system"]
         shutil.rmtree(here / TOKENS, ignore_errors=True)
-        together = 1 if made.shared else config["per_device_train_batch_size"]
-        write_tokens(here / TOKENS, data.rows, data.chat, step.config["system"], made, together)
+        write_tokens(here / TOKENS, data.rows, data.chat, system, made, together)
         config |= {"tokenized_path": str(here / TOKENS), "disable_shuffling": True, "num_train_epochs": 1.0}
         if config["save_strategy"] == "epoch":  # the data set's one is all of them
             an_epoch = math.ceil(len(data.rows) / what["global_batch_size"])
             config |= {"save_strategy": "steps", "save_steps": an_epoch}
-        if made.shared:
-            config |= {"neat_packing": True, "per_device_train_batch_size": 1}
-            config["gradient_accumulation_steps"] = made.micro_steps
     write_yaml(here / "train.yaml", config)
     if file := config.get("deepspeed"):
         write_json(file, deepspeed_config(step.how["train"]["deepspeed"]))
@@ -271,11 +255,9 @@ def save_steps(how: Mapping[str, Any], size: ModelSize | None, tokens: float) ->
 def is_complete(model: Path) -> bool:
     """Whether LLaMA-Factory finished: it writes weights, then all_results.json, then trainer_state.json."""
     state = model / "trainer_state.json"
-    written = any(model.glob("*.safetensors")) and (model / "all_results.json").is_file()
-    if not (written and state.is_file()):
-        return False
-    facts = read_json(state)
-    return bool(facts["global_step"] == facts["max_steps"])
+    written = any(model.glob("*.safetensors")) and (model / "all_results.json").is_file() and state.is_file()
+    facts = read_json(state) if written else {}
+    return written and bool(facts["global_step"] == facts["max_steps"])
 
 
 def clear_unfinished(model: Path) -> None:
@@ -285,9 +267,7 @@ def clear_unfinished(model: Path) -> None:
     which is written last; and it refuses to start where there are weights but no checkpoint.
     """
     for checkpoint in model.glob("checkpoint-*"):
-        try:
-            read_json(checkpoint / "trainer_state.json")
-        except UserError:
+        if not read_note(checkpoint / "trainer_state.json"):
             shutil.rmtree(checkpoint)
     if any(model.glob("*.safetensors")) and not any(model.glob("checkpoint-*")):
         shutil.rmtree(model)
@@ -308,9 +288,8 @@ def finish(model: Path) -> Results:
     loss = _mean_loss(state.get("log_history", [])) or results.get("train_loss")
     if loss is not None and not math.isfinite(loss):
         shutil.rmtree(model)  # else the next run would take it for finished
-        raise StepFailed(
-            f"the training's loss is no number ({loss}); {model.with_name(LOG)} has it step by step"
-        )
+        where = f"{model.with_name(LOG)} has it step by step"
+        raise StepFailed(f"the training's loss is no number ({loss}); {where}")
     return {
         "train_loss": loss,
         "train_seconds": results.get("train_runtime"),
@@ -351,4 +330,4 @@ def progress(directory: Path) -> str:
         return ""
 
 
-STAGE = Stage(run, progress, output="model", relief=RELIEF)
+STAGE = Stage(run, progress, output="model", relief=_fixed("relief"))

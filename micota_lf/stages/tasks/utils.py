@@ -30,8 +30,7 @@ def load(benchmark: str, **metadata: Any) -> dict[str, Dataset]:
         "tokenizer_revision": revision,
         "max_gen_toks": int(metadata.get("max_gen_toks") or Evaluation.max_gen_toks),
     }
-    rows = load_problems(spec)
-    docs = [{**row, "prompt": user_text(row["problem"], template), **known} for row in rows]
+    docs = [{**row, "prompt": user_text(row["problem"], template), **known} for row in load_problems(spec)]
     return {"test": Dataset.from_list(docs)}
 
 
