@@ -178,10 +178,8 @@ def verify(args: argparse.Namespace) -> None:
         print(f"{directory.relative_to(workspace)}: {'; '.join(problems) or 'ok'}", flush=True)
     if damaged:
         words = shlex.join(["rm", "-r", *map(str, damaged)])
-        raise StepFailed(
-            f"{len(damaged)} of {len(directories)} finished steps are damaged; "
-            f"delete them, and the next run makes them again:\n  {words}"
-        )
+        cure = f"delete them, and the next run makes them again:\n  {words}"
+        raise StepFailed(f"{len(damaged)} of {len(directories)} finished steps are damaged; {cure}")
     print(f"{len(directories)} finished steps, none is damaged")
 
 

@@ -92,9 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     for module, commands in modules.items():
         for name, command in commands.items():
             words, example = command["help"], f"example:\n  micota {name} {command['example']}"
-            made = subparsers.add_parser(
-                name, help=words, description=words, epilog=example, formatter_class=layout
-            )
+            texts = {"help": words, "description": words, "epilog": example}
+            made = subparsers.add_parser(name, formatter_class=layout, **texts)
             made.set_defaults(module=module)
             for flag in command["flags"]:
                 keywords = dict(flags[flag])

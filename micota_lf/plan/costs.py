@@ -159,9 +159,8 @@ class Estimator:
             kept = math.ceil(made) if made < most else most
             scratch = kept * size.parameters * (WEIGHT_BYTES + memory.OPTIMIZER_BYTES)
         packs = step.how["fast"] and how["arrange"] in ("auto", "pack")  # rows may share a longer sequence
-        held = memory.training_memory(
-            size, spec, how, devices, how["enable_liger_kernel"], LONGER if packs else 1
-        )
+        liger, longest = how["enable_liger_kernel"], LONGER if packs else 1
+        held = memory.training_memory(size, spec, how, devices, liger, longest)
         return self._on(step, seconds, disk, held, scratch)
 
     def _merge(self, step: Step) -> Cost:

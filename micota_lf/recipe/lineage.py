@@ -110,10 +110,8 @@ def accumulation(recipe: Recipe, train: Train) -> int:
     devices, per_device = train_processes(recipe) * recipe.hardware.nodes, train.per_device_train_batch_size
     steps, rest = divmod(train.global_batch_size, per_device * devices)
     if rest or not steps:
-        raise UserError(
-            f"global_batch_size: {train.global_batch_size} does not split into per_device_train_batch_size "
-            f"{per_device} x {devices} device(s)"
-        )
+        parts = f"per_device_train_batch_size {per_device} x {devices} device(s)"
+        raise UserError(f"global_batch_size: {train.global_batch_size} does not split into {parts}")
     return steps
 
 

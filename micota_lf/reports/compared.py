@@ -38,10 +38,8 @@ def variant_sheets(variants: Mapping[str, Variant], workspace: Path) -> Iterator
             found = [accuracies(outcomes, f"evaluate/{model}")[-1] for outcomes in group]
             shown.append([{"row": model, **settings[setting], **_over_seeds("accuracy", found)}])
         for name, (ours, other) in compared.items():
-            found = [
-                differences(outcomes, f"evaluate/{ours}", f"evaluate/{other}").get(AVERAGE, {})
-                for outcomes in group
-            ]
+            slots = f"evaluate/{ours}", f"evaluate/{other}"
+            found = [differences(outcomes, *slots).get(AVERAGE, {}) for outcomes in group]
             differing.append([{"row": name, **settings[setting], **_over_seeds("difference", found)}])
     yield make_sheet("variants", "variants", shown)
     yield make_sheet("variant-differences", "variant-differences", differing)

@@ -304,14 +304,11 @@ def check_weights(model: Path, start: ModelRef) -> None:
     DeepSpeed over gloo has saved a layer's memory before the layer's gathering was over: one matrix of noise
     or NaN in a model that is otherwise whole, while loss and gradients looked right.
     """
-    if garbled := {name: c for name, c in cosines(model, start.weights()).items() if not c >= KINSHIP}:
-        name, cosine = min(garbled.items())
+    found = cosines(model, start.weights())
+    if lost := [name for name, cosine in found.items() if not cosine >= KINSHIP]:
         shutil.rmtree(model)
-        raise StepFailed(
-            f"{len(garbled)} saved matrices, such as {name}, have nothing in common with those that the "
-            f"training began with (cosine {cosine:.3f}): they were lost on the way, or the learning rate is "
-            "far too high. The model is removed; run again, over gloo without train.deepspeed=zero3"
-        )
+        words = f"{len(lost)} saved matrices, such as {lost[0]} (cosine {found[lost[0]]:.3f})"
+        raise StepFailed(f"{words}, {_fixed('lost')}")
 
 
 def _mean_loss(history: list[dict[str, Any]]) -> float | None:
