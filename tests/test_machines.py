@@ -48,7 +48,7 @@ def test_each_machine_takes_one_rank_of_each_meeting_and_leaves_when_the_run_end
             time.sleep(2)
         assert not (here / MEETING).exists() and not list(here.glob(".*"))
         for rank in (1, 2):
-            words = (here / f"machine{rank}.log").read_text().splitlines()[-1]
+            words = (here / f"log-machine{rank}.txt").read_text().splitlines()[-1]
             assert words == f"{rank} {env['MASTER_PORT']}"
     (workspace / RUN_LEASE).unlink()
     for thread in threads:
@@ -135,6 +135,6 @@ def test_a_run_trains_on_two_machines_after_one_command_on_the_other(two_machine
         assert "batch size (w. parallel, distributed & accumulation) = 16" in log
         assert (
             "Multi-node training enabled: num nodes: 2, node rank: 1"
-            in (done.parent / "machine1.log").read_text()
+            in (done.parent / "log-machine1.txt").read_text()
         )
         assert "MASTER_ADDR=10.77.0.1" in read_json(done)["commands"][0]

@@ -132,6 +132,17 @@ def test_what_an_earlier_attempt_said_is_no_reason_of_the_last_one(tmp_path):
     assert processes.last_errors(tmp_path / "log.txt")[-1] == "ValueError: no"
 
 
+def test_too_little_memory_on_another_machine_is_the_reason(tmp_path):
+    """Its words are in a log of its own (system/machines.py)."""
+    processes.run_logged(
+        ["echo", "[rank9]: torch.OutOfMemoryError: CUDA out of memory."],
+        tmp_path,
+        tmp_path / "log-machine1.txt",
+    )
+    with pytest.raises(OutOfMemory, match=r"rank 9: torch\.OutOfMemoryError"):
+        Context(tmp_path, {}, {}, {}).engine(["sh", "-c", "echo 'connection lost'; exit 1"])
+
+
 def test_warnings_and_the_launcher_are_no_reason(tmp_path):
     log = tmp_path / "log.txt"
     log.write_text(

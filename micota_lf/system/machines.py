@@ -86,7 +86,7 @@ def join(workspace: Path, lease: Path, say: Callable[[str], None]) -> None:
 def _take_part(place: Path, offer: dict[str, Any], rank: int, say: Callable[[str], None]) -> None:
     """Run this machine's part of an engine, no longer than the meeting is open."""
     say(f"{place.parent.name}: joined as machine {rank} of {offer['nodes'] - 1}")
-    log, locks = place.with_name(f"machine{rank}.log"), place.parents[2] / ".micota" / "gpus"
+    log, locks = place.with_name(f"log-machine{rank}.txt"), place.parents[2] / ".micota" / "gpus"
     with assigned_gpus(offer["gpus"], max(offer["gpus"], len(present_gpus())), locks) as gpus:
         env = {**offer["env"], **gpus, "NODE_RANK": str(rank)}
         with running(offer["argv"], place.parent, log, **env) as child:
