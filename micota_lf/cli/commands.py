@@ -18,7 +18,7 @@ from ..plan.sweep import Sweep
 from ..plan.sweep import sweep as compiled
 from ..recipe.load import load_layers, source_rows
 from ..recipe.load import schema as recipe_schema
-from ..reports.export import export_model, push_model, refuse_push
+from ..reports.export import export_model
 from ..reports.outcomes import Outcomes
 from ..reports.pilot import measured
 from ..reports.write import report_path, write_report
@@ -198,8 +198,6 @@ def gc(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """A checkpoint as a hub folder."""
-    if args.push:
-        refuse_push(args.push)
     swept, workspace = _load(args)
     steps = swept.plan.select([args.step], "STEP")
     if len(steps) > 1:
@@ -208,9 +206,7 @@ def export(args: argparse.Namespace) -> None:
     _, recipe, plan = next(one for one in swept.variants.values() if steps[0] in one.plan.steps)
     export_model(Outcomes(recipe, plan, workspace), steps[0], output)
     print(f"{output}: the model of {args.step} with its README.md")
-    if args.push:
-        push_model(output, args.push)
-        print(f"uploaded to {args.push}")
+    print(f"to upload it, once you have read that: hf upload NAME/MODEL {output} --private")
 
 
 def schema(args: argparse.Namespace) -> None:

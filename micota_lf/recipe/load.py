@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict
 from functools import partial, reduce
 from itertools import product, takewhile
 from pathlib import Path
@@ -151,17 +151,16 @@ def _frozen(
     problems += [f"{origin(layers, line.partition(': ')[0]) or file}: {line}" for line in lines]
     if problems or not recipe:
         raise RecipeError(list(dict.fromkeys(problems)))
-    return recipe if recipe.seed is None else _seeded(recipe, recipe.seed), layers
+    if recipe.seed is not None:
+        whole = RECIPE.dump_python(recipe, by_alias=True)
+        recipe = RECIPE.validate_python({**_seeded(whole, recipe.seed), "sources": recipe.sources})
+    return recipe, layers
 
 
 def _seeded(node: Any, seed: int) -> Any:
-    """A section, or plain values, with every seed in it set."""
-    if isinstance(node, dict):
-        return {key: seed if key == "seed" else _seeded(value, seed) for key, value in node.items()}
-    if not is_dataclass(node) or isinstance(node, type):
-        return node
-    values = {one.name: getattr(node, one.name) for one in fields(node)}
-    return replace(node, **_seeded(values, seed))
+    """Values with every seed among them set."""
+    known = node.items() if isinstance(node, dict) else ()
+    return {key: seed if key == "seed" else _seeded(value, seed) for key, value in known} if known else node
 
 
 def _from_dots(items: Sequence[str], problems: list[str]) -> Any:

@@ -1,7 +1,6 @@
 """A checkpoint of a finished step as a normal hub folder: weights, tokenizer, model card.
 
     export_model(outcomes, "5b521ed56eee", Path("out"))     # out/README.md, out/model.safetensors, ...
-    push_model(Path("out"), "me/my-model")                  # through huggingface_hub
     model_card(outcomes, "5b521ed56eee")      -> "---\\nlibrary_name: transformers\\nlicense: ..."
 
 Only what loads the model is copied: optimizer states, logs, pickles and the engines' own files, which hold
@@ -18,7 +17,7 @@ from typing import Any
 import yaml
 
 from .. import __version__
-from ..errors import StepFailed, UserError, first_line
+from ..errors import UserError
 from ..plan.plan import Input, Plan, Step
 from ..run.step import finished
 from ..run.workspace import damage
@@ -62,37 +61,6 @@ def export_model(outcomes: Outcomes, step_id: str, output: Path) -> None:
         write_json(adapter, {**read_json(adapter), "base_model_name_or_path": base})
     write_text(partial / "README.md", card)
     partial.replace(output)
-
-
-def refuse_push(repo: str) -> None:
-    """Raise UserError for an upload that cannot succeed, before anything is written."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    if constants.HF_HUB_OFFLINE:
-        raise UserError(f"--push: {repo}: HF_HUB_OFFLINE is set; unset it to reach the hub")
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UserError(f"--push: {first_line(error)}") from error
-
-
-def push_model(folder: Path, repo: str) -> None:
-    """Upload an exported folder to a model repository, private if it is new.
-
-    The token is huggingface_hub's own business (HF_TOKEN, `hf auth login`). Raises StepFailed if the hub
-    refuses or is out of reach; the folder stays.
-    """
-    from huggingface_hub import HfApi
-
-    try:
-        api = HfApi()
-        api.create_repo(repo, private=True, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder)
-    except Exception as error:  # of several libraries: each means that it is not on the hub
-        reason = first_line(error)
-        raise StepFailed(f"--push: {repo}: {reason}; to try again: hf upload {repo} {folder}") from error
 
 
 def model_card(outcomes: Outcomes, step_id: str) -> str:

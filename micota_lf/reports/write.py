@@ -22,8 +22,8 @@ from .tables import accuracy_sheet, bpc_sheet, comparison_sheet, corpora_sheet, 
 
 def report_path(swept: Sweep, workspace: Path) -> Path:
     """Where the report is, or of several variants their comparison."""
-    name = "variants.md" if len(swept.variants) > 1 else f"{''.join(swept.variants)}/report.md"
-    return workspace / "reports" / swept.recipe.name / name.lstrip("/")
+    name = "variants.md" if len(swept.variants) > 1 else Path(*swept.variants, "report.md")
+    return workspace / "reports" / swept.recipe.name / name
 
 
 def write_report(swept: Sweep, workspace: Path) -> Path:
