@@ -142,7 +142,7 @@ def test_every_recipe_loads_and_its_header_says_how_to_run_it():
 
 PUBLIC = (
     "MicotaError Recipe RecipeError StepFailed UserError compile_plan dataset_info deepspeed_config "
-    "evaluate_command load_recipe merge_config train_config"
+    "evaluate_command load_recipe merge_config sweep train_config"
 )
 
 
