@@ -105,9 +105,9 @@ def test_explain_says_which_value_changed_from_what_to_what(broken):
 
     assert words()[0].startswith("fresh: ")
     assert words("filter.max_tokens=99")[1] == "  filter.max_tokens: 320 -> 99"
-    changed = words("generation.seed=7")
+    changed = words("generation.top_p=0.5")
     assert changed[0].startswith("stale: filter/teacher-")
-    assert changed[1] == "  responses <- generate teacher: generation.seed: 0 -> 7"
+    assert changed[1] == "  responses <- generate teacher: generation.top_p: 1.0 -> 0.5"
     assert words(step="merge/ta")[0].startswith("missing: never made")
     assert words(step="train/student-s/strong")[0].startswith("failed: ")
 
@@ -115,8 +115,8 @@ def test_explain_says_which_value_changed_from_what_to_what(broken):
 def test_explain_takes_a_recipe_or_the_one_that_ran_last(broken, capsys, tmp_path):
     _, workspace, _, _ = broken
     place = ["--workspace", str(workspace)]
-    assert main(["explain", str(TINY), "filter/strong", *place, *QUICK, "generation.seed=7"]) == 0
-    assert "responses <- generate teacher: generation.seed: 0 -> 7" in capsys.readouterr().out
+    assert main(["explain", str(TINY), "filter/strong", *place, *QUICK, "generation.top_p=0.5"]) == 0
+    assert "responses <- generate teacher: generation.top_p: 1.0 -> 0.5" in capsys.readouterr().out
     assert main(["run", str(TINY), *place, *QUICK, "--target", "merge/ta"]) == 1
     capsys.readouterr()
     assert main(["explain", "filter/strong", *place]) == 0

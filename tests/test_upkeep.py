@@ -98,7 +98,7 @@ def test_verify_says_ok_of_each_finished_step_with_or_without_a_recipe(runs, cap
 
 
 def test_verify_of_a_recipe_looks_at_its_own_steps_alone(runs, capsys):
-    assert runs.main("verify", str(TINY), *QUICK, "generation.seed=5") == 0
+    assert runs.main("verify", str(TINY), *QUICK, "generation.top_p=0.5") == 0
     assert capsys.readouterr().out == "0 finished steps, none is damaged\n"
 
 
@@ -159,7 +159,7 @@ def test_outputs_that_are_not_sizes_and_hashes_are_damage_too(runs, capsys, outp
 
 def test_gc_lists_what_no_recipe_refers_to_and_deletes_only_when_asked(runs, recipe_file, capsys):
     path = recipe_file(generation={"backend": "fake"}, filter={"verdict": "none"}, prompts={"limit": 20})
-    other = Runs(runs.workspace, runs.patch, "generation.seed=5")
+    other = Runs(runs.workspace, runs.patch, "generation.top_p=0.5")
     unused = other.finish("filter/strong")
     (runs.workspace / "reports" / "tiny").mkdir(parents=True)
     (runs.workspace / "train" / "notes").mkdir()  # somebody's own
@@ -177,8 +177,8 @@ def test_gc_lists_what_no_recipe_refers_to_and_deletes_only_when_asked(runs, rec
 def test_gc_keeps_the_steps_of_every_recipe_that_is_given(runs, recipe_file, tmp_path, capsys):
     path = recipe_file(generation={"backend": "fake"}, filter={"verdict": "none"}, prompts={"limit": 20})
     second = tmp_path / "second.yaml"
-    second.write_text("extends: recipe.yaml\ngeneration: {seed: 5}\n")
-    Runs(runs.workspace, runs.patch, "generation.seed=5").finish("filter/strong")
+    second.write_text("extends: recipe.yaml\ngeneration: {top_p: 0.5}\n")
+    Runs(runs.workspace, runs.patch, "generation.top_p=0.5").finish("filter/strong")
     assert runs.main("gc", str(path), str(second)) == 0
     assert "in 0 steps" in capsys.readouterr().out
 
