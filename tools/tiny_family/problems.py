@@ -4,7 +4,8 @@ A problem is `What is 78-22+41?`: one to three additions and subtractions of who
 worked from left to right (the mathematical order, since + and - rank equally), never negative on the way.
 A chain of thought always states the result of every operation and ends in `\boxed{}`. Around that, four
 optional parts make it longer: an opening sentence, splitting each operation into tens and ones, checking
-each result by the inverse operation, and a second pass over all of it.
+each result by the inverse operation, and a second pass over all of it. The family `gap` has other chains, of
+four kinds, each of which is the one before with a part added (`write_chain`).
 
 Evaluation problems are those whose SHA-256 falls in a reserved bucket (one eighth of all problems).
 Everything that is trained on is rejected by that same test, so the two cannot overlap.
@@ -38,6 +39,20 @@ class Style:
     split: float = 0.0
     check: float = 0.0
     second: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How often each kind of the gap family's chains is drawn, as shares that add up to 1.
+
+    `split` works out every operation from its tens and ones, `checked` checks each result as well, and
+    `verified` ends in a second pass that goes another way.
+    """
+
+    short: float = 0.0
+    split: float = 0.0
+    checked: float = 0.0
+    verified: float = 0.0
 
 
 SHORT = Style()
@@ -104,6 +119,32 @@ def write_cot(problem: str, style: Style, rng: random.Random) -> str:
         lines.append("Wait, let me verify.")
         lines.extend(f"{left}{sign}{right}={result}." for left, sign, right, result in steps)
     return "\n".join([*lines, f"So the answer is \\boxed{{{steps[-1][3]}}}."])
+
+
+def verify_another_way(problem: str) -> list[str]:
+    """Lines that add up all positive terms in one go, then all subtracted ones, and take the difference."""
+    terms = re.findall(r"[+-]?\d+", problem)
+    sums, lines = [0, 0], ["Wait, let me verify another way."]
+    for index, word in enumerate(("Add", "Subtract")):
+        numbers = [term.strip("+-") for term in terms if term.startswith("-") == bool(index)]
+        sums[index] = sum(map(int, numbers))
+        if numbers:
+            lines.append(f"{word} {'+'.join(numbers)}{f'={sums[index]}' if len(numbers) > 1 else ''}.")
+    return [*lines, f"{sums[0]}-{sums[1]}={sums[0] - sums[1]}."] if sums[1] else lines
+
+
+def write_chain(problem: str, mix: Mix, rng: random.Random) -> str:
+    r"""Write a correct response to `problem` of a kind that `mix` draws; it ends in `\boxed{answer}.`"""
+    (kind,) = rng.choices(range(4), (mix.short, mix.split, mix.checked, mix.verified))
+    if kind == 0:
+        return write_cot(problem, SHORT, rng)
+    whole = write_cot(problem, Style(split=1.0, check=float(kind > 1)), rng).split("\n")
+    return "\n".join([*whole[:-1], *(verify_another_way(problem) if kind == 3 else []), whole[-1]])
+
+
+def write(problem: str, style: Style | Mix, rng: random.Random) -> str:
+    """Write a response in whichever manner `style` describes."""
+    return write_cot(problem, style, rng) if isinstance(style, Style) else write_chain(problem, style, rng)
 
 
 def write_data(folder: Path) -> None:
