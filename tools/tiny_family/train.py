@@ -75,22 +75,27 @@ TINY = {
     "student-s": Member(48, 3, 128, 4.5, FEW, 0.2, SHORT, 4),
 }
 
-KINDS, CONCISE, THOROUGH = Mix(0.45, 0.35, 0.1, 0.1), Mix(short=1.0), Mix(verified=1.0)
+CONCISE, REFLECTING = Mix(short=1.0), Mix(reflecting=1.0)
+OFTEN, SELDOM = Mix(0.45, 0.35, 0.06, 0.14, careless=0.5), Mix(0.45, 0.42, 0.1, 0.03, careless=0.5)
 
 
-def onward(start: str, pretrain_tokens: float, tune_tokens: float, tune_style: Mix, seed: int) -> Member:
+def onward(
+    start: str, pretrain_tokens: float, mix: Mix, tune_tokens: float, tune_style: Mix, seed: int
+) -> Member:
     """A member of the gap family: a shipped model that goes on, on chains of all four kinds."""
     shape = (TINY[start].hidden, TINY[start].layers, TINY[start].feed_forward)
-    more = {"batch_tokens": 2048, "start": start, "plain": 0.5, "rates": (0.7, 0.5, 0.05)}
-    return Member(*shape, pretrain_tokens, KINDS, tune_tokens, tune_style, seed, **more)
+    more: dict[str, Any] = {"batch_tokens": 2048, "start": start, "plain": 0.5, "rates": (0.7, 0.5, 0.05)}
+    return Member(*shape, pretrain_tokens, mix, tune_tokens, tune_style, seed, **more)
 
 
+# Students saw reflection less often than the assistant: how much of it a model can learn from a few hundred
+# chains then depends on its size.
 GAP = {
-    "teacher": onward("teacher", 0.6, 0.6, THOROUGH, 101),
-    "assistant": onward("assistant", 1.3, 0.2, CONCISE, 102),
-    "student-l": onward("assistant", 1.3, 0.2, CONCISE, 105),
-    "student-m": onward("student-m", 1.6, 0.2, CONCISE, 103),
-    "student-s": onward("student-s", 1.6, 0.2, CONCISE, 104),
+    "teacher": onward("teacher", 1.2, OFTEN, 0.6, REFLECTING, 101),
+    "assistant": onward("assistant", 1.6, OFTEN, 0.06, CONCISE, 102),
+    "student-l": onward("assistant", 1.6, SELDOM, 0.2, CONCISE, 105),
+    "student-m": onward("student-m", 1.6, SELDOM, 0.2, CONCISE, 103),
+    "student-s": onward("student-s", 1.6, SELDOM, 0.2, CONCISE, 104),
 }
 FAMILIES = {"tiny": TINY, "gap": GAP}
 
