@@ -4,7 +4,8 @@ A problem is `What is 78-22+41?`: one to three additions and subtractions of who
 worked from left to right (the mathematical order, since + and - rank equally), never negative on the way.
 A chain of thought always states the result of every operation and ends in `\boxed{}`. Around that, four
 optional parts make it longer: an opening sentence, splitting each operation into tens and ones, checking
-each result by the inverse operation, and a second pass over all of it.
+each result by the inverse operation, and a second pass over all of it. The family `gap` has other chains, of
+four kinds, the longest of which corrects a mistake of its own (`write_chain`).
 
 Evaluation problems are those whose SHA-256 falls in a reserved bucket (one eighth of all problems).
 Everything that is trained on is rejected by that same test, so the two cannot overlap.
@@ -38,6 +39,23 @@ class Style:
     split: float = 0.0
     check: float = 0.0
     second: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How often each kind of the gap family's chains is drawn, as shares that add up to 1.
+
+    `split` works out every operation from its tens and ones, and `checked` then checks backwards from the
+    last result to the first number. `reflecting` does so as well, but a share `careless` of its first passes
+    forgets the first carry or borrow (where there is one), so that the check does not come out and all is
+    done again.
+    """
+
+    short: float = 0.0
+    split: float = 0.0
+    checked: float = 0.0
+    reflecting: float = 0.0
+    careless: float = 1.0
 
 
 SHORT = Style()
@@ -104,6 +122,65 @@ def write_cot(problem: str, style: Style, rng: random.Random) -> str:
         lines.append("Wait, let me verify.")
         lines.extend(f"{left}{sign}{right}={result}." for left, sign, right, result in steps)
     return "\n".join([*lines, f"So the answer is \\boxed{{{steps[-1][3]}}}."])
+
+
+def split_pass(problem: str, careless: bool) -> tuple[list[str], list[tuple[int, str, int, int]]]:
+    """Work out every operation from its tens and ones: the lines, and the operations as they came out.
+
+    A `careless` pass forgets the first carry or borrow and goes on with the wrong result.
+    """
+    lines, steps = [], []
+    (total, *_), *_ = operations_of(problem)
+    for _, sign, right, _ in operations_of(problem):
+        (left_tens, left_ones), (right_tens, right_ones) = divmod(total, 10), divmod(right, 10)
+        part = -1 if sign == "-" else 1
+        tens, ones = 10 * (left_tens + part * right_tens), left_ones + part * right_ones
+        kept = ones % 10 if careless else ones
+        careless = careless and kept == ones
+        result = tens + kept
+        tens_line = f"Tens {10 * left_tens}{sign}{10 * right_tens}={tens}"
+        lines.append(f"{tens_line}, ones {left_ones}{sign}{right_ones}={ones}.")
+        lines.append(f"{total}{sign}{right}={tens}{kept:+d}={result}.")
+        steps.append((total, sign, right, result))
+        total = result
+    return lines, steps
+
+
+def check_backwards(steps: list[tuple[int, str, int, int]]) -> tuple[list[str], int]:
+    """Undo the operations from the last result to the first number: the lines, and where that ends."""
+    lines, total = [], steps[-1][3]
+    for _, sign, right, _ in reversed(steps):
+        back = total - right if sign == "+" else total + right
+        lines.append(f"Check {total}{'-' if sign == '+' else '+'}{right}={back}.")
+        total = back
+    return lines, total
+
+
+def write_chain(problem: str, mix: Mix, rng: random.Random) -> str:
+    r"""Write a response to `problem` of a kind that `mix` draws; its last line has the right answer boxed.
+
+    A pass that the check does not bear out is followed by another one that is right.
+    """
+    (kind,) = rng.choices(range(4), (mix.short, mix.split, mix.checked, mix.reflecting))
+    if kind == 0:
+        return write_cot(problem, SHORT, rng)
+    careless = kind == 3 and rng.random() < mix.careless
+    lines, steps = split_pass(problem, careless)
+    if any(left < 0 or result < 0 for left, _, _, result in steps):  # no pass goes below zero
+        lines, steps = split_pass(problem, False)
+    if kind > 1:
+        back, end = check_backwards(steps)
+        lines += back
+        first = steps[0][0]
+        if end != first:
+            again, steps = split_pass(problem, False)
+            lines += [f"Wait, {end} is not {first}.", *again, *check_backwards(steps)[0]]
+    return "\n".join([*lines, f"So the answer is \\boxed{{{steps[-1][3]}}}."])
+
+
+def write(problem: str, style: Style | Mix, rng: random.Random) -> str:
+    """Write a response in whichever manner `style` describes."""
+    return write_cot(problem, style, rng) if isinstance(style, Style) else write_chain(problem, style, rng)
 
 
 def write_data(folder: Path) -> None:

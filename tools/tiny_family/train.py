@@ -1,12 +1,15 @@
-"""Train the tiny family from nothing: tokenizer, four models, accuracy table.
+"""Train a family of tiny models: tokenizer, models, accuracy table.
 
 Every model is pretrained on responses of mixed style (plain text first, then in the chat format) and then
 tuned to one style: the teacher to long chains of thought, the others to short ones, as an instruct model is.
-Two models train at a time, each on one thread, because matrices this small do not gain from more threads.
+The family `tiny`, which ships with the package, is trained from nothing; `gap` goes on from the shipped
+models, with their tokenizer. Two models train at a time, each on one thread, because matrices this small do
+not gain from more threads.
 
 Example:
     python tools/tiny_family/train.py --out build/tiny
     python tools/tiny_family/train.py --out build/trial --only student-s --scale 0.1
+    python tools/tiny_family/train.py --out build/tiny-gap --family gap
 """
 
 import argparse
@@ -22,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from problems import LONG, SHORT, Style, sample_problems, write_cot, write_data
+from problems import LONG, SHORT, Mix, Style, sample_problems, write, write_data
 from tokenizer import END, build_tokenizer, chat_prompt
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -40,6 +43,7 @@ from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Generation
 from micota_lf.stages.generate import generate
 from micota_lf.system.files import read_jsonl
+from micota_lf.tiny import TINY_ROOT
 
 
 @dataclass(frozen=True)
@@ -50,27 +54,54 @@ class Member:
     layers: int
     feed_forward: int
     pretrain_tokens: float  # padded tokens, in millions
-    pretrain_style: Style
+    pretrain_style: Style | Mix
     tune_tokens: float
-    tune_style: Style
+    tune_style: Style | Mix
     seed: int
     batch_tokens: int = 3072
     learning_rate: float = 3e-3
+    start: str = ""  # the shipped model that it goes on from, in place of the shape; empty: from nothing
+    plain: float = 0.6  # share of the pretraining tokens that are plain text
+    rates: tuple[float, float, float] = (1.0, 0.7, 0.05)  # of the peak: first, at the chat format, last
 
 
 # A base learns long chains of thought from a few hundred examples only if it has seen their parts. Students
 # saw the parts less often than the assistant, so that long is within their reach but not free.
 HALF, FEW = Style(0.5, 0.5, 0.5, 0.5), Style(0.2, 0.2, 0.2, 0.2)
-FAMILY = {
+TINY = {
     "teacher": Member(112, 4, 304, 7.0, HALF, 1.5, LONG, 1),
     "assistant": Member(96, 3, 256, 8.0, HALF, 0.2, SHORT, 2),
     "student-m": Member(64, 3, 176, 5.5, FEW, 0.2, SHORT, 3),
     "student-s": Member(48, 3, 128, 4.5, FEW, 0.2, SHORT, 4),
 }
 
+CONCISE, REFLECTING = Mix(short=1.0), Mix(reflecting=1.0)
+OFTEN, SELDOM = Mix(0.45, 0.35, 0.06, 0.14, careless=0.5), Mix(0.45, 0.42, 0.1, 0.03, careless=0.5)
+
+
+def onward(
+    start: str, pretrain_tokens: float, mix: Mix, tune_tokens: float, tune_style: Mix, seed: int
+) -> Member:
+    """A member of the gap family: a shipped model that goes on, on chains of all four kinds."""
+    shape = (TINY[start].hidden, TINY[start].layers, TINY[start].feed_forward)
+    more: dict[str, Any] = {"batch_tokens": 2048, "start": start, "plain": 0.5, "rates": (0.7, 0.5, 0.05)}
+    return Member(*shape, pretrain_tokens, mix, tune_tokens, tune_style, seed, **more)
+
+
+# Students saw reflection less often than the assistant: how much of it a model can learn from a few hundred
+# chains then depends on its size.
+GAP = {
+    "teacher": onward("teacher", 1.2, OFTEN, 0.6, REFLECTING, 101),
+    "assistant": onward("assistant", 1.6, OFTEN, 0.06, CONCISE, 102),
+    "student-l": onward("assistant", 1.6, SELDOM, 0.2, CONCISE, 105),
+    "student-m": onward("student-m", 1.6, SELDOM, 0.2, CONCISE, 103),
+    "student-s": onward("student-s", 1.6, SELDOM, 0.2, CONCISE, 104),
+}
+FAMILIES = {"tiny": TINY, "gap": GAP}
+
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, member: Member, rng: random.Random, chat: bool, style: Style
+    tokenizer: PreTrainedTokenizerFast, member: Member, rng: random.Random, chat: bool, style: Style | Mix
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (ids, labels), both (sequences, length) int64, of similar lengths; labels -100 carry no loss."""
     problems = sample_problems(rng, (1, 2, 2, 3, 3), evaluation=False)
@@ -78,7 +109,7 @@ def batches(
         rows = []
         pool = [next(problems) for _ in range(2048)]
         prompts = [chat_prompt(tokenizer, p) if chat else p + "\n" for p in pool]
-        replies = [write_cot(p, style, rng) + END + "\n" for p in pool]
+        replies = [write(p, style, rng) + END + "\n" for p in pool]
         for prompt, reply in zip(tokenizer(prompts).input_ids, tokenizer(replies).input_ids, strict=True):
             rows.append((prompt + reply, [-100] * len(prompt) + reply))
         rows.sort(key=lambda row: len(row[0]))
@@ -112,12 +143,10 @@ def evaluate(folder: Path, data: Path, limit: int | None) -> dict[str, Any]:
     }
 
 
-def train_member(name: str, out: Path, scale: float, limit: int | None) -> dict[str, Any]:
-    """Train one model into `out/name`, append to `out/training_log.jsonl`, and return its table row."""
-    torch.set_num_threads(1)
-    member, tokenizer = FAMILY[name], AutoTokenizer.from_pretrained(out / "tokenizer")
-    torch.manual_seed(member.seed)
-    rng = random.Random(member.seed)
+def first_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    """The model before its training: a shipped one, or of random weights."""
+    if member.start:
+        return Qwen2ForCausalLM.from_pretrained(TINY_ROOT / "models" / member.start)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=member.hidden,
@@ -132,7 +161,16 @@ def train_member(name: str, out: Path, scale: float, limit: int | None) -> dict[
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = Qwen2ForCausalLM(config)
+    return Qwen2ForCausalLM(config)
+
+
+def train_member(member: Member, name: str, out: Path, scale: float, limit: int | None) -> dict[str, Any]:
+    """Train one model into `out/name`, append to `out/training_log.jsonl`, and return its table row."""
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
+    torch.manual_seed(member.seed)
+    rng = random.Random(member.seed)
+    model = first_model(member, tokenizer)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -140,9 +178,11 @@ def train_member(name: str, out: Path, scale: float, limit: int | None) -> dict[
         betas=(0.9, 0.98),
         fused=True,
     )
+    first, middle, last = member.rates
+    plain_tokens, chat_tokens = (share * member.pretrain_tokens for share in (member.plain, 1 - member.plain))
     phases = [  # name, chat format, style, million tokens, share of the peak learning rate first and last
-        ("plain", False, member.pretrain_style, 0.6 * member.pretrain_tokens, 1.0, 0.7),
-        ("chat", True, member.pretrain_style, 0.4 * member.pretrain_tokens, 0.7, 0.05),
+        ("plain", False, member.pretrain_style, plain_tokens, first, middle),
+        ("chat", True, member.pretrain_style, chat_tokens, middle, last),
         ("tune", True, member.tune_style, member.tune_tokens, 0.1, 0.01),
     ]
     start, step = time.process_time(), 0  # one thread, so what it would take on an idle core
@@ -186,19 +226,26 @@ def main() -> None:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--out", type=Path, required=True, help="new folder for models, data, log and table")
-    parser.add_argument("--only", choices=FAMILY, action="append", help="train this model only (repeatable)")
+    parser.add_argument("--family", choices=FAMILIES, default="tiny", help="which one (default tiny)")
+    parser.add_argument("--only", action="append", metavar="MODEL", help="train this model only (repeatable)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training tokens (default 1)")
     parser.add_argument("--limit", type=int, help="problems of each benchmark (default all)")
     args = parser.parse_args()
+    family = FAMILIES[args.family]
+    if unknown := set(args.only or ()) - set(family):
+        parser.error(f"not in the family {args.family}: {', '.join(sorted(unknown))}")
     args.out = args.out.absolute()  # a relative path would be taken for an id on the hub
     args.out.mkdir(parents=True, exist_ok=True)
     write_data(args.out / "data")
-    build_tokenizer().save_pretrained(args.out / "tokenizer")
+    started = any(member.start for member in family.values())
+    tokenizer = AutoTokenizer.from_pretrained(TINY_ROOT / "models/teacher") if started else build_tokenizer()
+    tokenizer.save_pretrained(args.out / "tokenizer")
     heads = "model | parameters | kB | CPU minutes | benchmark | n | accuracy, 95% interval | tokens | cut"
     lines = [f"| {heads} |", "|---" * heads.count("|") + "|---|"]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         jobs = [
-            pool.submit(train_member, name, args.out, args.scale, args.limit) for name in args.only or FAMILY
+            pool.submit(train_member, family[name], name, args.out, args.scale, args.limit)
+            for name in args.only or family
         ]
         for job in jobs:
             row = job.result()
