@@ -17,7 +17,7 @@ SET ?=
 PAPER := table1 table2 table3 table4 figures
 
 .PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-all test-vllm test-slurm \
-  test-rehearsal rehearse chaos check tiny-family lock clean
+  test-rehearsal rehearse chaos check tiny-family tiny-gap lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'; \
@@ -119,6 +119,11 @@ check: $(READY)  ## lint, formatting, types, which folder imports which, declare
 
 tiny-family: $(READY)  ## retrain the tiny models into build/tiny (about 12 minutes on 2 cores)
 	$(BIN)/python tools/tiny_family/train.py --out build/tiny
+
+SEED ?= 1
+
+tiny-gap: $(READY)  ## train the models of recipes/tiny-gap.yaml into build/tiny-gap/SEED (about 6 minutes on 2 cores)
+	$(BIN)/python tools/tiny_family/train.py --family gap --seed $(SEED) --out build/tiny-gap/$(SEED)
 
 # setup installs uv beside Python where the machine has none
 UV = $(shell command -v uv || echo $(BIN)/uv)

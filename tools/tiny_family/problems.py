@@ -25,6 +25,9 @@ INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\
 DATA_FILES = {"train": (1200, (2, 3), 11), "two": (200, (2,), 12), "three": (200, (3,), 13)}
 """Shipped files: name -> (number of problems, operations a problem may have, seed)."""
 
+SEEDS_APART = 1000
+"""What each seed of a family adds to the seeds of its models and problems."""
+
 
 @dataclass(frozen=True)
 class Style:
@@ -183,12 +186,16 @@ def write(problem: str, style: Style | Mix, rng: random.Random) -> str:
     return write_cot(problem, style, rng) if isinstance(style, Style) else write_chain(problem, style, rng)
 
 
-def write_data(folder: Path) -> None:
-    """Write `train.jsonl`, `two.jsonl` and `three.jsonl` (fields id, problem, answer) into `folder`."""
+def write_data(folder: Path, seed: int = 0) -> None:
+    """Write `train.jsonl`, `two.jsonl` and `three.jsonl` (fields id, problem, answer) into `folder`.
+
+    A `seed` other than 0 draws other problems than the shipped ones, of the same sides of the split.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (count, operations, seed) in DATA_FILES.items():
+    for name, (count, operations, own) in DATA_FILES.items():
         problems: dict[str, None] = {}
-        for problem in sample_problems(random.Random(seed), operations, evaluation=name != "train"):
+        rng = random.Random(own + SEEDS_APART * seed)
+        for problem in sample_problems(rng, operations, evaluation=name != "train"):
             problems[problem] = None
             if len(problems) == count:
                 break

@@ -9,7 +9,7 @@ not gain from more threads.
 Example:
     python tools/tiny_family/train.py --out build/tiny
     python tools/tiny_family/train.py --out build/trial --only student-s --scale 0.1
-    python tools/tiny_family/train.py --out build/tiny-gap --family gap
+    python tools/tiny_family/train.py --out build/tiny-gap/1 --family gap --seed 1
 """
 
 import argparse
@@ -18,14 +18,14 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from problems import LONG, SHORT, Mix, Style, sample_problems, write, write_data
+from problems import LONG, SEEDS_APART, SHORT, Mix, Style, sample_problems, write, write_data
 from tokenizer import END, build_tokenizer, chat_prompt
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="new folder for models, data, log and table")
     parser.add_argument("--family", choices=FAMILIES, default="tiny", help="which one (default tiny)")
     parser.add_argument("--only", action="append", metavar="MODEL", help="train this model only (repeatable)")
+    parser.add_argument("--seed", type=int, default=0, help="another family of the kind: models and problems")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training tokens (default 1)")
     parser.add_argument("--limit", type=int, help="problems of each benchmark (default all)")
     args = parser.parse_args()
@@ -236,7 +237,10 @@ def main() -> None:
         parser.error(f"not in the family {args.family}: {', '.join(sorted(unknown))}")
     args.out = args.out.absolute()  # a relative path would be taken for an id on the hub
     args.out.mkdir(parents=True, exist_ok=True)
-    write_data(args.out / "data")
+    family = {
+        name: replace(member, seed=member.seed + SEEDS_APART * args.seed) for name, member in family.items()
+    }
+    write_data(args.out / "data", args.seed)
     started = any(member.start for member in family.values())
     tokenizer = AutoTokenizer.from_pretrained(TINY_ROOT / "models/teacher") if started else build_tokenizer()
     tokenizer.save_pretrained(args.out / "tokenizer")
