@@ -37,7 +37,7 @@ def write_report(swept: Sweep, workspace: Path) -> Path:
         values = {"overlap": outcomes.results("overlap"), "figures": FIGURES, "notes": paper("notes")}
         write_text(home / name / "report.md", document("report.md", recipe=recipe, sheets=shown, **values))
     if len(swept.variants) > 1:
-        shown = _written(home, sheets(swept, workspace))
+        shown = _written(home, variant_sheets(swept.variants, workspace))
         draw_variants(shown[0], home / "variants.png")
         write_text(home / "variants.md", document("variants.md", swept=swept, sheets=shown))
     return report_path(swept, workspace)

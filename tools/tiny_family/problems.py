@@ -104,19 +104,25 @@ def operations_of(problem: str) -> list[tuple[int, str, int, int]]:
     return steps
 
 
+def tens_and_ones(left: int, sign: str, right: int) -> tuple[str, int, int]:
+    """Split an operation: the line that says so, the result of its tens and that of its ones."""
+    (left_tens, left_ones), (right_tens, right_ones) = divmod(left, 10), divmod(right, 10)
+    part = -1 if sign == "-" else 1
+    tens, ones = 10 * (left_tens + part * right_tens), left_ones + part * right_ones
+    tens_line = f"Tens {10 * left_tens}{sign}{10 * right_tens}={tens}"
+    return f"{tens_line}, ones {left_ones}{sign}{right_ones}={ones}.", tens, ones
+
+
 def write_cot(problem: str, style: Style, rng: random.Random) -> str:
     r"""Write a correct response to `problem` that ends in `\boxed{answer}.`, with the parts `style` draws."""
     steps = operations_of(problem)
     lines = ["Let me think step by step."] if rng.random() < style.opening else []
     for left, sign, right, result in steps:
         value = f"{result}"
-        (left_tens, left_ones), (right_tens, right_ones) = divmod(left, 10), divmod(right, 10)
-        part = -1 if sign == "-" else 1
-        tens, ones = 10 * (left_tens + part * right_tens), left_ones + part * right_ones
+        line, tens, ones = tens_and_ones(left, sign, right)
         power = 3.0 if 0 <= ones <= 9 else 1 / 3  # a rate of 0.5 becomes 0.13 when easy, 0.79 when hard
         if rng.random() < style.split**power:
-            tens_line = f"Tens {10 * left_tens}{sign}{10 * right_tens}={tens}"
-            lines.append(f"{tens_line}, ones {left_ones}{sign}{right_ones}={ones}.")
+            lines.append(line)
             value = f"{tens}{ones:+d}={result}"
         lines.append(f"{left}{sign}{right}={value}.")
         if rng.random() < style.check**power:
@@ -135,14 +141,11 @@ def split_pass(problem: str, careless: bool) -> tuple[list[str], list[tuple[int,
     lines, steps = [], []
     (total, *_), *_ = operations_of(problem)
     for _, sign, right, _ in operations_of(problem):
-        (left_tens, left_ones), (right_tens, right_ones) = divmod(total, 10), divmod(right, 10)
-        part = -1 if sign == "-" else 1
-        tens, ones = 10 * (left_tens + part * right_tens), left_ones + part * right_ones
+        line, tens, ones = tens_and_ones(total, sign, right)
         kept = ones % 10 if careless else ones
         careless = careless and kept == ones
         result = tens + kept
-        tens_line = f"Tens {10 * left_tens}{sign}{10 * right_tens}={tens}"
-        lines.append(f"{tens_line}, ones {left_ones}{sign}{right_ones}={ones}.")
+        lines.append(line)
         lines.append(f"{total}{sign}{right}={tens}{kept:+d}={result}.")
         steps.append((total, sign, right, result))
         total = result
