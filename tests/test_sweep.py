@@ -122,6 +122,14 @@ def test_the_command_sweeps_words_with_several_values_and_takes_the_others_as_th
     assert len(set(re.findall(r"merge/ta/weight=0\.\d,seed=\d", shown))) == 4
 
 
+@pytest.mark.slow
+def test_a_preflight_looks_at_each_variant(capsys):
+    assert main(["preflight", str(TINY), "variants.prompts.limit=[5,6]"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line[:10] for line in said if line.startswith("prompts: ")] == ["prompts: 5", "prompts: 6"]
+    assert said[-1] == "no problems" and len(said) == len(set(said))
+
+
 def finish_all(workspace, results):
     """Finish, by variant, the evaluations of student-s: MiCoTA and Instruct as in "1100"."""
     for words, (ours, instruct) in results.items():

@@ -142,14 +142,19 @@ def preflight(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as scratch:
         args.workspace = args.workspace or scratch
         (_, plan, _), workspace = _load(args)
-        step = plan.steps[plan.slots["preflight"]]
-        with suppress(UserError):  # its lines are the report's
-            run_step(plan, step.id, workspace, quiet=True)
-        report = read_json(workspace / step.directory / "report.json")
-    for line in [*report["facts"], *(f"warning: {line}" for line in report["warnings"])]:
+        found: dict[str, dict[str, None]] = {"facts": {}, "warnings": {}, "problems": {}}
+        for step in (
+            step for step in plan.steps.values() if step.id in plan.gates
+        ):  # variants may have several
+            with suppress(UserError):  # its lines are the report's
+                run_step(plan, step.id, workspace, quiet=True)
+            report = read_json(workspace / step.directory / "report.json")
+            for kind, lines in found.items():
+                lines.update(dict.fromkeys(report[kind]))
+    for line in [*found["facts"], *(f"warning: {line}" for line in found["warnings"])]:
         print(line)
-    if report["problems"]:
-        raise UserError("\n".join(report["problems"]))
+    if found["problems"]:
+        raise UserError("\n".join(found["problems"]))
     print("no problems")
 
 
