@@ -122,7 +122,7 @@ tiny-family: $(READY)  ## retrain the tiny models into build/tiny (about 12 minu
 
 SEED ?= 1
 
-tiny-gap: $(READY)  ## train the models of recipes/tiny-gap.yaml into build/tiny-gap/SEED (about 6 minutes on 2 cores)
+tiny-gap: $(READY)  ## train the models of recipes/tiny-seeds.yaml into build/tiny-gap/SEED (about 15 minutes on 2 cores)
 	$(BIN)/python tools/tiny_family/train.py --family gap --seed $(SEED) --out build/tiny-gap/$(SEED)
 
 # setup installs uv beside Python where the machine has none

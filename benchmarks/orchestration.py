@@ -23,7 +23,7 @@ from micota_lf import compile_plan, load_recipe, sweep
 from micota_lf.plan.plan import Plan
 from micota_lf.system.files import write_json
 
-TINY = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
+TINY = Path(__file__).parent.parent / "recipes" / "tiny-no-gap.yaml"
 
 
 def recipe_of(steps: int, folder: Path) -> tuple[Path, Plan]:

@@ -10,7 +10,7 @@ import yaml
 from micota_lf import Recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent
-TINY = ROOT / "recipes" / "tiny.yaml"
+TINY = ROOT / "recipes" / "tiny-no-gap.yaml"
 # Real benchmark problems, as NAME/test.jsonl; tests that need them are skipped where they are not.
 BENCHMARKS = Path(os.environ.get("MICOTA_BENCHMARKS") or ROOT.parent / "shared" / "data")
 

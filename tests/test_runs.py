@@ -62,7 +62,7 @@ def test_a_failure_names_the_step_its_log_and_the_command_to_run_by_hand(broken)
 def test_the_report_of_a_half_run_says_the_state_of_each_cell(broken, capsys):
     _, workspace, _, _ = broken
     assert main(["report", str(TINY), "--workspace", str(workspace), *QUICK]) == 0
-    text = (workspace / "reports" / "tiny" / "report.md").read_text()
+    text = (workspace / "reports" / "tiny-no-gap" / "report.md").read_text()
     assert "| student-s | Instruct | failed |" in text and "| student-s | MiCoTA | missing |" in text
     assert "report.md" in capsys.readouterr().out
 

@@ -39,7 +39,9 @@ CASES = [
     pytest.param("tools/recipe_reference.py", "--check"),
     pytest.param("tools/recipe_reference.py", "--check", marks=SLOW),
     pytest.param(
-        "tools/tiny_family/train.py", "--out {out} --only student-s --scale 0.005 --limit 4", marks=SLOW
+        "tools/tiny_family/train.py",
+        "--out {out} --family gap --only student-s --scale 0.005 --limit 4",
+        marks=SLOW,
     ),
     pytest.param("benchmarks/balance.py", "--rows 400", marks=SLOW),
     pytest.param("benchmarks/generation.py", "", marks=SLOW),

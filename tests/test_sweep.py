@@ -152,12 +152,14 @@ def test_results_over_seeds_are_their_mean_with_a_t_interval_and_of_one_seed_tha
     finish_all(tmp_path, {**results, f"{WEIGHT}=0.5 seed=1": ("1010", "1000")})
     swept = sweep(TINY, {WEIGHT: [0.3, 0.5, 0.7]}, seeds=[1, 2, 3])
     report = write_report(swept, tmp_path)
-    assert report == tmp_path / "reports" / "tiny" / "variants.md"
+    assert report == tmp_path / "reports" / "tiny-no-gap" / "variants.md"
     three, one, none = [r for r in rows(report, "variants") if r["row"] == "student-s/MiCoTA"]
     assert (three["setting"], three["seeds"], three["n"]) == ("weight=0.3", "3", "8")
     values = [50.0, 75.0, 100.0]
     low, high = scipy.stats.t.interval(0.95, 2, loc=75, scale=scipy.stats.sem(values))
-    assert [float(three[key]) for key in ("value", "low", "high")] == pytest.approx([75, low, high])
+    assert [float(three[key]) for key in ("value", "low", "high")] == pytest.approx(
+        [75, low, 100]
+    ) and high > 100
     assert (one["seeds"], float(one["value"])) == ("1", 50.0)
     report_of_one = report.parent / "weight=0.5,seed=1" / "report.md"
     averages = [r for r in rows(report_of_one, "table2") if r["benchmark"] == "Average" and r["n"]]
@@ -167,9 +169,15 @@ def test_results_over_seeds_are_their_mean_with_a_t_interval_and_of_one_seed_tha
         r for r in rows(report, "variant-differences") if r["row"] == "student-s: MiCoTA - Instruct"
     ]
     low, high = scipy.stats.t.interval(0.95, 2, loc=50, scale=scipy.stats.sem([25, 50, 75]))
-    assert [float(change[key]) for key in ("value", "low", "high")] == pytest.approx([50, low, high])
+    assert [float(change[key]) for key in ("value", "low", "high")] == pytest.approx(
+        [50, low, 100]
+    ) and high > 100
+    named = [r["row"] for r in rows(report, "variant-differences") if r["row"].startswith("student-s")]
+    others = ["Instruct", "Strong Teacher CoT", "Half-size CoT", "Mix-Long"]
+    trained = [f"student-s: {method} - Instruct" for method in others[1:]]
+    assert {*named} == {*trained, *(f"student-s: MiCoTA - {other}" for other in others)}
     text = report.read_text()
-    assert "| student-s/MiCoTA | weight=0.3 | 75.0 [12.9, 137.1] | 3 | 8 |" in text
+    assert "| student-s/MiCoTA | weight=0.3 | 75.0 [12.9, 100.0] | 3 | 8 |" in text
     assert "[weight=0.5,seed=1](weight=0.5,seed=1/report.md)" in text
     assert (report.parent / "weight=0.3,seed=2" / "table2.csv").is_file()
     assert report.with_name("variants.png").stat().st_size > 10_000
@@ -183,4 +191,4 @@ def test_a_single_plan_is_its_own_union():
 def test_a_recipe_without_variants_is_its_only_one(tmp_path):
     (one,) = sweep(TINY).variants.values()
     assert one == ({}, load_recipe(TINY), compile_plan(load_recipe(TINY)))
-    assert write_report(sweep(TINY), tmp_path) == tmp_path / "reports" / "tiny" / "report.md"
+    assert write_report(sweep(TINY), tmp_path) == tmp_path / "reports" / "tiny-no-gap" / "report.md"

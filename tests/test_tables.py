@@ -1,8 +1,10 @@
 """The report's numbers against hand-made verdicts: cells, differences, states, and what files they go to."""
 
 import csv
+import math
 import re
 
+import numpy as np
 import pytest
 from conftest import TINY
 
@@ -13,6 +15,7 @@ from micota_lf.grading.intervals import (
     holm,
     least_difference,
     mcnemar,
+    mean_interval,
     wilson,
 )
 from micota_lf.reports.figures import figure_sheet
@@ -225,7 +228,44 @@ def test_holm_steps_down_and_never_decreases():
 def test_a_paired_interval_is_narrower_than_two_independent_ones_would_suggest():
     low, high = difference_interval([(30, 10, 400)])
     assert 0.015 < low < 0.05 < high < 0.085
-    assert difference_interval([(0, 0, 10)]) == (0.0, 0.0)
+
+
+def test_two_problems_are_never_certain():
+    """A share of none or all, and two methods that agree, once had an interval of no width."""
+    for right in (0, 2):
+        low, high = average_interval([(right, 2), (right, 2)])
+        assert low < right / 2 < high or (low, high)[right // 2] == right / 2
+        assert high - low > 0.4
+    low, high = difference_interval([(0, 0, 2)])
+    assert -1 < low == -high < -0.5
+    assert mean_interval([0.2, 0.9], least=0.0)[0] == 0.0
+    assert mean_interval([0.5], least=0.0) == (0.0, math.inf)
+
+
+SIZES = [(2,), (5,), (2, 2), (10, 30), (30, 40), (200, 200), (500,), (30, 40, 500, 500, 1319)]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_intervals_hold_the_truth_as_often_as_they_say(sizes):
+    """By simulation: 95% on average over the shares from 0 to 1, and nowhere far less."""
+    rng, draws = np.random.default_rng(2), 1000
+
+    def held(interval, chances):
+        """How often an interval holds what `chances`, of one or of both methods, mean."""
+        counts = [rng.multinomial(n, [*chances, 1 - sum(chances)], draws)[:, : len(chances)] for n in sizes]
+        truth = chances[0] - sum(chances[1:])
+        found = (
+            [(*map(int, row), n) for row, n in zip(rows, sizes, strict=True)]
+            for rows in zip(*counts, strict=True)
+        )
+        bounds = [interval(cells) for cells in found]
+        return sum(low - 1e-9 <= truth <= high + 1e-9 for low, high in bounds) / draws
+
+    averages = [held(average_interval, [share]) for share in np.linspace(0, 1, 21)]
+    shares = (0, 0.01, 0.1, 0.3, 0.6, 1)
+    differences = [held(difference_interval, [a, b]) for a in shares for b in shares if a + b <= 1]
+    assert np.mean(averages) > 0.925 and min(averages) > 0.85
+    assert np.mean(differences) > 0.945 and min(differences) > 0.91
 
 
 def test_the_papers_value_stands_beside_ours_with_the_difference(tmp_path):

@@ -29,7 +29,11 @@ from micota_lf.system.files import read_jsonl
 from micota_lf.tiny import TINY_ROOT
 
 MIXED = Style(0.5, 0.5, 0.5, 0.5)
-MODELS = ("teacher", "assistant", "student-m", "student-s")
+FAMILIES = {  # folder of models/ -> what a demo of that family takes
+    ".": ("teacher", "assistant", "student-m", "student-s"),
+    "gap": ("teacher", "assistant", "student-l", "student-m", "student-s"),
+}
+MODELS = [TINY_ROOT / "models" / folder / name for folder, names in FAMILIES.items() for name in names]
 SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
 
@@ -114,9 +118,10 @@ def test_no_problem_turns_negative_on_the_way():
 
 def test_shipped_data_is_what_the_generator_writes(tmp_path):
     write_data(tmp_path)
+    write_data(tmp_path / "gap", seed=1)
     for name, (count, _, _) in DATA_FILES.items():
-        shipped = (TINY_ROOT / f"data/{name}.jsonl").read_bytes()
-        assert shipped == (tmp_path / f"{name}.jsonl").read_bytes()
+        for file in (f"{name}.jsonl", f"gap/{name}.jsonl"):
+            assert (TINY_ROOT / "data" / file).read_bytes() == (tmp_path / file).read_bytes()
         assert len({row["problem"] for row in read_rows(name)}) == count
 
 
@@ -128,17 +133,22 @@ def test_another_seed_has_other_problems_of_the_same_sides(tmp_path):
         assert {is_evaluation(problem) for problem in found} == {name != "train"}
 
 
-def test_the_family_ships_at_most_8_megabytes_and_only_what_loading_needs():
-    files = [path for path in TINY_ROOT.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) <= 8_000_000
+@pytest.mark.parametrize("folder", FAMILIES)
+def test_a_family_ships_at_most_8_megabytes_and_only_what_loading_needs(folder):
     needed = {"config.json", "generation_config.json", "model.safetensors"}
     needed |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-    for model in MODELS:
-        assert {path.name for path in (TINY_ROOT / "models" / model).iterdir()} == needed
+    home, names = TINY_ROOT / "models" / folder, FAMILIES[folder]
+    assert {path.name for path in home.iterdir()} == {*names, *(["gap"] if folder == "." else [])}
+    files = [path for name in names for path in (home / name).iterdir()]
+    assert {(path.parent.name, path.name) for path in files} == {(n, file) for n in names for file in needed}
+    assert (
+        sum(path.stat().st_size for path in [*files, *(TINY_ROOT / "data" / folder).glob("*.jsonl")])
+        <= 8_000_000
+    )
 
 
 def test_all_models_share_one_tokenizer():
-    assert len({(TINY_ROOT / f"models/{model}/tokenizer.json").read_bytes() for model in MODELS}) == 1
+    assert len({(model / "tokenizer.json").read_bytes() for model in MODELS}) == 1
 
 
 @pytest.mark.parametrize(
@@ -178,9 +188,10 @@ def test_the_chat_template_renders_what_llamafactory_trains_on(tokenizer, system
     assert whole[len(prompt) :] == pairs[-1][1]
 
 
-def test_a_shipped_student_answers_problems_and_stops(tmp_path):
+@pytest.mark.parametrize("student", ["student-s", "gap/student-s"])
+def test_a_shipped_student_answers_problems_in_short_and_stops(tmp_path, student):
     sampling = Generation(max_tokens=60, dtype="float32")
-    generate(ModelRef("tiny:student-s"), Prompts("tiny:two", limit=40), tmp_path / "out.jsonl", sampling)
+    generate(ModelRef(f"tiny:{student}"), Prompts("tiny:two", limit=40), tmp_path / "out.jsonl", sampling)
     rows = read_jsonl(tmp_path / "out.jsonl")
     assert all(row["finish_reason"] == "stop" for row in rows)
     right = sum(row["response"].endswith(f"\\boxed{{{row['answer']}}}.") for row in rows)

@@ -161,7 +161,7 @@ def test_gc_lists_what_no_recipe_refers_to_and_deletes_only_when_asked(runs, rec
     path = recipe_file(generation={"backend": "fake"}, filter={"verdict": "none"}, prompts={"limit": 20})
     other = Runs(runs.workspace, runs.patch, "generation.top_p=0.5")
     unused = other.finish("filter/strong")
-    (runs.workspace / "reports" / "tiny").mkdir(parents=True)
+    (runs.workspace / "reports" / "tiny-no-gap").mkdir(parents=True)
     (runs.workspace / "train" / "notes").mkdir()  # somebody's own
     assert runs.main("gc", str(path)) == 0
     out = capsys.readouterr().out
@@ -169,7 +169,7 @@ def test_gc_lists_what_no_recipe_refers_to_and_deletes_only_when_asked(runs, rec
     assert unused.is_dir()
     assert runs.main("gc", str(path), "--delete") == 0
     assert not unused.exists() and (runs.workspace / "train" / "notes").is_dir()
-    assert runs.directory(TRAINED).is_dir() and (runs.workspace / "reports" / "tiny").is_dir()
+    assert runs.directory(TRAINED).is_dir() and (runs.workspace / "reports" / "tiny-no-gap").is_dir()
     assert runs.main("gc", str(path)) == 0
     assert "in 0 steps" in capsys.readouterr().out
 
@@ -244,7 +244,7 @@ def test_the_card_has_settings_data_scores_with_intervals_and_steps_but_no_local
     assert front == {"library_name": "transformers", "license": "unknown", "tags": ["micota"]}
     settings = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
     assert settings["train student-s-on-teacher"]["train"]["learning_rate"] == 1e-3
-    assert "recipe `tiny`" in card and "- base: student-s (license: unknown)" in card
+    assert "recipe `tiny-no-gap`" in card and "- base: student-s (license: unknown)" in card
     assert "| strong | teacher | 20 | 13 | 9.0 | 13 kept, 7 wrong |" in card
     assert "| 65.0 [58.2, 71.3]<br>n=200, 88 tok, 1.0% cut |" in card
     assert all(f"`{runs.plan.slots[slot]}`" in card for slot in ("generate/teacher", TRAINED))

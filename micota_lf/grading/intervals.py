@@ -1,4 +1,4 @@
-"""Intervals for the tables, all at 95%, from scipy.special (scipy.stats takes a second to import) and numpy.
+"""Intervals for the tables, all at 95%, from scipy.special (scipy.stats takes a second to import).
 
 wilson(130, 200)          -> (0.581, 0.713)   accuracy of one cell
 average_interval([...])   -> interval of an unweighted mean over benchmarks
@@ -7,14 +7,15 @@ least_difference(30)      -> 0.2              what 30 problems can show at best
 """
 
 from collections.abc import Sequence
+from math import hypot, inf
 from statistics import fmean, stdev
 
-CONFIDENCE = 0.95
-SIGNIFICANCE = 1 - CONFIDENCE
+SIGNIFICANCE = 0.05
 TELLING = 0.05
 """A difference in accuracy that a benchmark should be able to show: the paper's are mostly smaller."""
 
-RESAMPLES = 2000
+Z = 1.959963984540054
+"""The normal quantile of 97.5%."""
 
 
 def wilson(correct: float, n: int) -> tuple[float, float]:
@@ -24,49 +25,53 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
     a fraction where each problem has several responses; the interval is then too wide, because means of
     several responses vary less than single ones.
     """
-    from scipy.special import ndtri
-
-    z, share = float(ndtri((1 + CONFIDENCE) / 2)), correct / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    share = correct / n
+    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * (share * (1 - share) / n + Z * Z / (4 * n * n)) ** 0.5
     return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+def mean_interval(values: Sequence[float], least: float = -inf, most: float = inf) -> tuple[float, float]:
     """Student's t interval of a mean: m +- t s / sqrt(n), t of n - 1 degrees of freedom (Student 1908).
 
-    Equal to the value itself for a single one.
+    It ends at the `least` and the `most` that a value can be. A single value says nothing about its spread.
     """
     from scipy.special import stdtrit
 
     mean, n = fmean(values), len(values)
-    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / n**0.5 if n > 1 else 0.0
-    return mean - half, mean + half
+    half = float(stdtrit(n - 1, 1 - SIGNIFICANCE / 2)) * stdev(values) / n**0.5 if n > 1 else inf
+    return max(least, mean - half), min(most, mean + half)
 
 
 def average_interval(cells: Sequence[tuple[float, int]]) -> tuple[float, float]:
-    """Percentile bootstrap (Efron 1979) of the unweighted mean of several accuracies, given as (correct, n).
-
-    Problems are resampled within each benchmark. It is the difference from a method that is never right.
-    """
-    return difference_interval([(correct, 0, n) for correct, n in cells])
+    """Interval of the unweighted mean of accuracies, given as (correct, n), from their Wilson intervals."""
+    return _of_mean([(correct / n, *wilson(correct, n)) for correct, n in cells])
 
 
-def difference_interval(counts: Sequence[tuple[float, int, int]]) -> tuple[float, float]:
-    """Percentile bootstrap of the unweighted mean, over benchmarks, of paired differences in accuracy.
+def difference_interval(counts: Sequence[tuple[int, int, int]]) -> tuple[float, float]:
+    """Interval of the unweighted mean, over benchmarks, of paired differences in accuracy.
 
     Each benchmark is (gained, lost, n): problems that only the first method got right, only the second, all
-    problems. They are resampled within a benchmark, with both verdicts: a multinomial draw of these counts.
+    problems. Its own interval is Bonett's and Price's (2012): Wald's, after one more problem was gained and
+    one more lost. So it has a width where both methods agree on all n.
     """
-    import numpy as np
+    return _of_mean([((gained - lost) / n, *_paired(gained, lost, n)) for gained, lost, n in counts])
 
-    rng = np.random.default_rng(0)
-    draws = [
-        rng.multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], RESAMPLES) @ [1, -1, 0] / n
-        for gained, lost, n in counts
-    ]
-    low, high = np.quantile(np.mean(draws, axis=0), [SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2])
-    return float(low), float(high)
+
+def _paired(gained: int, lost: int, n: int) -> tuple[float, float]:
+    middle, discordant = (gained - lost) / (n + 2), (gained + lost + 2) / (n + 2)
+    half = Z * ((discordant - middle**2) / (n + 2)) ** 0.5
+    return max(-1.0, middle - half), min(1.0, middle + half)
+
+
+def _of_mean(parts: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Interval of the mean of independent values from their own (Zou and Donner 2008), as (value, low, high).
+
+    The distances to one side add up in squares. A single part keeps its interval.
+    """
+    mean, n = fmean(value for value, _, _ in parts), len(parts)
+    down, up = hypot(*(v - low for v, low, _ in parts)), hypot(*(high - v for v, _, high in parts))
+    return mean - down / n, mean + up / n
 
 
 def mcnemar(gained: int, lost: int) -> float:

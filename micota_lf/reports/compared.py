@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..grading.intervals import mean_interval
 from ..plan.sweep import Variant
-from ..recipe.lineage import evaluated_models, table_names, table_rows
+from ..recipe.lineage import baseline, evaluated_models, table_names, table_rows
 from ..run.step import MISSING
 from .outcomes import AVERAGE, Outcomes
 from .sheets import Record, Sheet, make_sheet
@@ -19,7 +19,7 @@ from .tables import accuracies, differences
 
 
 def variant_sheets(variants: Mapping[str, Variant], workspace: Path) -> Iterator[Sheet]:
-    """Accuracy and length of each evaluated model, and each student's last method against its others."""
+    """Accuracy and length of each evaluated model; differences of a student's methods."""
     groups, settings = defaultdict[str, list[Outcomes]](list), dict[str, Record]()
     for values, recipe, plan in variants.values():
         swept = {key: value for key, value in values.items() if key != "seed"}
@@ -30,8 +30,9 @@ def variant_sheets(variants: Mapping[str, Variant], workspace: Path) -> Iterator
     tables = [table for table in table_names(recipe) if table != "table4"]
     models = dict.fromkeys(model for table in tables for model in evaluated_models(recipe, table))
     pairs = dict.fromkeys(pair for table in tables for pair in table_rows(recipe, table))
-    last = dict([*pairs, *table_rows(recipe, "table2")])
-    compared = {f"{s}: {last[s]} - {m}": (f"{s}/{last[s]}", f"{s}/{m}") for s, m in pairs if m != last[s]}
+    last, none = dict([*pairs, *table_rows(recipe, "table2")]), baseline(recipe)
+    sides = [(s, last[s], m) for s, m in pairs] + [(s, m, none) for s, m in pairs if (s, none) in pairs]
+    compared = {f"{s}: {a} - {b}": (f"{s}/{a}", f"{s}/{b}") for s, a, b in sides if a != b}
     shown, differing = [], []
     for setting, group in groups.items():
         for model in models:
@@ -50,7 +51,8 @@ def _over_seeds(key: str, found: Sequence[Record]) -> Record:
     if not (done := [one for one in found if key in one]):
         return {"state": MISSING}
     values = [100 * one[key] for one in done]
-    low, high = mean_interval(values) if len(done) > 1 else (100 * done[0]["low"], 100 * done[0]["high"])
+    over = mean_interval(values, 0.0 if key == "accuracy" else -100.0, 100.0)
+    low, high = over if len(done) > 1 else (100 * done[0]["low"], 100 * done[0]["high"])
     means: Record = {n: sum(one[n] for one in done) / len(done) for n in ("tokens", "cut") if n in done[0]}
     middle = sum(values) / len(values)
     return {"seeds": len(done), "value": middle, "low": low, "high": high, "n": done[0]["n"], **means}

@@ -44,7 +44,7 @@ def figure_sheet(outcomes: Outcomes, name: str) -> Sheet:
     rows, measure = [], read("sheets")[name]["measure"]
     for model, method, problems in _series(outcomes, name):
         values = [row[measure] for row in problems.values()]
-        low, high = mean_interval(values)
+        low, high = mean_interval(values, least=0.0)
         quantiles = {name: float(np.quantile(values, share)) for name, share in QUANTILES.items()}
         record: Record = {
             "model": model, "method": method, "unit": measure, "n": len(values),

@@ -3,7 +3,7 @@
 `sheets.yaml` has its title, columns and note. A cell whose step is not done says so (missing, running,
 failed). An accuracy reads
 
-    62.5 [55.6, 68.9]           percent right with its 95% Wilson interval (average: bootstrap)
+    62.5 [55.6, 68.9]           percent right with its 95% Wilson interval (average: from those)
     paper 60.00, +2.5 (noise)   the paper's value, ours minus it, and whether it lies in our interval
     n=200, 31 tok, 0.0% cut     problems, mean response tokens, share of responses cut at max_gen_toks
 

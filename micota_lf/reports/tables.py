@@ -78,7 +78,7 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
     """Each student's last method of a table (the paper's MiCoTA) against every other, on the same problems.
 
     A benchmark's difference has the exact McNemar p value, adjusted by Holm over all benchmark cells of the
-    table; that of the average has a 95% paired bootstrap interval.
+    table; that of the average has a 95% interval (intervals.difference_interval).
     """
     recipe, titles, rows = outcomes.recipe, outcomes.titles, []
     pairs = table_rows(recipe, table)

@@ -67,7 +67,7 @@ def finish(directory: Path, settings: Bpc, tasks: dict[str, str]) -> Results:
             if text:
                 values.append(bits_per_character(nll, text, settings.log_base, settings.unit))
                 rows.append({"corpus": corpus, "id": sample["doc"]["id"], "nll_nats": nll, "bpc": values[-1]})
-        low, high = mean_interval(values)
+        low, high = mean_interval(values, least=0.0)
         unit = f"{'bits' if settings.log_base == '2' else 'nats'} per {settings.unit[:-1]}"
         mean = sum(values) / len(values)
         summary[corpus] = {"mean": mean, "low": low, "high": high, "n": len(values), "unit": unit}

@@ -20,7 +20,7 @@ from micota_lf.run.step import states
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 HERE = Path(__file__).parent
-TINY = HERE.parent.parent / "recipes" / "tiny.yaml"
+TINY = HERE.parent.parent / "recipes" / "tiny-no-gap.yaml"
 TRAININGS = ["train/student-s/strong", "train/student-m/strong", "train/assistant/strong"]
 # What `micota run --executor slurm` does after its checks; the preflight, which loads models, is left out.
 DRIVER = """

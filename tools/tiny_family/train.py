@@ -2,9 +2,9 @@
 
 Every model is pretrained on responses of mixed style (plain text first, then in the chat format) and then
 tuned to one style: the teacher to long chains of thought, the others to short ones, as an instruct model is.
-The family `tiny`, which ships with the package, is trained from nothing; `gap` goes on from the shipped
-models, with their tokenizer. Two models train at a time, each on one thread, because matrices this small do
-not gain from more threads.
+The family `tiny` is trained from nothing; a model of `gap` goes on from a base of its own, which is made as
+those of `tiny` are (all students' in the same way, whatever their size). Two models train at a time, each on
+one thread, because matrices this small do not gain from more threads.
 
 Example:
     python tools/tiny_family/train.py --out build/tiny
@@ -43,7 +43,6 @@ from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Generation
 from micota_lf.stages.generate import generate
 from micota_lf.system.files import read_jsonl
-from micota_lf.tiny import TINY_ROOT
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Member:
     seed: int
     batch_tokens: int = 3072
     learning_rate: float = 3e-3
-    start: str = ""  # the shipped model that it goes on from, in place of the shape; empty: from nothing
+    base: "Member | None" = None  # what it goes on from, trained first, into `base/`; None: from nothing
     plain: float = 0.6  # share of the pretraining tokens that are plain text
     rates: tuple[float, float, float] = (1.0, 0.7, 0.05)  # of the peak: first, at the chat format, last
 
@@ -77,26 +76,36 @@ TINY = {
 
 CONCISE, REFLECTING = Mix(short=1.0), Mix(reflecting=1.0)
 OFTEN, SELDOM = Mix(0.45, 0.35, 0.06, 0.14, careless=0.5), Mix(0.45, 0.42, 0.1, 0.03, careless=0.5)
+MOSTLY = Mix(0.1, 0.2, 0.1, 0.6, careless=1.0)
 
 
-def onward(
-    start: str, pretrain_tokens: float, mix: Mix, tune_tokens: float, tune_style: Mix, seed: int
-) -> Member:
-    """A member of the gap family: a shipped model that goes on, on chains of all four kinds."""
-    shape = (TINY[start].hidden, TINY[start].layers, TINY[start].feed_forward)
-    more: dict[str, Any] = {"batch_tokens": 2048, "start": start, "plain": 0.5, "rates": (0.7, 0.5, 0.05)}
+def onward(base: Member, pretrain_tokens: float, mix: Mix, tune_tokens: float, tune_style: Mix) -> Member:
+    """A member of the gap family: a base that goes on, on chains of all four kinds."""
+    shape, seed = (base.hidden, base.layers, base.feed_forward), 100 + base.seed
+    more: dict[str, Any] = {"batch_tokens": 2048, "base": base, "plain": 0.5, "rates": (0.7, 0.5, 0.05)}
     return Member(*shape, pretrain_tokens, mix, tune_tokens, tune_style, seed, **more)
 
 
 # Students saw reflection less often than the assistant: how much of it a model can learn from a few hundred
-# chains then depends on its size.
+# chains then depends on its size. The teacher only has to be right: its base has fewer tokens and no style,
+# and what follows is mostly reflection.
 GAP = {
-    "teacher": onward("teacher", 1.2, OFTEN, 0.6, REFLECTING, 101),
-    "assistant": onward("assistant", 1.6, OFTEN, 0.06, CONCISE, 102),
-    "student-l": onward("assistant", 1.6, SELDOM, 0.2, CONCISE, 105),
-    "student-m": onward("student-m", 1.6, SELDOM, 0.2, CONCISE, 103),
-    "student-s": onward("student-s", 1.6, SELDOM, 0.2, CONCISE, 104),
+    "teacher": onward(
+        replace(TINY["teacher"], pretrain_tokens=5.0, tune_tokens=0.0), 1.5, MOSTLY, 0.9, REFLECTING
+    ),
+    "assistant": onward(TINY["assistant"], 1.6, OFTEN, 0.06, CONCISE),
+    "student-l": onward(Member(96, 3, 256, 5.5, FEW, 0.2, SHORT, 5), 1.6, SELDOM, 0.2, CONCISE),
+    "student-m": onward(TINY["student-m"], 1.6, SELDOM, 0.2, CONCISE),
+    "student-s": onward(TINY["student-s"], 1.6, SELDOM, 0.2, CONCISE),
 }
+
+
+def seeded(member: Member, seed: int) -> Member:
+    """The same member, and its base, of the family with another seed."""
+    base = member.base and seeded(member.base, seed)
+    return replace(member, seed=member.seed + SEEDS_APART * seed, base=base)
+
+
 FAMILIES = {"tiny": TINY, "gap": GAP}
 
 
@@ -129,7 +138,7 @@ def batches(
 
 def evaluate(folder: Path, data: Path, limit: int | None) -> dict[str, Any]:
     """Score a stored model on a data file, greedily: n, correct, mean tokens without the end marker, cut."""
-    sampling = Generation(max_tokens=320, dtype="float32", batch_size=100)
+    sampling = Generation(max_tokens=400, dtype="float32", batch_size=100)
     with TemporaryDirectory() as scratch:
         generate(
             ModelRef(str(folder)), Prompts(str(data), limit=limit), Path(scratch, "responses.jsonl"), sampling
@@ -143,10 +152,8 @@ def evaluate(folder: Path, data: Path, limit: int | None) -> dict[str, Any]:
     }
 
 
-def first_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
-    """The model before its training: a shipped one, or of random weights."""
-    if member.start:
-        return Qwen2ForCausalLM.from_pretrained(TINY_ROOT / "models" / member.start)
+def random_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    """A model of random weights in the member's shape."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=member.hidden,
@@ -164,13 +171,26 @@ def first_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForC
     return Qwen2ForCausalLM(config)
 
 
-def train_member(member: Member, name: str, out: Path, scale: float, limit: int | None) -> dict[str, Any]:
-    """Train one model into `out/name`, append to `out/training_log.jsonl`, and return its table row."""
+def make_member(member: Member, name: str, out: Path, scale: float, limit: int | None) -> dict[str, Any]:
+    """Train one model, after its base, and return its table row with its scores."""
     torch.set_num_threads(1)
+    if member.base:
+        train_member(member.base, f"base/{name}", out, scale)
+    row = train_member(member, name, out, scale)
+    return row | {
+        bench: evaluate(out / name, out / f"data/{bench}.jsonl", limit) for bench in ("two", "three")
+    }
+
+
+def train_member(member: Member, name: str, out: Path, scale: float) -> dict[str, Any]:
+    """Train one model into `out/name`, append to `out/training_log.jsonl`, and return its table row."""
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     torch.manual_seed(member.seed)
     rng = random.Random(member.seed)
-    model = first_model(member, tokenizer)
+    if member.base:
+        model = Qwen2ForCausalLM.from_pretrained(out / "base" / name)
+    else:
+        model = random_model(member, tokenizer)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -215,10 +235,7 @@ def train_member(member: Member, name: str, out: Path, scale: float, limit: int 
     ).save_pretrained(out / name)
     tokenizer.save_pretrained(out / name)
     row = {"model": name, "parameters": model.num_parameters(), "minutes": (time.process_time() - start) / 60}
-    row |= {"bytes": sum(file.stat().st_size for file in (out / name).iterdir())}
-    return row | {
-        bench: evaluate(out / name, out / f"data/{bench}.jsonl", limit) for bench in ("two", "three")
-    }
+    return row | {"bytes": sum(file.stat().st_size for file in (out / name).iterdir())}
 
 
 def main() -> None:
@@ -237,18 +254,14 @@ def main() -> None:
         parser.error(f"not in the family {args.family}: {', '.join(sorted(unknown))}")
     args.out = args.out.absolute()  # a relative path would be taken for an id on the hub
     args.out.mkdir(parents=True, exist_ok=True)
-    family = {
-        name: replace(member, seed=member.seed + SEEDS_APART * args.seed) for name, member in family.items()
-    }
+    family = {name: seeded(member, args.seed) for name, member in family.items()}
     write_data(args.out / "data", args.seed)
-    started = any(member.start for member in family.values())
-    tokenizer = AutoTokenizer.from_pretrained(TINY_ROOT / "models/teacher") if started else build_tokenizer()
-    tokenizer.save_pretrained(args.out / "tokenizer")
+    build_tokenizer().save_pretrained(args.out / "tokenizer")
     heads = "model | parameters | kB | CPU minutes | benchmark | n | accuracy, 95% interval | tokens | cut"
     lines = [f"| {heads} |", "|---" * heads.count("|") + "|---|"]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         jobs = [
-            pool.submit(train_member, family[name], name, args.out, args.scale, args.limit)
+            pool.submit(make_member, family[name], name, args.out, args.scale, args.limit)
             for name in args.only or family
         ]
         for job in jobs:
