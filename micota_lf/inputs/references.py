@@ -18,21 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import yaml
+
 from ..errors import first_line
 from ..system.files import directory_digest, file_digest, read_json
 from ..tiny import TINY_ROOT
 
-# Why a file is not had, by the name of huggingface_hub's error, or else of what that derives from.
-REASONS = {
-    "GatedRepoError": "is gated: accept its terms on the hub and set HF_TOKEN",
-    "RepositoryNotFoundError": "is not on the hub, or not for you: check the id; if private, set HF_TOKEN",
-    "RevisionNotFoundError": "has no such revision on the hub",
-    "LocalEntryNotFoundError": "is not in the local cache, and {obstacle}",
-    "EntryNotFoundError": "has no {file} on the hub",
-    "Exception": "cannot be had from the hub: {error}",
-}
+REASONS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 HUB_SECONDS = 10.0  # for an answer that is only good to know
-OFFLINE = "HF_HUB_OFFLINE is set: unset it or fetch it"
 
 
 @dataclass(frozen=True)
@@ -132,7 +125,7 @@ def hub_problems(models: Mapping[str, ModelRef]) -> dict[str, str]:
                 hf_hub_download(model.ref, file, revision=model.revision, local_files_only=unreachable)
         except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.HFValidationError) as error:
             unreachable = unreachable or isinstance(error, errors.LocalEntryNotFoundError)
-            obstacle = OFFLINE if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+            obstacle = REASONS["offline" if constants.HF_HUB_OFFLINE else "unreachable"]
             reason = next(REASONS[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in REASONS)
             reason = reason.format(file=file, obstacle=obstacle, error=first_line(error))
             revision = f" (revision {model.revision})" if model.revision else ""

@@ -30,7 +30,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import RecipeError, UserError, first_line, nearest
 from ..inputs.problems import Prompts
-from ..system.files import NO_TEXT
 from .check import asking_problems, semantic_problems
 from .sections import Recipe
 
@@ -41,13 +40,7 @@ MAX_NODES = 100_000  # of a file, its aliases written out
 REMOVABLE = ("teachers", "students", "assistants", "corpora")
 Layer = tuple[str, dict[str, Any]]
 Layers = list[Layer]
-# pydantic's error types in the words of this library, with its own figures in them.
-WORDS = {
-    "greater_than": "must be above {gt:g}", "greater_than_equal": "must be {ge:g} or more",
-    "less_than_equal": "must be {le:g} or less", "finite_number": "must be a finite number",
-    "literal_error": "must be {expected}", "string_unicode": NO_TEXT, "value_error": "{error}",
-    "dataclass_type": "is not a mapping", "dict_type": "is not a mapping",
-}  # fmt: skip
+WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
 class Sourced(NamedTuple):
