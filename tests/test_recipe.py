@@ -184,6 +184,40 @@ def test_a_later_layer_overrides_and_null_removes_an_entry(recipe_file):
     assert recipe.name == "other" and list(recipe.students) == ["student-s", "assistant"]
 
 
+def test_null_removes_a_method_that_has_a_corpus_and_never_makes_its_row_the_untrained_student(recipe_file):
+    recipe = load_recipe(TINY, ["methods.MiCoTA=null"])
+    assert "MiCoTA" not in recipe.methods and recipe.methods["Instruct"] is None
+    assert not any("MiCoTA" in methods for rows in recipe.tables.values() for methods in rows.values())
+    path = recipe_file(methods={"Instruct": None, "MiCoTA": None, "Mine": None, "Other": "half"}, tables={})
+    assert load_recipe(path).methods == {"Instruct": None, "Mine": None, "Other": "half"}
+    (path.parent / "next.yaml").write_text("extends: recipe.yaml\nmethods: {Instruct: null, Other: null}\n")
+    assert load_recipe(path.parent / "next.yaml").methods == {"Instruct": None}
+
+
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("evaluation.tasks.micota_tiny_two=null", lambda it: len(it.evaluation.tasks) == 1),
+        ("evaluation.tasks=null", lambda it: not it.evaluation.tasks),
+        ("tables=null", lambda it: not it.tables),
+        ("tables.table1=null", lambda it: list(it.tables) == ["table2", "table3"]),
+        ("tables.table1.others=null", lambda it: list(it.tables["table1"]) == ["assistant"]),
+        ("bpc.models=null", lambda it: not it.bpc.models),
+        ("estimates.response_tokens.ta=null", lambda it: list(it.estimates.response_tokens) == ["teacher"]),
+        ("train.extra={a: null, b: 1}", lambda it: it.train.extra == {"b": 1}),
+        ("students.student-s.train_for={half: null}", lambda it: not it.students["student-s"].train_for),
+    ],
+)  # fmt: skip
+def test_null_removes_every_named_entry_and_empties_mappings_of_names_and_lists(override, kept):
+    assert kept(load_recipe(TINY, [override]))
+
+
+@pytest.mark.parametrize("key", ["train", "bpc", "students.student-s.train", "train.seed", "name", "prompts"])
+def test_null_is_refused_for_a_section_and_for_a_value_that_must_be(key):
+    (line,) = problems(f"{key}=null")
+    assert line.startswith(f"command line: {key}: None ")
+
+
 def test_methods_default_to_the_papers_rows_and_a_file_replaces_them(tiny, recipe_file):
     assert list(tiny.methods) == ["Instruct", "Strong Teacher CoT", "Half-size CoT", "Mix-Long", "MiCoTA"]
     path = recipe_file(methods={"MiCoTA": "micota"})

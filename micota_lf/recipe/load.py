@@ -4,9 +4,9 @@
 
 A layer is a file, each file that it `extends:` (once, even if several extend it), and last the overrides
 (`key.path=value`). They are laid over the defaults and each other, OmegaConf resolves `${...}`, pydantic
-checks what comes out, and an error names the layer that holds the value. A teacher, student, assistant or
-corpus set to null in a later layer is removed; `methods` and `tables` of a later file replace those of an
-earlier one. What the values mean together is checked by `check.py`.
+checks what comes out, and an error names the layer that holds the value. A named entry that a later layer
+sets to null is removed, and a mapping of names or a list is emptied; `methods` and `tables` of a later file
+replace those of an earlier one. What the values mean together is checked by `check.py`.
 
 A recipe's `sources` says where its values come from (`micota plan RECIPE --sources`): keys to words such as
 `paper: appendix 6.2`. A key stands for all below it, and the longest that fits counts; what a later layer
@@ -31,13 +31,12 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import RecipeError, UserError, first_line, nearest
 from ..inputs.problems import Prompts
 from .check import asking_problems, semantic_problems
-from .sections import Recipe
+from .sections import NAMES, Recipe
 
 RECIPE = TypeAdapter(Recipe)
 OVERRIDES, VARIANTS = "command line", "variants"
 NAME_CHARACTERS = 100  # of a variant's, which names directories
 MAX_NODES = 100_000  # of a file, its aliases written out
-REMOVABLE = ("teachers", "students", "assistants", "corpora")
 Layer = tuple[str, dict[str, Any]]
 Layers = list[Layer]
 WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -93,12 +92,14 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of recipe files: a file may leave out anything that another one gives."""
 
     def loosened(node: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in node.items() if key != "required"}
+        kept = {key: value for key, value in node.items() if key != "required"}
+        if isinstance(entry := kept.get("additionalProperties"), dict):  # null removes
+            kept["additionalProperties"] = {"anyOf": [entry, {"type": "null"}]}
+        if kept.get("type") in ("object", "array") and "properties" not in kept:
+            kept["type"] = [kept["type"], "null"]
+        return kept
 
     made = json.loads(json.dumps(RECIPE.json_schema()), object_hook=loosened)
-    for name in REMOVABLE:  # null removes
-        entries = made["properties"][name]
-        entries["additionalProperties"] = {"anyOf": [entries["additionalProperties"], {"type": "null"}]}
     files = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
     made["properties"]["extends"] = {"anyOf": files, "description": "Recipe files laid below this one."}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
@@ -139,7 +140,7 @@ def _frozen(
     problems: list[str] = []
     layers = [*layers, (VARIANTS if file == VARIANTS else OVERRIDES, _from_dots(overrides, problems))]
     found: dict[str, str] = {}  # by dotted key
-    recipe = _checked(_removed(_resolved(_merged(layers), found)), found)
+    recipe = _checked(_resolved(_without_rows(_merged(layers), layers), found), found)
     lines = [f"{key}: {words}" for key, words in found.items()] + list(check(recipe) if recipe else ())
     problems += [f"{origin(layers, line.partition(': ')[0]) or file}: {line}" for line in lines]
     if problems or not recipe:
@@ -253,18 +254,30 @@ def _resolved(values: dict[str, Any], found: dict[str, str]) -> Any:
             del error.parent_node[error.key]
 
 
-def _removed(values: dict[str, Any]) -> dict[str, Any]:
-    """The values without what is null where that removes, and without removed students' rows of tables."""
+def _without_rows(values: dict[str, Any], layers: Layers) -> dict[str, Any]:
+    """The values without methods that a null removes, and without such methods' and students' rows of tables.
 
-    def entries(node: Any) -> dict[str, Any]:
-        return node if isinstance(node, dict) else {}
+    A null method is the student untrained. So it removes one that has a corpus in an earlier layer or in the
+    paper: nobody means to call the untrained student by its name.
+    """
 
-    for key in REMOVABLE:
-        values[key] = values.get(key) or {}
-        for name in [name for name, spec in entries(values[key]).items() if spec is None]:
-            del values[key][name]
-            for rows in entries(values.get("tables")).values() if key == "students" else ():
-                entries(rows).pop(name, None)
+    def entries(node: Any, key: str) -> dict[str, Any]:
+        found = node.get(key) if isinstance(node, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    given = [NAMES["methods"], *(entries(layer, "methods") for _, layer in layers)]
+    learnt = [name for methods in given for name, corpus in methods.items() if corpus]
+    nulls = {
+        key: [n for n, v in entries(values, key).items() if v is None] for key in ("methods", "students")
+    }
+    gone = [name for name in nulls["methods"] if name in learnt]
+    for name in gone:
+        del values["methods"][name]
+    for table in entries(values, "tables"):
+        rows = entries(values["tables"], table)
+        for student in [student for student in rows if student in nulls["students"]]:
+            del rows[student]
+        rows |= {who: [m for m in ms if m not in gone] for who, ms in rows.items() if isinstance(ms, list)}
     return values
 
 
@@ -272,8 +285,10 @@ def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:
     """The recipe; what is wrong with single values is added to what has been found.
 
     A value that is refused is left out, so that what the others mean together can be checked too; there is no
-    recipe where a mapping is none, or one that has no default is missing.
+    recipe where a mapping is none, or one that has no default is missing. A null that removes is left out
+    too, and not wrong.
     """
+    lost = False
     for _ in range(2):
         try:
             return RECIPE.validate_python(values)
@@ -281,10 +296,13 @@ def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:
             refused = error.errors(include_url=False)
         for one in refused:
             place: list[Any] = [part for part in one["loc"] if part != "[key]"]
-            found.setdefault(".".join(map(str, place)), _words(one, place))
             *path, last = takewhile(lambda part: isinstance(part, str), place)  # of a list, all of it goes
-            reduce(lambda node, part: node.get(part, {}), path, values).pop(last, None)
-        if any(one["type"] in ("dataclass_type", "dict_type") for one in refused):
+            value = reduce(lambda node, part: node.get(part, {}), path, values).pop(last, place)
+            empties = one["type"] in ("dict_type", "list_type") and value is None and not _known_keys(place)
+            if not empties and (value is not None or _known_keys(path)):
+                found.setdefault(".".join(map(str, place)), _words(one, place))
+                lost = lost or one["type"] in ("dataclass_type", "dict_type")
+        if lost:
             break
     return None
 
@@ -300,12 +318,12 @@ def _words(error: Any, place: Sequence[Any]) -> str:
 
 
 def _known_keys(place: Sequence[str]) -> Iterable[str]:
-    """Keys of the section at a place, from the schema."""
+    """Keys of the section at a place, from the schema; none of a mapping whose keys are names."""
     whole = node = RECIPE.json_schema()
     for part in place:
         node = node.get("properties", {}).get(part) or node["additionalProperties"]
         node = whole["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
-    return list(node["properties"])
+    return list(node.get("properties", ()))
 
 
 def _leaves(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:

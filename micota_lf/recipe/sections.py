@@ -56,7 +56,7 @@ def _extra(values: dict[str, Any]) -> dict[str, Any]:
     problems += [f"{key} follows from the recipe or the step" for key in values if key in NAMES["decided"]]
     if problems:
         raise ValueError(f"overrides what the recipe states: {'; '.join(problems)}")
-    return values
+    return {key: value for key, value in values.items() if value is not None}  # null removes
 
 
 def _dotted(values: Any, at: str = "") -> Any:
