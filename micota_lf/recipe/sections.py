@@ -132,6 +132,7 @@ class Train(Section):
     The gradient accumulation is derived: global_batch_size / (per_device_train_batch_size x devices).
     Without `check_template`, a template that trains other tokens than inference meets is only warned of.
     `extra` takes any other LLaMA-Factory argument that neither the recipe states nor the library decides.
+    LoRA is refused: its adapters could be neither evaluated nor merged.
 
     `arrange` says how several processes share a global batch: `order` gives a micro-step rows of like length,
     `pack` lets short rows share a sequence too, apart from each other (slow without flash-attn), `none` does
@@ -152,7 +153,7 @@ class Train(Section):
     adam_beta2: Share = 0.999
     cutoff_len: Count = 16384
     template: str = "qwen"
-    finetuning_type: Literal["full", "lora", "freeze"] = "full"
+    finetuning_type: Literal["full", "freeze"] = "full"
     bf16: bool = True
     packing: bool = False
     flash_attn: str = "auto"
