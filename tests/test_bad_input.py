@@ -375,6 +375,9 @@ STAGE = {
     "a mix of rows without ids": ("mix --part 1=c.jsonl -o out", "c.jsonl: row 1 has no id"),
     "a mix of size 0": ("mix --part 1=r.jsonl --size 0 -o out", "size"),
     "a mix with a word for a seed": ("mix --part 1=c.jsonl --seed x -o out", "seed: invalid int value: 'x'"),
+    "grades over what is graded": ("grade r.jsonl -o ./r.jsonl", "-o: ./r.jsonl is the file that is read"),
+    "a pipe to grade": ("grade /dev/stdin -o out.jsonl", "/dev/stdin: no such file (a pipe cannot"),
+    "a pilot that is not there": ("plan RECIPE --pilot nowhere", "--pilot: no such directory: nowhere"),
     "no command": ("", "required: COMMAND"),
     "an unknown command": ("pln RECIPE", "invalid choice: 'pln'"),
     "an unknown option": ("plan RECIPE --targets x", "unrecognized arguments: --targets"),
@@ -438,6 +441,11 @@ def test_a_command_line_that_makes_no_sense_is_refused(refused, tmp_path, case):
     write_jsonl(tmp_path / "r.jsonl", [row])
     (line,) = refused(*(str(TINY) if word == "RECIPE" else word for word in shlex.split(words)))
     assert expected in line
+
+
+def test_a_command_without_a_recipe_asks_for_that_alone(refused):
+    (line,) = refused("plan")
+    assert line.endswith("required: RECIPE")
 
 
 def cut(path):

@@ -100,8 +100,13 @@ def bpc(args: argparse.Namespace) -> None:
 
 def grade(args: argparse.Namespace) -> None:
     """Any file of responses and answers, graded."""
+    source, output = Path(args.input), Path(args.output)
+    if not source.is_file():  # it is read twice, which a pipe cannot be
+        raise UserError(f"{args.input}: no such file (a pipe cannot be graded)")
+    if output.exists() and output.samefile(source):
+        raise UserError(f"-o: {args.output} is the file that is read; name another")
     columns = Columns(args.response_field, args.answer_field, args.legacy_rule, args.samples)
-    counts = grade_file(args.input, args.output, columns, args.workers, print if args.disagreements else None)
+    counts = grade_file(source, output, columns, args.workers, print if args.disagreements else None)
     right = "n={n}, right: legacy {legacy}, symbolic {symbolic}, {differ} differ".format(**counts)
     _say(args, f"{right}; {_counted(counts['reasons'])}")
 
