@@ -9,7 +9,8 @@ MicotaError            1   anything below
 `- StepLocked          3   another process is at work in the step's directory
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 KNOWN = 20  # names that an error lists
 FREE_SOME = "free some space and run the same command again: what is finished is kept"
@@ -66,3 +67,9 @@ def nearest(key: str, known: Iterable[str]) -> str:
     shown = ", ".join(names[:KNOWN]) + (f", ... ({len(names)} in all)" if len(names) > KNOWN else "")
     close = get_close_matches(key, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {shown or 'none'}"
+
+
+def must_know(name: Any, known: Collection[str], key: str) -> None:
+    """Raise UserError for a name that is not among those known below a key."""
+    if name not in known:
+        raise UserError(f"{key}: unknown name {name!r}; {nearest(str(name), known)}")

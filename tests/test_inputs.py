@@ -253,7 +253,7 @@ def test_a_local_folder_replaces_the_hub_but_not_files(tmp_path, miniature, monk
     ("name", "given", "words"),
     [
         ("aime24", {}, r"benchmark 'aime24': no such file: .*aime24/test\.jsonl"),
-        ("aime", {}, "benchmark 'aime' is unknown; known: aime24, "),
+        ("aime", {}, "benchmarks: unknown name 'aime'; did you mean 'aime24'"),
         (
             "mine",
             {"path": "a.jsonl", "answers": "x"},

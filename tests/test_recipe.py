@@ -268,9 +268,9 @@ def test_accumulation_keeps_the_global_batch_on_any_number_of_gpus(gpus, expecte
 
 
 def test_an_unknown_student_or_corpus_is_a_user_error(tiny):
-    with pytest.raises(UserError, match="no student 'student-x'"):
+    with pytest.raises(UserError, match="students: unknown name 'student-x'"):
         training(tiny, "student-x", "micota")
-    with pytest.raises(UserError, match="no corpus 'x'"):
+    with pytest.raises(UserError, match="corpora: unknown name 'x'"):
         training(tiny, "student-s", "x")
 
 

@@ -68,10 +68,9 @@ def test_an_entry_is_a_task_and_a_sampling_one_and_a_file_of_them_a_group():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (spec_of("micota_gsm9k"), "tasks: 'micota_gsm9k' .*did you mean 'micota_gsm8k'"),
-        (spec_of("gsm8k"), "tasks: 'gsm8k' is neither this package's nor your own"),
+        (spec_of("micota_gsm9k"), "tasks: unknown name 'micota_gsm9k'; did you mean 'micota_gsm8k'"),
+        (spec_of("gsm8k"), "tasks: unknown name 'gsm8k'; "),
         (spec_of("micota_tiny", include_path="./none"), r"^include_path: no such directory: \./none$"),
-        (spec_of("micota_a,b", benchmarks={"a,b": Benchmark("tiny:two")}), "benchmarks.a,b: must be letters"),
         (spec_of("micota_x", benchmarks={"x": Benchmark("./no.jsonl")}), "benchmark 'x': no such file"),
     ],
 )
@@ -90,7 +89,7 @@ def test_own_tasks_stand_beside_the_packages_or_in_their_place(own):
     assert list(chosen_tasks(spec)) == ["mine", "micota_tiny_two", "micota_amc23", "micota_tiny_three"]
     assert list(evaluated_benchmarks(spec)) == ["tiny_three", "amc23"]
     (own / "all.yaml").write_text("group: all\ntask: [mine, mime]\n")
-    with pytest.raises(UserError, match=r"tasks: 'mime' .*did you mean 'mine'"):
+    with pytest.raises(UserError, match=r"tasks: unknown name 'mime'; did you mean 'mine'"):
         chosen_tasks(spec)
     (own / "all.yaml").write_text("group: [all\n")
     with pytest.raises(UserError, match=r"all\.yaml: not valid YAML"):

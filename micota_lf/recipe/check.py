@@ -3,7 +3,6 @@
 In: a typed recipe. Out: one line a problem, each starting with the key path. Nothing is downloaded.
 """
 
-import re
 from collections.abc import Collection, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations, product
@@ -34,10 +33,7 @@ def semantic_problems(recipe: Recipe, known: Recipe | None = None) -> list[str]:
 
 def _name_problems(recipe: Recipe) -> Iterator[str]:
     models = ("teachers", "students", "assistants")
-    named = {key: getattr(recipe, key) for key in (*models, "corpora", "tables")}
-    for key, names in named.items():
-        for name in (name for name in names if not re.fullmatch(r"\w[\w-]{,99}", name)):
-            yield f"{key}.{name}: must be letters, digits, hyphens and underscores, at most 100"
+    named = {key: getattr(recipe, key) for key in models}
     for first, second in combinations(models, 2):
         for name in set(named[first]) & set(named[second]):
             yield f"{second}.{name}: one of {first} has this name too"

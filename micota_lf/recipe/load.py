@@ -31,7 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import RecipeError, UserError, first_line, nearest
 from ..inputs.problems import Prompts
 from .check import asking_problems, semantic_problems
-from .sections import NAMES, Recipe
+from .sections import NAMES, Recipe, leaves
 
 RECIPE = TypeAdapter(Recipe)
 OVERRIDES, VARIANTS = "command line", "variants"
@@ -121,7 +121,7 @@ def source_rows(recipe: Recipe, layers: Layers) -> list[Sourced]:
     order = {where: n for n, (where, _) in enumerate(layers)}
     stated = {key: where for where, values in layers for key in values.get("sources", {})}
     rows = []
-    for key, value in _leaves(asdict(recipe)):
+    for key, value in leaves(asdict(recipe)):
         set_in = origin(layers, key)
         if key.split(".")[0] == "sources" or (set_in is None and value in (None, {}, [])):
             continue  # nothing is said there
@@ -324,11 +324,3 @@ def _known_keys(place: Sequence[str]) -> Iterable[str]:
         node = node.get("properties", {}).get(part) or node["additionalProperties"]
         node = whole["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
     return list(node.get("properties", ()))
-
-
-def _leaves(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{at}.{key}".removesuffix("_").removeprefix("."))
-    else:
-        yield at, node

@@ -9,6 +9,7 @@ Limits and the marks `How` and `Apart` (what enters no step's identity; system/f
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, get_type_hints
@@ -59,18 +60,26 @@ def _extra(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}  # null removes
 
 
-def _dotted(values: Any, at: str = "") -> Any:
-    """A mapping whose inner mappings are written out: `{a: {b: [1, 2]}}` as `{a.b: [1, 2]}`."""
-    if not isinstance(values, dict):
-        return {at: values} if at else values
-    inner = (_dotted(value, f"{at}.{key}".removeprefix(".")) for key, value in values.items())
-    return {key: value for part in inner for key, value in part.items()}
+def leaves(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a mapping and of those within it by dotted key: `a.b` for `{a: {b: [1, 2]}}`."""
+    if isinstance(node, dict) and (node or not at):
+        for key, value in node.items():
+            yield from leaves(value, f"{at}.{key}".removesuffix("_").removeprefix("."))
+    else:
+        yield at, node
+
+
+def _dotted(values: Any) -> Any:
+    return dict(leaves(values)) if isinstance(values, dict) else values
 
 
 def _name(name: str) -> str:
     if not re.fullmatch(r"\w[\w.-]{,99}", name):
         raise ValueError("names directories: at most 100 letters, digits, dots, hyphens and underscores")
     return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
 
 
 class Model(Section):
@@ -259,7 +268,7 @@ class Evaluation(Section):
     """
 
     tasks: Apart[dict[str, str]] = field(default_factory=dict)
-    benchmarks: Apart[dict[str, Benchmark]] = field(default_factory=dict)
+    benchmarks: Apart[dict[Name, Benchmark]] = field(default_factory=dict)
     data_dir: Apart[str | None] = None
     include_path: Apart[str | None] = None
     max_gen_toks: Count = 16384
@@ -364,14 +373,14 @@ class Recipe(Section):
     for it elsewhere, as in a model's path.
     """
 
-    name: Annotated[str, AfterValidator(_name)]
+    name: Name
     prompts: Prompts
-    teachers: dict[str, Model] = field(default_factory=dict)
-    students: dict[str, Student] = field(default_factory=dict)
-    assistants: dict[str, Assistant] = field(default_factory=dict)
-    corpora: dict[str, Corpus] = field(default_factory=dict)
+    teachers: dict[Name, Model] = field(default_factory=dict)
+    students: dict[Name, Student] = field(default_factory=dict)
+    assistants: dict[Name, Assistant] = field(default_factory=dict)
+    corpora: dict[Name, Corpus] = field(default_factory=dict)
     methods: dict[str, str | None] = field(default_factory=NAMES["methods"].copy)
-    tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    tables: dict[Name, dict[str, list[str]]] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
     filter: Filter = field(default_factory=Filter)
     train: Train = field(default_factory=Train)

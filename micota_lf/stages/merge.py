@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import StepFailed, UserError, nearest
+from ..errors import StepFailed, UserError, must_know
 from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
 from ..inputs.weights import KINSHIP, cosines, finite, tensors
@@ -45,9 +45,7 @@ def merge_config(
     The paths default to the recipe's references, `after` to the training's name. Raises UserError for a name
     that is no assistant's.
     """
-    if assistant not in recipe.assistants:
-        hint = nearest(assistant, recipe.assistants)
-        raise UserError(f"recipe {recipe.name}: no assistant {assistant!r}; {hint}")
+    must_know(assistant, recipe.assistants, "assistants")
     spec = recipe.assistants[assistant]
     start = before or model_of(recipe, assistant).reference.resolved
     base = pretrained or (spec.merge.pretrained.resolved if spec.merge.pretrained else None)
