@@ -169,7 +169,9 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("key", ["name", "students", "teachers", "assistants", "corpora", "tables"])
+@pytest.mark.parametrize(
+    "key", ["name", "students", "teachers", "assistants", "corpora", "tables", "evaluation"]
+)
 def test_a_name_that_is_no_name_is_refused_wherever_it_names_files_or_steps(lines_of, recipe_file, key, name):
     values = {
         "name": name,
@@ -178,6 +180,7 @@ def test_a_name_that_is_no_name_is_refused_wherever_it_names_files_or_steps(line
         "teachers": {name: {"model": "tiny:teacher"}},
         "corpora": {name: {"from": "teacher"}},
         "assistants": {name: {"from": "assistant/strong"}},
+        "evaluation": {"benchmarks": {name: {"path": "tiny:two"}}},
     }
     (line,) = lines_of(recipe_file(**{key: values[key]}))
     assert f": {key}" in line and "letters, digits" in line
@@ -372,7 +375,8 @@ STAGE = {
     "a mix that is no whole": ("mix --part 0.5=c.jsonl -o out", "must be above 0 and add up to 1"),
     "a mix of one file twice": ("mix --part 0.5=c.jsonl --part 0.5=c.jsonl -o out", "'c.jsonl' twice"),
     "a mix of a missing file": ("mix --part 1=none.jsonl -o out", "no such file: none.jsonl"),
-    "a mix of rows without ids": ("mix --part 1=c.jsonl -o out", "c.jsonl: row 1 has no id"),
+    "a mix of no prompt": ("mix --part 1=c.jsonl -o out", "c.jsonl: row 1 has no 'prompt'"),
+    "a score of no prompt": ("bpc --model tiny:teacher --corpus c.jsonl -o o", "row 1 has no 'prompt'"),
     "a mix of size 0": ("mix --part 1=r.jsonl --size 0 -o out", "size"),
     "a mix with a word for a seed": ("mix --part 1=c.jsonl --seed x -o out", "seed: invalid int value: 'x'"),
     "grades over what is graded": ("grade r.jsonl -o ./r.jsonl", "-o: ./r.jsonl is the file that is read"),
@@ -402,8 +406,8 @@ STAGE = {
         "row 1 has no prompt",
     ),
     "no model": ("train --model '' --corpus r.jsonl -o out", "--model: no model given"),
-    "a task of nobody's": ("evaluate --model tiny:teacher --tasks nope -o out", "tasks: 'nope' is neither"),
-    "no task": ("evaluate --model tiny:teacher --tasks '' -o out", "tasks: '' is neither"),
+    "a task of nobody's": ("evaluate --model tiny:teacher --tasks nope -o out", "tasks: unknown name 'nope'"),
+    "no task": ("evaluate --model tiny:teacher --tasks '' -o out", "tasks: unknown name ''; known: "),
     "GPUs below zero": (
         "evaluate --model tiny:teacher --tasks micota_tiny_two hardware.gpus=-1 -o out", "hardware.gpus: -1",
     ),
