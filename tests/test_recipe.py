@@ -11,7 +11,7 @@ from conftest import TINY
 
 from micota_lf import RecipeError, UserError, load_recipe
 from micota_lf.cli.main import main
-from micota_lf.inputs.references import ModelRef
+from micota_lf.inputs.references import ModelRef, hub_problems
 from micota_lf.recipe.lineage import accumulation, filtering, strong_teachers, training
 
 NONE = Path("none.jsonl").absolute()
@@ -41,14 +41,15 @@ def test_errors_of_every_sort_come_together_each_with_the_layer_that_holds_it(re
         train={"learning_rate": -1, "lerning_rate": 1, "global_batch_size": 7},
         prompts={"path": "./none.jsonl"},
     )
+    none = path.parent / "none.jsonl"
     assert problems("students.student-s.model=./nowhere", "generation.max_tokens=many", path=path) == [
         "command line: generation.max_tokens: 'many' should be a valid integer",
         f"{path}: train.learning_rate: -1 must be above 0",
         f"{path}: train.lerning_rate: unknown key; did you mean 'learning_rate'?",
         f"{path}: corpora.mix-long.mix: ratios add up to 0.9, not 1",
         f"{path}: methods.MiCoTA: unknown name 'mikota'; did you mean 'micota'?",
-        f"{path}: prompts.path: {NONE}: cannot be read as UTF-8 JSON Lines: "
-        f"[Errno 2] No such file or directory: '{NONE}'",
+        f"{path}: prompts.path: {none}: cannot be read as UTF-8 JSON Lines: "
+        f"[Errno 2] No such file or directory: '{none}'",
         "command line: students.student-s.model: no such model directory: ./nowhere",
     ]
 
@@ -158,6 +159,38 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path):
     path = tmp_path / "loop.yaml"
     path.write_text("extends: loop.yaml\n")
     assert any("extends itself" in line for line in problems(path=path))
+
+
+def test_relative_paths_start_at_the_recipe_and_on_the_command_line_where_one_stands(tmp_path, monkeypatch):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    shutil.copytree(ModelRef("tiny:student-s").local, home / "models" / "mine")
+    shutil.copytree(home, elsewhere)
+    row = '{"problem": "What is 1+1?", "answer": "2"}\n'
+    (home / "p.jsonl").write_text(row)
+    benchmark = "{mine: {path: ../home/p.jsonl}}"
+    (home / "mine.yaml").write_text(
+        f"extends: {TINY}\nprompts: {{path: p.jsonl}}\n"
+        "students: {student-m: {model: ./models/mine}, student-s: {model: models/mine}}\n"
+        f"evaluation: {{benchmarks: {benchmark}, tasks: {{micota_mine: Mine}}}}\n"
+        "variants: {students.student-m.model: [./models/mine, tiny:student-m]}\n"
+    )
+    monkeypatch.chdir(elsewhere)
+    recipe = load_recipe(Path("../home/mine.yaml"))
+    models = {student: spec.reference.local.resolve() for student, spec in recipe.students.items()}
+    assert models["student-m"] == models["student-s"] == home / "models" / "mine"
+    assert recipe.prompts.source.local.resolve() == home / "p.jsonl"
+    assert Path(recipe.variants["students.student-m.model"][0]).resolve() == home / "models" / "mine"
+    said = load_recipe(Path("../home/mine.yaml"), ["students.student-m.model=models/mine"])
+    assert said.students["student-m"].reference.local == elsewhere / "models" / "mine"
+
+
+def test_a_folder_that_is_there_is_never_taken_for_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ModelRef("models/mine").local is None
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert ModelRef("models/mine").local == tmp_path / "models" / "mine"
+    assert ModelRef("").local is None
+    assert hub_problems({"it": ModelRef("models/mime")})["it"].endswith("did you mean 'models/mine'?")
 
 
 def test_null_removes_a_student_and_its_rows_of_tables(recipe_file):

@@ -142,10 +142,9 @@ def _made(args: argparse.Namespace, build: Callable[[Compiler], Input]) -> Resul
 
 
 def _model(args: argparse.Namespace, flag: str = "model", chat: bool = True) -> Input:
-    """A model's input; a directory that is there needs no `./` before its name."""
-    name, revision = getattr(args, flag), vars(args).get("model_revision")
-    ref = ModelRef(f"./{name}" if name[:1] not in "./~" and Path(name).is_dir() else name, revision)
-    if problem := model_problem(ref, chat) if name else "no model given":
+    """A model's input."""
+    ref = ModelRef(getattr(args, flag), vars(args).get("model_revision"))
+    if problem := model_problem(ref, chat) if ref.ref else "no model given":
         raise UserError(f"--{flag}: {problem}")
     return Input.of(ref)
 

@@ -2,6 +2,7 @@
 
     ModelRef("tiny:teacher").local            -> a directory of the tiny family that ships with this package
     ModelRef("./models/ta").resolved          -> its absolute path; relative ones start where we are
+    ModelRef("models/ta").local               -> the same where that is there: a folder is never a hub id
     ModelRef("Qwen/Qwen2.5-3B", "abc").local  -> None: an id on the Hugging Face hub
     DataRef("tiny:two").local                 -> a JSON Lines file of the tiny family
     ModelRef("Qwen/Qwen2.5-3B").file("config.json")                 -> a path in the hub's cache, or None
@@ -12,6 +13,7 @@ path, so that moving a checkout re-runs nothing. Whether the hub is asked at all
 business (HF_HUB_OFFLINE, HF_TOKEN).
 """
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from ..errors import first_line
+from ..errors import first_line, nearest
 from ..system.files import directory_digest, file_digest, read_json
 from ..tiny import TINY_ROOT
 
@@ -41,7 +43,8 @@ class ModelRef:
         """The path that the reference names (it may not exist), or None for a hub id."""
         if self.ref.startswith("tiny:"):
             return TINY_ROOT / self.tiny.format(self.ref.removeprefix("tiny:"))
-        if self.ref.startswith(("/", "./", "../", "~")) or self.ref.endswith(".jsonl"):
+        named = self.ref.startswith(("/", "./", "../", "~")) or self.ref.endswith(".jsonl")
+        if named or os.path.exists(self.ref):
             return Path(self.ref).expanduser().absolute()
         return None
 
@@ -129,5 +132,7 @@ def hub_problems(models: Mapping[str, ModelRef]) -> dict[str, str]:
             reason = next(REASONS[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in REASONS)
             reason = reason.format(file=file, obstacle=obstacle, error=first_line(error))
             revision = f" (revision {model.revision})" if model.revision else ""
-            found[role] = f"{role}: {model.ref!r}{revision} {reason}"
+            beside = [str(path) for path in Path(model.ref).parent.glob("*/")] if "/" in model.ref else []
+            hint = f"; {nearest(model.ref, beside)}" if beside else ""  # an id that was meant for a folder
+            found[role] = f"{role}: {model.ref!r}{revision} {reason}{hint}"
     return found

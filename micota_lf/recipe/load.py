@@ -15,6 +15,7 @@ sets is no longer what that source says.
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -37,6 +38,7 @@ RECIPE = TypeAdapter(Recipe)
 OVERRIDES, VARIANTS = "command line", "variants"
 NAME_CHARACTERS = 100  # of a variant's, which names directories
 MAX_NODES = 100_000  # of a file, its aliases written out
+PATHS = ("model", "pretrained_model", "path", "file", "data_dir", "include_path")  # keys that may hold one
 Layer = tuple[str, dict[str, Any]]
 Layers = list[Layer]
 WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -201,13 +203,28 @@ def _read(path: Path) -> Any:
             raise UserError("a recipe is a mapping of sections")
         if _nodes(node, {}) > MAX_NODES:
             raise UserError(f"aliases: written out, they make more than {MAX_NODES} values")
-        return OmegaConf.to_container(OmegaConf.create(text))
+        return _rooted(OmegaConf.to_container(OmegaConf.create(text)), path.absolute().parent)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise UserError("cannot be read: nested too deeply") from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read: {first_line(error)}") from error
+
+
+def _rooted(value: Any, home: Path, key: str = "") -> Any:
+    """A file's values, the paths among them absolute: relative ones start where the file is.
+
+    A path begins with `./` or `../`, or is that of something that is there.
+    """
+    if isinstance(value, dict):
+        return {name: _rooted(one, home, str(name).rpartition(".")[2]) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_rooted(one, home, key) for one in value]
+    if not (key in PATHS and isinstance(value, str) and value):
+        return value
+    named = value.startswith(("./", "../")) or os.path.exists(home / value)
+    return str(home / value) if named else value
 
 
 def _nodes(node: Any, known: dict[int, float]) -> float:
