@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from micota_lf import RecipeError, UserError, load_recipe
+from micota_lf import RecipeError, UserError, compile_plan, load_recipe
 from micota_lf.cli.main import main
 from micota_lf.inputs.references import ModelRef, hub_problems
 from micota_lf.recipe.lineage import accumulation, filtering, strong_teachers, training
@@ -225,6 +225,34 @@ def test_null_removes_a_method_that_has_a_corpus_and_never_makes_its_row_the_unt
     assert load_recipe(path).methods == {"Instruct": None, "Mine": None, "Other": "half"}
     (path.parent / "next.yaml").write_text("extends: recipe.yaml\nmethods: {Instruct: null, Other: null}\n")
     assert load_recipe(path.parent / "next.yaml").methods == {"Instruct": None}
+
+
+SCRATCH = """
+name: scratch
+prompts: {path: "tiny:train", limit: 20}
+teachers: {big: {model: "tiny:teacher"}}
+students: {s: {model: "tiny:student-s", train: {use_cpu: true, bf16: false}}}
+corpora: {strong: {from: big}}
+"""
+
+
+def test_a_scratch_recipe_has_the_papers_methods_of_its_corpora_and_fails_on_no_other_name(tmp_path):
+    path = tmp_path / "scratch.yaml"
+    path.write_text(SCRATCH)
+    assert load_recipe(path).methods == {"Instruct": None, "Strong Teacher CoT": "strong"}
+    path.write_text(SCRATCH.replace("strong:", "mine:"))
+    assert load_recipe(path, ["methods.Mine=mine"]).methods == {"Instruct": None, "Mine": "mine"}
+    assert problems("methods.MiCoTA=micota", path=path) == [
+        "command line: methods.MiCoTA: unknown name 'micota'; known: mine"
+    ]
+
+
+def test_a_recipe_without_tasks_still_trains_and_merges(tmp_path):
+    path = tmp_path / "scratch.yaml"
+    path.write_text(SCRATCH + "assistants: {ta: {from: s/strong}}\n")
+    slots = compile_plan(load_recipe(path)).slots
+    assert {"train/s/strong", "merge/ta"} <= slots.keys()
+    assert not any(slot.startswith("evaluate") for slot in slots)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial, reduce
 from itertools import product, takewhile
 from pathlib import Path
@@ -110,10 +110,8 @@ def schema() -> dict[str, Any]:
 def origin(layers: Layers, key: str) -> str | None:
     """The last layer (as `load_layers` gives them) that sets a dotted key, or what it lies in, or None."""
     for where, values in reversed(layers):
-        node: Any = values
-        for part in key.split("."):
-            node = node.get(part, layers) if isinstance(node, dict) else node
-        if node is not layers:
+        given = (f"{leaf}." for leaf, _ in leaves(values))
+        if any(f"{key}.".startswith(leaf) or leaf.startswith(f"{key}.") for leaf in given):
             return where
     return None
 
@@ -142,7 +140,8 @@ def _frozen(
     problems: list[str] = []
     layers = [*layers, (VARIANTS if file == VARIANTS else OVERRIDES, _from_dots(overrides, problems))]
     found: dict[str, str] = {}  # by dotted key
-    recipe = _checked(_resolved(_without_rows(_merged(layers), layers), found), found)
+    recipe = _checked(_resolved(_merged(layers), found), found)
+    recipe = recipe and _shown(recipe, layers)
     lines = [f"{key}: {words}" for key, words in found.items()] + list(check(recipe) if recipe else ())
     problems += [f"{origin(layers, line.partition(': ')[0]) or file}: {line}" for line in lines]
     if problems or not recipe:
@@ -271,31 +270,31 @@ def _resolved(values: dict[str, Any], found: dict[str, str]) -> Any:
             del error.parent_node[error.key]
 
 
-def _without_rows(values: dict[str, Any], layers: Layers) -> dict[str, Any]:
-    """The values without methods that a null removes, and without such methods' and students' rows of tables.
+def _shown(recipe: Recipe, layers: Layers) -> Recipe:
+    """The recipe without methods and rows of tables that nobody means to show.
 
     A null method is the student untrained. So it removes one that has a corpus in an earlier layer or in the
-    paper: nobody means to call the untrained student by its name.
+    paper: nobody calls the untrained student by its name. Those of the paper's methods that no layer states
+    are left out if the recipe has not their corpus.
     """
 
-    def entries(node: Any, key: str) -> dict[str, Any]:
-        found = node.get(key) if isinstance(node, dict) else None
-        return found if isinstance(found, dict) else {}
+    def given(key: str) -> list[tuple[str, Any]]:
+        return [pair for _, layer in layers if isinstance(v := layer.get(key), dict) for pair in v.items()]
 
-    given = [NAMES["methods"], *(entries(layer, "methods") for _, layer in layers)]
-    learnt = [name for methods in given for name, corpus in methods.items() if corpus]
-    nulls = {
-        key: [n for n, v in entries(values, key).items() if v is None] for key in ("methods", "students")
+    learnt = {name for name, corpus in (*NAMES["methods"].items(), *given("methods")) if corpus}
+    stated, corpora = dict(given("methods")), recipe.corpora
+    gone = [
+        name
+        for name, corpus in recipe.methods.items()
+        if (corpus not in corpora and name not in stated if corpus else name in learnt)
+    ]
+    methods = {name: corpus for name, corpus in recipe.methods.items() if name not in gone}
+    lost = dict(given("students")).keys() - recipe.students.keys()
+    tables = {
+        table: {who: [m for m in shown if m not in gone] for who, shown in rows.items() if who not in lost}
+        for table, rows in recipe.tables.items()
     }
-    gone = [name for name in nulls["methods"] if name in learnt]
-    for name in gone:
-        del values["methods"][name]
-    for table in entries(values, "tables"):
-        rows = entries(values["tables"], table)
-        for student in [student for student in rows if student in nulls["students"]]:
-            del rows[student]
-        rows |= {who: [m for m in ms if m not in gone] for who, ms in rows.items() if isinstance(ms, list)}
-    return values
+    return replace(recipe, methods=methods, tables=tables)
 
 
 def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:

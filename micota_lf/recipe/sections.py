@@ -363,9 +363,10 @@ class Recipe(Section):
     """One run of the method. The sections are described by their classes.
 
     `name` names the report's directory. `methods` maps the name of a table's row to a corpus (null: the
-    student untrained). `tables` maps a table to the methods of each student in it (`others`: of every student
-    that it does not name); without it, the paper's Tables 1 to 3 hold all students. `sources` says where
-    values come from (`micota plan --sources`).
+    student untrained); without it, the paper's rows hold whose corpora there are. `tables` maps a table to
+    the methods of each student in it (`others`: of every student that it does not name); without it, the
+    paper's Tables 1 to 3 hold all students. `sources` says where values come from (`micota plan
+    --sources`).
 
     `variants` gives keys several values each: a run is then one of every combination, in one plan whose equal
     steps are one, and the report compares them. `seed` is that of everything random, in place of each

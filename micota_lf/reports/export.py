@@ -19,18 +19,15 @@ import yaml
 from .. import __version__
 from ..errors import UserError
 from ..plan.plan import Input, Plan, Step
+from ..recipe.sections import NAMES
 from ..run.step import finished
 from ..run.workspace import damage
-from ..stages.merge import TOKENIZER_FILES
 from ..system.files import write_text
 from .outcomes import Outcomes
 from .sheets import document, make_sheet
 from .tables import accuracies, corpora_sheet
 
-LOADED = (
-    "*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.model", "*.jinja",
-    *TOKENIZER_FILES,
-)  # fmt: skip
+LOADED = [*NAMES["exported"], *NAMES["tokenizer_files"]]
 MODEL_ROLES = ("model", "before", "after", "pretrained")
 UNKNOWN = "unknown"  # the hub's own word
 
