@@ -405,6 +405,16 @@ STAGE = {
         "train --model tiny:student-s --corpus c.jsonl -o out train.check_template=false",
         "row 1 has no prompt",
     ),
+    "a model that is nowhere": (
+        "bpc --model models/nowhere --corpus r.jsonl -o out", "--model: 'models/nowhere' is not in the local",
+    ),
+    "a merge with nothing": (
+        "merge --before tiny:assistant --after models/nowhere -o out", "--after: 'models/nowhere' is not in",
+    ),
+    "a benchmark that is not to be had": (
+        "evaluate --model tiny:teacher --tasks micota_x evaluation.benchmarks.x.path=no-such/set -o out",
+        "; evaluation.data_dir may name a folder with NAME/test.jsonl",
+    ),
     "no model": ("train --model '' --corpus r.jsonl -o out", "--model: no model given"),
     "a task of nobody's": ("evaluate --model tiny:teacher --tasks nope -o out", "tasks: unknown name 'nope'"),
     "no task": ("evaluate --model tiny:teacher --tasks '' -o out", "tasks: unknown name ''; known: "),

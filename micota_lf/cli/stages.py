@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import StepFailed, UserError
 from ..grading.measures import Columns, grade_file
 from ..inputs.problems import Prompts
-from ..inputs.references import DataRef, ModelRef
+from ..inputs.references import DataRef, ModelRef, hub_problems
 from ..inputs.weights import model_problem
 from ..plan.compile import Compiler
 from ..plan.placement import placed
@@ -27,7 +27,7 @@ from ..system.files import read_json
 
 def generate(args: argparse.Namespace) -> None:
     """Responses of a model to prompts."""
-    _say(args, *summary_lines(_made(args, lambda c: c.generate("", _model(args, chat=False)))))
+    _say(args, *summary_lines(_made(args, lambda c: c.generate("", _model(args, chat=False, hub=False)))))
 
 
 def filter(args: argparse.Namespace) -> None:
@@ -141,11 +141,13 @@ def _made(args: argparse.Namespace, build: Callable[[Compiler], Input]) -> Resul
         raise
 
 
-def _model(args: argparse.Namespace, flag: str = "model", chat: bool = True) -> Input:
-    """A model's input."""
+def _model(args: argparse.Namespace, flag: str = "model", chat: bool = True, hub: bool = True) -> Input:
+    """A model's input, which must be here or on the `hub` (or else is a server's)."""
     ref = ModelRef(getattr(args, flag), vars(args).get("model_revision"))
     if problem := model_problem(ref, chat) if ref.ref else "no model given":
         raise UserError(f"--{flag}: {problem}")
+    for line in hub_problems({f"--{flag}": ref} if hub else {}).values():
+        raise UserError(line)
     return Input.of(ref)
 
 

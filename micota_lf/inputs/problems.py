@@ -137,4 +137,6 @@ def _hub_rows(spec: Problems) -> list[Row]:
     try:
         return list(load_dataset(spec.path, spec.subset, split=spec.split, revision=spec.revision))
     except Exception as error:  # datasets raises many kinds; each means that the set is not to be had
-        raise UserError(f"{spec.path!r} could not be loaded from the hub: {first_line(error)}") from error
+        cure = "; evaluation.data_dir may name a folder with NAME/test.jsonl" * isinstance(spec, Benchmark)
+        words = f"could not be loaded from the hub: {first_line(error)}{cure}"
+        raise UserError(f"{spec.path!r} {words}") from error

@@ -282,14 +282,11 @@ def _shown(recipe: Recipe, layers: Layers) -> Recipe:
         return [pair for _, layer in layers if isinstance(v := layer.get(key), dict) for pair in v.items()]
 
     learnt = {name for name, corpus in (*NAMES["methods"].items(), *given("methods")) if corpus}
-    stated, corpora = dict(given("methods")), recipe.corpora
-    gone = [
-        name
-        for name, corpus in recipe.methods.items()
-        if (corpus not in corpora and name not in stated if corpus else name in learnt)
-    ]
+    stated = {name for name, _ in given("methods")}
+    gone = {name for name, corpus in recipe.methods.items() if corpus is None and name in learnt}
+    gone |= {n for n, corpus in NAMES["methods"].items() if corpus and corpus not in recipe.corpora} - stated
     methods = {name: corpus for name, corpus in recipe.methods.items() if name not in gone}
-    lost = dict(given("students")).keys() - recipe.students.keys()
+    lost = {name for name, _ in given("students")} - recipe.students.keys()
     tables = {
         table: {who: [m for m in shown if m not in gone] for who, shown in rows.items() if who not in lost}
         for table, rows in recipe.tables.items()

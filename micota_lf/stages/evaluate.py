@@ -198,6 +198,8 @@ def kept_answers(directory: Path) -> list[str]:
 def run(step: Context) -> Results:
     """Let lm-eval ask the model without grading, then grade its samples."""
     load_chat(step.inputs["model"])  # UserError at once if no tokens of its responses could be counted
+    for benchmark in step.how["benchmarks"].values():  # nor its problems be had
+        load_problems(Benchmark(**benchmark))
     tasks, cache = step.config["tasks"], step.directory / "cache"
     spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **step.how)
     words = [*generation_arguments(step), "--predict_only", *kept_answers(cache)]

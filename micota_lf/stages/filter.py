@@ -66,10 +66,8 @@ def whole_rows(responses: str | Path, rule: Filter = ANY) -> Iterator[Row]:
         "response_tokens": rule.max_tokens and f", which max_tokens {rule.max_tokens} needs",
     }
     for number, row in enumerate(iter_jsonl(responses), start=1):
-        where, given = (
-            f"{responses}: row {number}",
-            {k: value for k, value in row.items() if value is not None},
-        )
+        where = f"{responses}: row {number}"
+        given = {name: value for name, value in row.items() if value is not None}
         for column, kind in {**KINDS, "answer": object}.items():
             if column in given and not isinstance(given[column], kind):
                 found = type(given[column]).__name__
