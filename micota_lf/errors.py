@@ -65,7 +65,8 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
     names = [str(name) for name in known]
     shown = ", ".join(names[:KNOWN]) + (f", ... ({len(names)} in all)" if len(names) > KNOWN else "")
-    close = get_close_matches(key, names, n=1, cutoff=0.6)
+    short = [name for name in names if key == "".join(part[:1] for part in name.split("_"))]  # as in lr
+    close = get_close_matches(key, names, n=1, cutoff=0.6) or short
     return f"did you mean {close[0]!r}?" if close else f"known: {shown or 'none'}"
 
 

@@ -80,6 +80,16 @@ def test_a_task_or_benchmark_that_cannot_be_is_one_line_naming_it(spec, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_task_file_whose_include_is_not_beside_it_is_refused_as_lm_eval_would_skip_it(own):
+    (own / "other.yaml").write_text("include: _math.yaml\ntask: other\n")
+    with pytest.raises(
+        UserError, match=r"include_path: .*other.yaml: include: no such file beside it: _math"
+    ):
+        chosen_tasks(spec_of("other", include_path=str(own)))
+    (own / "_math.yaml").write_text("dataset_path: x\n")
+    assert list(chosen_tasks(spec_of("other", include_path=str(own)))) == ["other"]
+
+
 def test_own_tasks_stand_beside_the_packages_or_in_their_place(own):
     (own / "two.yaml").write_text("task: micota_tiny_two\nmetadata: {benchmark: tiny_three}\n")
     (own / "all.yaml").write_text(

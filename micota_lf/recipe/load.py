@@ -323,7 +323,9 @@ def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:
 def _words(error: Any, place: Sequence[Any]) -> str:
     """An error of pydantic in words."""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key; {nearest(str(place[-1]), _known_keys(place[:-1]))}"
+        hint = nearest(str(place[-1]), known := _known_keys(place[:-1]))
+        more = "extra" in known and hint.startswith("known")
+        return f"unknown key; {hint}{'; `extra` takes other arguments of LLaMA-Factory' if more else ''}"
     if error["type"].startswith("missing"):
         return "missing, and it has no default"
     words = WORDS.get(error["type"], "").format(**error.get("ctx", {}))
