@@ -66,7 +66,7 @@ def test_responses_to_another_question_are_not_continued(tmp_path):
     before = (tmp_path / "out.jsonl").read_text()
     with pytest.raises(UserError, match="template"):
         generated(tmp_path / "out.jsonl", template="{problem}?")
-    with pytest.raises(UserError, match="limit: 20 then, 21 now; 1 added: tiny-train-0020"):
+    with pytest.raises(UserError, match=r"limit: 20 -> 21; problems.tiny-train-0020: .\(absent\). -> "):
         generated(tmp_path / "out.jsonl", n=21)
     assert (tmp_path / "out.jsonl").read_text() == before
 

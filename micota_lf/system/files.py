@@ -27,6 +27,7 @@ Row = dict[str, Any]
 WHOLE_FILE_HASH_BYTES, END_BYTES = 64 * 2**20, 2**20
 PARTIAL = ".*.partial"  # what a writer that was killed leaves
 NO_TEXT = "holds half a surrogate pair, which is no text"
+ABSENT = "(absent)"
 MAX_LINE = 2**25  # characters of a row: a thousand times a response of 16K tokens
 
 
@@ -130,6 +131,16 @@ def read_jsonl(path: str | Path) -> list[Row]:
 def write_yaml(path: str | Path, data: Any) -> None:
     """Write YAML by rename, keys in the order given."""
     write_text(path, yaml.safe_dump(data, sort_keys=False))
+
+
+def differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """`path: old -> new` for each value of two mappings that differs."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [f"{at}: {old!r} -> {new!r}"] if old != new else []
+    lines = []
+    for key in {**old, **new}:
+        lines += differences(old.get(key, ABSENT), new.get(key, ABSENT), f"{at}.{key}".lstrip("."))
+    return lines
 
 
 def digest(data: Any, length: int = 12) -> str:
