@@ -54,7 +54,7 @@ class StepLocked(MicotaError):
     exit_code = 3
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

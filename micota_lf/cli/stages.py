@@ -153,7 +153,7 @@ def _model(args: argparse.Namespace, flag: str = "model", chat: bool = True, hub
 
 def _data(path: str) -> Input:
     file = DataRef(path if path.startswith("tiny:") else str(Path(path).absolute()))
-    if not (file.local and file.local.is_file()):
+    if not (file.local and file.local.exists()):
         raise UserError(f"no such file: {path}")
     return Input.of(file)
 

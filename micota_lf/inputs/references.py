@@ -110,7 +110,7 @@ class ModelRef:
 
 
 class DataRef(ModelRef):
-    """A file of prompts, responses or a corpus (JSON Lines), or a data set on the hub."""
+    """A file of prompts, responses or a corpus (system/files.py), or a data set on the hub."""
 
     tiny: ClassVar[str] = "data/{}.jsonl"
 

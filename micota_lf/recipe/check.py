@@ -64,8 +64,8 @@ def _corpus_problems(recipe: Recipe, trained: list[str]) -> Iterator[str]:
         if corpus.from_:
             known = [*sources, *trained] if "/" in corpus.from_ else sources
             yield from _unknown(f"{at}.from", [corpus.from_], known)
-        if corpus.file and not ((path := DataRef(corpus.file).local) and path.is_file()):
-            yield f"{at}.file: no such file: {corpus.file} (a JSON Lines file, or ./ and its name)"
+        if corpus.file and not ((path := DataRef(corpus.file).local) and path.exists()):
+            yield f"{at}.file: no such file: {corpus.file} (./ and its name, if it is none of JSON Lines)"
         yield from _unknown(f"{at}.mix", corpus.mix, recipe.corpora)
         for part in corpus.mix:
             if part in recipe.corpora and recipe.corpora[part].mix:

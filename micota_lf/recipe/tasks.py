@@ -67,7 +67,7 @@ def benchmark_named(name: str, given: Mapping[str, Any] | None, data_dir: str | 
     path = spec.source.local
     if path is None and data_dir:
         path = Path(data_dir).expanduser().absolute() / name / "test.jsonl"
-    if path and not path.is_file():
+    if path and not path.exists():
         raise UserError(f"benchmark {name!r}: no such file: {path}")
     return replace(spec, path=str(path)) if path and not spec.path.startswith("tiny:") else spec
 

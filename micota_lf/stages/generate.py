@@ -66,8 +66,7 @@ def generate(
     }  # fmt: skip
     meta = output.with_suffix(".meta.json")
     before = read_json(meta) if output.is_file() and output.stat().st_size else {}
-    changed = differences({key: before.get(key) for key in asked}, asked) if before else []
-    if changed:
+    if before and (changed := differences({key: before.get(key) for key in asked}, asked)):
         said = "; ".join([*changed[:NAMED], *(["..."] if len(changed) > NAMED else [])])
         raise UserError(f"{output}: holds responses to another request ({said}); choose another")
     done = {row["id"] for row in _finished(output)}

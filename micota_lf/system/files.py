@@ -6,6 +6,8 @@ In: paths and plain data. Out: JSON and JSON Lines files that appear by rename.
     rows = read_jsonl("corpus.jsonl")
 """
 
+import csv
+import gzip
 import hashlib
 import json
 import os
@@ -15,10 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import jsonlines
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 Row = dict[str, Any]
 
@@ -89,35 +90,51 @@ def json_line(row: Row) -> str:
 def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
     """Write one JSON object a line, by rename."""
     with atomic_writer(path) as handle:
-        jsonlines.Writer(handle).write_all(rows)
+        handle.writelines(map(json_line, rows))
 
 
 def iter_jsonl(path: str | Path, repair: bool = False) -> Iterator[Row]:
-    """The rows of a JSON Lines file one by one; blank lines are skipped.
+    """The rows of a file one by one; blank lines are skipped.
 
-    With `repair`, a last line without its end (the writer was killed in the middle of it) is dropped.
-    Raises UserError naming the file and the line for anything else that is not a JSON object.
+    A name that ends in `.csv` (its values stay text), `.json` (one list of rows) or `.parquet` is of such a
+    file, any other of JSON Lines; but for Parquet, `.gz` may follow. A folder is one of datasets'
+    save_to_disk. With `repair`, a last line without its end (the writer was killed in the middle of it) is
+    dropped. Raises UserError naming the file, and of JSON the row, for anything else.
     """
+    path, kind, number = Path(path), Path(str(path).removesuffix(".gz")).suffix, 0
     try:
-        with Path(path).open("rb") as handle:  # a line may be torn within a character
+        if path.is_dir() or kind == ".parquet":
+            from datasets import Dataset
+
+            yield from Dataset.load_from_disk(str(path)) if path.is_dir() else Dataset.from_parquet(str(path))
+            return
+        opened: Any = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rb") as handle:  # a line may be torn within a character
             if handle.peek(len(BOM_UTF8)).startswith(BOM_UTF8):  # engines that read the file may stumble
                 raise ValueError("line 1 is not JSON: it starts with a byte order mark")
+            if kind == ".csv":
+                yield from csv.DictReader(line.decode() for line in handle)
             lines = (line for line in handle if line.endswith(b"\n") or not repair)
-            yield from jsonlines.Reader(lines, loads=_row).iter(type=dict, skip_empty=True)
-    except (OSError, ValueError) as error:
-        where = f"line {error.lineno} " if isinstance(error, jsonlines.InvalidLineError) else ""
-        reason = f"{where}{error.__cause__ or error}"
-        raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {reason}") from error
+            if kind == ".json" and handle.peek(1).startswith(b"["):
+                lines = (json.dumps(row).encode() for row in json.load(handle))
+            for number, line in enumerate(lines, start=1):  # noqa: B007 - an error says which
+                if line.strip():
+                    yield _row(line.decode())
+    except Exception as error:  # of several libraries: each means that the file is not what its name says
+        where = f"line {number} " if number else ""
+        reason = first_line(error.__cause__ or error)
+        what = {".csv": "CSV", ".json": "JSON", ".parquet": "Parquet"}.get(kind, "UTF-8 JSON Lines")
+        raise UserError(f"{path}: cannot be read as {what}: {where}{reason}") from error
 
 
-def _row(line: str | bytes) -> Row:
+def _row(line: str) -> Row:
     """Raises ValueError saying what a line is in place of a row."""
     if len(line) > MAX_LINE:
         raise ValueError(f"has {len(line)} characters; a row has at most {MAX_LINE}")
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"is not JSON: {error}") from error
+        raise ValueError(f"is not JSON: {error}") from None
     if not isinstance(row, dict):
         raise ValueError(f"is a {type(row).__name__}, not a JSON object")
     return row
