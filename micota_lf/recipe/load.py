@@ -301,7 +301,6 @@ def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:
     recipe where a mapping is none, or one that has no default is missing. A null that removes is left out
     too, and not wrong.
     """
-    lost = False
     for _ in range(2):
         try:
             return RECIPE.validate_python(values)
@@ -314,8 +313,7 @@ def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:
             empties = one["type"] in ("dict_type", "list_type") and value is None and not _known_keys(place)
             if not empties and (value is not None or _known_keys(path)):
                 found.setdefault(".".join(map(str, place)), _words(one, place))
-                lost = lost or one["type"] in ("dataclass_type", "dict_type")
-        if lost:
+        if any(one["type"] in ("dataclass_type", "dict_type") and one["input"] for one in refused):
             break
     return None
 

@@ -184,6 +184,7 @@ class Train(Section):
     ] = "steps"
     save_total_limit: How[Count | None] = 1
     logging_steps: How[Count] = 1
+    report_to: How[Literal["none", "tensorboard", "wandb", "mlflow", "swanlab", "trackio"]] = "none"
 
 
 # Some keys of a section, to be laid over its own values; and one of the names of MERGE_METHODS.
