@@ -357,7 +357,9 @@ def test_benchmarks_on_the_hub_are_loaded_and_counted_before_any_evaluation(tmp_
     report = preflight_report(tmp_path, *hub_words("found"), *hub_words("gone"), *hub_words("lost"))
     at = "evaluation.benchmarks."
     assert report.problems == [
-        f"{at}{name}: '{name}' could not be loaded from the hub: no {name} here" for name in ("gone", "lost")
+        f"{at}{name}: '{name}' could not be loaded from the hub: no {name} here; "
+        "evaluation.data_dir may name a folder with NAME/test.jsonl"
+        for name in ("gone", "lost")
     ]
     report = preflight_report(tmp_path, *hub_words("found", answer_field="solution"))
     assert report.problems == [f"{at}found: found: row 1: 'solution' holds no answer: None"]

@@ -222,8 +222,9 @@ def test_samples_that_cannot_be_graded_are_a_failed_step_and_no_bad_input(tmp_pa
 
 
 def test_a_model_without_a_tokenizer_is_refused_before_anything_runs(tmp_path):
+    config, how, _ = evaluate.settings(recipe_of(Evaluation(tasks={"micota_tiny_two": "Two-step"})))
     with pytest.raises(UserError, match=r"no tokenizer\.json"):
-        evaluate.STAGE.run(Context(tmp_path, {}, {"model": ModelRef(str(tmp_path))}, {}))
+        evaluate.STAGE.run(Context(tmp_path, config, {"model": ModelRef(str(tmp_path))}, how))
 
 
 @pytest.mark.slow
