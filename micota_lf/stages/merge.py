@@ -187,7 +187,7 @@ def answer_health(answers: Path) -> dict[str, Any]:
     ended = sum(row["finish_reason"] == "stop" for row in rows)
     tokens = [row["response_tokens"] for row in rows]
     if not ended:
-        within = f"within {max(tokens)} tokens (generation.max_tokens)"
+        within = f"within {max(tokens)} tokens (generation.max_tokens; merge.health_prompts=0 asks none)"
         why = f"it does not stop, or only repeats itself; see {answers}"
         raise StepFailed(f"none of the merged model's {len(rows)} greedy answers ended {within}: {why}")
     return {"prompts": len(rows), "ended": ended, "mean_response_tokens": sum(tokens) / len(rows)}
