@@ -9,7 +9,8 @@ MicotaError            1   anything below
 `- StepLocked          3   another process is at work in the step's directory
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 KNOWN = 20  # names that an error lists
 FREE_SOME = "free some space and run the same command again: what is finished is kept"
@@ -53,7 +54,7 @@ class StepLocked(MicotaError):
     exit_code = 3
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -64,5 +65,12 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
     names = [str(name) for name in known]
     shown = ", ".join(names[:KNOWN]) + (f", ... ({len(names)} in all)" if len(names) > KNOWN else "")
-    close = get_close_matches(key, names, n=1, cutoff=0.6)
+    short = [name for name in names if key == "".join(part[:1] for part in name.split("_"))]  # as in lr
+    close = get_close_matches(key, names, n=1, cutoff=0.6) or short
     return f"did you mean {close[0]!r}?" if close else f"known: {shown or 'none'}"
+
+
+def must_know(name: Any, known: Collection[str], key: str) -> None:
+    """Raise UserError for a name that is not among those known below a key."""
+    if name not in known:
+        raise UserError(f"{key}: unknown name {name!r}; {nearest(str(name), known)}")

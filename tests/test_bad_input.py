@@ -169,7 +169,9 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("key", ["name", "students", "teachers", "assistants", "corpora", "tables"])
+@pytest.mark.parametrize(
+    "key", ["name", "students", "teachers", "assistants", "corpora", "tables", "evaluation"]
+)
 def test_a_name_that_is_no_name_is_refused_wherever_it_names_files_or_steps(lines_of, recipe_file, key, name):
     values = {
         "name": name,
@@ -178,6 +180,7 @@ def test_a_name_that_is_no_name_is_refused_wherever_it_names_files_or_steps(line
         "teachers": {name: {"model": "tiny:teacher"}},
         "corpora": {name: {"from": "teacher"}},
         "assistants": {name: {"from": "assistant/strong"}},
+        "evaluation": {"benchmarks": {name: {"path": "tiny:two"}}},
     }
     (line,) = lines_of(recipe_file(**{key: values[key]}))
     assert f": {key}" in line and "letters, digits" in line
@@ -191,6 +194,11 @@ VALUES = {
     "train.learning_rate={a: 1}": "train.learning_rate",
     "train.learning_rate=": "train.learning_rate",
     "train.bf16=maybe": "train.bf16",
+    "train.lr=1": "train.lr: unknown key; did you mean 'learning_rate'?",
+    "train.lora_rank=8": "`extra` takes other arguments of LLaMA-Factory",
+    "prompts.template=Q: {problem}": "must be a text (quote one that holds a colon and a blank, or braces)",
+    "train.finetuning_type=lora": "train.finetuning_type: 'lora' must be 'full' or 'freeze'",
+    "students.student-s.train.finetuning_type=lora": "students.student-s.train.finetuning_type: 'lora' must",
     "train=3": "train",
     "train=null": "train",
     "students=[1]": "students",
@@ -370,9 +378,13 @@ STAGE = {
     "a mix that is no whole": ("mix --part 0.5=c.jsonl -o out", "must be above 0 and add up to 1"),
     "a mix of one file twice": ("mix --part 0.5=c.jsonl --part 0.5=c.jsonl -o out", "'c.jsonl' twice"),
     "a mix of a missing file": ("mix --part 1=none.jsonl -o out", "no such file: none.jsonl"),
-    "a mix of rows without ids": ("mix --part 1=c.jsonl -o out", "c.jsonl: row 1 has no id"),
+    "a mix of no prompt": ("mix --part 1=c.jsonl -o out", "c.jsonl: row 1 has no 'prompt'"),
+    "a score of no prompt": ("bpc --model tiny:teacher --corpus c.jsonl -o o", "row 1 has no 'prompt'"),
     "a mix of size 0": ("mix --part 1=r.jsonl --size 0 -o out", "size"),
     "a mix with a word for a seed": ("mix --part 1=c.jsonl --seed x -o out", "seed: invalid int value: 'x'"),
+    "grades over what is graded": ("grade r.jsonl -o ./r.jsonl", "-o: ./r.jsonl is the file that is read"),
+    "a pipe to grade": ("grade /dev/stdin -o out.jsonl", "/dev/stdin: no such file (a pipe cannot"),
+    "a pilot that is not there": ("plan RECIPE --pilot nowhere", "--pilot: no such directory: nowhere"),
     "no command": ("", "required: COMMAND"),
     "an unknown command": ("pln RECIPE", "invalid choice: 'pln'"),
     "an unknown option": ("plan RECIPE --targets x", "unrecognized arguments: --targets"),
@@ -396,9 +408,19 @@ STAGE = {
         "train --model tiny:student-s --corpus c.jsonl -o out train.check_template=false",
         "row 1 has no prompt",
     ),
+    "a model that is nowhere": (
+        "bpc --model models/nowhere --corpus r.jsonl -o out", "--model: 'models/nowhere' is not in the local",
+    ),
+    "a merge with nothing": (
+        "merge --before tiny:assistant --after models/nowhere -o out", "--after: 'models/nowhere' is not in",
+    ),
+    "a benchmark that is not to be had": (
+        "evaluate --model tiny:teacher --tasks micota_x evaluation.benchmarks.x.path=no-such/set -o out",
+        "; evaluation.data_dir may name a folder with NAME/test.jsonl",
+    ),
     "no model": ("train --model '' --corpus r.jsonl -o out", "--model: no model given"),
-    "a task of nobody's": ("evaluate --model tiny:teacher --tasks nope -o out", "tasks: 'nope' is neither"),
-    "no task": ("evaluate --model tiny:teacher --tasks '' -o out", "tasks: '' is neither"),
+    "a task of nobody's": ("evaluate --model tiny:teacher --tasks nope -o out", "tasks: unknown name 'nope'"),
+    "no task": ("evaluate --model tiny:teacher --tasks '' -o out", "tasks: unknown name ''; known: "),
     "GPUs below zero": (
         "evaluate --model tiny:teacher --tasks micota_tiny_two hardware.gpus=-1 -o out", "hardware.gpus: -1",
     ),
@@ -436,6 +458,11 @@ def test_a_command_line_that_makes_no_sense_is_refused(refused, tmp_path, case):
     write_jsonl(tmp_path / "r.jsonl", [row])
     (line,) = refused(*(str(TINY) if word == "RECIPE" else word for word in shlex.split(words)))
     assert expected in line
+
+
+def test_a_command_without_a_recipe_asks_for_that_alone(refused):
+    (line,) = refused("plan")
+    assert line.endswith("required: RECIPE")
 
 
 def cut(path):

@@ -45,9 +45,9 @@ def test_a_system_message_reaches_training_generation_and_evaluation():
 
 
 def test_unknown_names_are_user_errors(tiny):
-    with pytest.raises(UserError, match="no corpus 'nothing'"):
+    with pytest.raises(UserError, match="corpora: unknown name 'nothing'"):
         train_config(tiny, "student-s", "nothing")
-    with pytest.raises(UserError, match="no assistant 'tb'; known: ta"):
+    with pytest.raises(UserError, match="assistants: unknown name 'tb'; "):
         merge_config(tiny, "tb")
 
 

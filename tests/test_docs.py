@@ -59,11 +59,11 @@ def tree(tmp_path, monkeypatch) -> Path:
     for page in PAGES:
         for block in blocks(page, "yaml"):
             (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
-    shutil.copytree(TINY_ROOT / "models" / "student-s", tmp_path / "models" / "my-model")
+    shutil.copytree(TINY_ROOT / "models" / "student-s", tmp_path / "recipes" / "models" / "my-model")
     rows = [
         {"prompt": f"What is {n}+1?", "response": f"\\boxed{{{n + 1}}}", "answer": n + 1} for n in range(5)
     ]
-    write_jsonl(tmp_path / "responses.jsonl", rows)
+    write_jsonl(tmp_path / "recipes" / "responses.jsonl", rows)
     write_jsonl(tmp_path / "old.jsonl", [{"output": row["response"], "gold": row["answer"]} for row in rows])
     samples = [{"filtered_resps": [row["response"]], "doc": {"answer": row["answer"]}} for row in rows]
     write_jsonl(tmp_path / "samples.jsonl", samples)

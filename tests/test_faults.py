@@ -153,9 +153,9 @@ def test_an_engine_or_a_step_that_was_killed_is_named_and_the_other_branches_go_
         run_plan(plan, tmp_path, pending_steps(plan, tmp_path, targets), say=lambda _: None)
     said = str(caught.value)
     assert re.search(
-        r"student-s-on-teacher failed: python\S* was killed \(exit code -9\), .* want of memory", said
+        r"train/student-s/strong failed: python\S* was killed \(exit code -9\), .* want of memory", said
     )
-    assert "student-m-on-teacher failed: ended without a word: killed from outside" in said
+    assert "train/student-m/strong failed: ended without a word: killed from outside" in said
     assert "Run the same command again" in said
     assert state(tmp_path / plan.steps[plan.slots["mix/mix-long"]].directory) == "done"
 

@@ -103,5 +103,5 @@ def test_an_assistants_config_is_asked_for_by_its_name():
     recipe = load_recipe(TINY)
     config = merge_config(recipe, "ta", before="/b", after="/a")
     assert config["base_model"] == "/b" and config["models"][0]["model"] == "/a"
-    with pytest.raises(Exception, match=r"no assistant 'assistant'; known: ta"):
+    with pytest.raises(Exception, match=r"assistants: unknown name 'assistant'; known: ta"):
         merge_config(recipe, "assistant")

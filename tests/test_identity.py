@@ -131,6 +131,7 @@ FIELDS = {
     "train.save_strategy": ("train.save_strategy=epoch", ""),
     "train.save_total_limit": ("train.save_total_limit=5", ""),
     "train.logging_steps": ("train.logging_steps=7", ""),
+    "train.report_to": ("train.report_to=tensorboard", ""),
     "train.deepspeed": ("train.deepspeed=zero2", "", "train.use_cpu=false"),
     "evaluation.tasks": ("evaluation.tasks.micota_gsm8k=G", "evaluate overlap preflight"),
     "evaluation.benchmarks.*.path": (

@@ -1,5 +1,6 @@
 """What a recipe points to: files of rows, problems, benchmarks, models, chat templates and the hub."""
 
+import gzip
 import json
 import math
 import re
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from conftest import BENCHMARKS, ROOT
+from datasets import Dataset
 from miniatures import MINIATURES, write_miniatures
 
 from micota_lf import UserError
@@ -129,6 +131,53 @@ def test_what_is_no_row_is_one_line_naming_file_and_line(tmp_path, content, word
 def test_a_file_that_cannot_be_opened_is_an_error_of_the_user(tmp_path, path):
     with pytest.raises(UserError, match="cannot be read"):
         read_jsonl(tmp_path / path)
+
+
+ANSWERS = [{"problem": f"What is {n}/10?", "answer": f"0.{n}0"} for n in range(1, 4)]
+
+
+def written(folder, kind):
+    """ANSWERS as a file of a kind, or as a `datasets` folder."""
+    lines, path = "".join(json.dumps(row) + "\n" for row in ANSWERS), folder / f"rows{kind}"
+    texts = {".json": json.dumps(ANSWERS, indent=1), ".csv": "problem,answer\n"}
+    texts[".csv"] += "".join(f"{row['problem']},{row['answer']}\n" for row in ANSWERS)
+    if kind in ("", ".parquet"):
+        rows = Dataset.from_list(ANSWERS)
+        rows.to_parquet(path) if kind else rows.save_to_disk(path)
+    elif kind.endswith(".gz"):
+        path.write_bytes(gzip.compress(texts.get(kind.removesuffix(".gz"), lines).encode()))
+    else:
+        path.write_text(texts.get(kind, lines))
+    return path
+
+
+@pytest.mark.parametrize("kind", [".csv", ".csv.gz", ".json", ".json.gz", ".jsonl.gz", ".parquet", ""])
+def test_prompts_may_be_csv_a_json_list_gz_parquet_or_a_datasets_folder(tmp_path, kind):
+    path = written(tmp_path, kind)
+    assert [dict(row) for row in iter_jsonl(path)] == ANSWERS
+    rows = load_problems(Prompts(str(path)))
+    assert [row["answer"] for row in rows] == [row["answer"] for row in ANSWERS]  # 0.10 is not made 0.1
+    assert DataRef(str(path)).identity()["content"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.json", b'[{"problem": "x"}, 3]', "as JSON: line 2 is a int, not a JSON object"),
+        ("a.json", b'[{"problem": "x"}', "as JSON: "),
+        ("a.csv", b"problem\n\xff\n", "as CSV: 'utf-8' codec can't decode"),
+        ("a.jsonl.gz", gzip.compress(b"{}\nx\n"), "as UTF-8 JSON Lines: line 2 is not JSON"),
+        ("a.jsonl.gz", gzip.compress(b"{}\n" * 9)[:-9], "Compressed file ended before"),
+        ("a.csv.gz", b"problem\n", "as CSV: Not a gzipped file"),
+        ("a.parquet", b"x", "as Parquet: "),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_one_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_problems(Prompts(str(tmp_path / name)))
+    assert f"{name}: cannot be read as" in str(caught.value) and words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_large_file_is_known_by_its_size_and_both_ends(tmp_path, monkeypatch):
@@ -253,7 +302,7 @@ def test_a_local_folder_replaces_the_hub_but_not_files(tmp_path, miniature, monk
     ("name", "given", "words"),
     [
         ("aime24", {}, r"benchmark 'aime24': no such file: .*aime24/test\.jsonl"),
-        ("aime", {}, "benchmark 'aime' is unknown; known: aime24, "),
+        ("aime", {}, "benchmarks: unknown name 'aime'; did you mean 'aime24'"),
         (
             "mine",
             {"path": "a.jsonl", "answers": "x"},
@@ -286,7 +335,9 @@ def test_the_hub_is_asked_for_subset_split_and_revision(monkeypatch):
         raise ConnectionError("offline\nand more")
 
     monkeypatch.setattr("datasets.load_dataset", refuse)
-    with pytest.raises(UserError, match=r"^'openai/gsm8k' could not be loaded from the hub: offline$"):
+    with pytest.raises(
+        UserError, match=r"^'openai/gsm8k' could not be loaded from the hub: offline; evaluation.data_dir"
+    ):
         load_problems(spec)
 
 

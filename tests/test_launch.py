@@ -134,6 +134,18 @@ def test_an_absent_deepspeed_is_said_before_anything_runs(monkeypatch):
         check_engines(plan, [step.id])
 
 
+def test_the_package_of_a_report_is_asked_for_before_anything_runs_and_the_report_makes_nothing_anew():
+    plan, step = train_step(on(0, 1, 32, "train.report_to=trackio"))
+    assert step.id == train_step(on(0, 1, 32))[1].id
+    if find_spec("trackio") is None:
+        words = (
+            "report_to: trackio, but the package trackio is not installed; pip install trackio, or set train"
+        )
+        with pytest.raises(UserError, match=words):
+            check_engines(plan, [step.id])
+    assert train_config(on(0, 1, 32), "student-s", "micota")["report_to"] == "none"
+
+
 def test_gpus_get_the_fused_loss_and_flash_attention_and_its_absence_is_said(monkeypatch):
     plan, step = train_step(on(1, 1, 32, ON_GPUS))
     monkeypatch.setattr("micota_lf.stages.train.find_spec", lambda name: None)

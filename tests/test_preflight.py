@@ -357,7 +357,9 @@ def test_benchmarks_on_the_hub_are_loaded_and_counted_before_any_evaluation(tmp_
     report = preflight_report(tmp_path, *hub_words("found"), *hub_words("gone"), *hub_words("lost"))
     at = "evaluation.benchmarks."
     assert report.problems == [
-        f"{at}{name}: '{name}' could not be loaded from the hub: no {name} here" for name in ("gone", "lost")
+        f"{at}{name}: '{name}' could not be loaded from the hub: no {name} here; "
+        "evaluation.data_dir may name a folder with NAME/test.jsonl"
+        for name in ("gone", "lost")
     ]
     report = preflight_report(tmp_path, *hub_words("found", answer_field="solution"))
     assert report.problems == [f"{at}found: found: row 1: 'solution' holds no answer: None"]
@@ -396,9 +398,6 @@ def test_a_failed_preflight_ends_the_run_with_its_lines(tmp_path, capsys):
     words = ["--workspace", str(tmp_path), "--target", "filter/strong", "train.template=qwen3"]
     assert main(["run", str(TINY), *words]) == 1
     error = capsys.readouterr().err
-    assert (
-        "step preflight checks failed: train.template (students.assistant): template 'qwen3', a plain"
-        in error
-    )
+    assert "step preflight failed: train.template (students.assistant): template 'qwen3', a plain" in error
     assert "2 steps that need others could not run" in error
     assert [path.name for path in tmp_path.glob("*/*/step.json")] == ["step.json"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from micota_lf import RecipeError, UserError, load_recipe
+from micota_lf import RecipeError, UserError, compile_plan, load_recipe
 from micota_lf.cli.main import main
-from micota_lf.inputs.references import ModelRef
+from micota_lf.inputs.references import ModelRef, hub_problems
 from micota_lf.recipe.lineage import accumulation, filtering, strong_teachers, training
 
 NONE = Path("none.jsonl").absolute()
@@ -41,14 +41,15 @@ def test_errors_of_every_sort_come_together_each_with_the_layer_that_holds_it(re
         train={"learning_rate": -1, "lerning_rate": 1, "global_batch_size": 7},
         prompts={"path": "./none.jsonl"},
     )
+    none = path.parent / "none.jsonl"
     assert problems("students.student-s.model=./nowhere", "generation.max_tokens=many", path=path) == [
         "command line: generation.max_tokens: 'many' should be a valid integer",
         f"{path}: train.learning_rate: -1 must be above 0",
         f"{path}: train.lerning_rate: unknown key; did you mean 'learning_rate'?",
         f"{path}: corpora.mix-long.mix: ratios add up to 0.9, not 1",
         f"{path}: methods.MiCoTA: unknown name 'mikota'; did you mean 'micota'?",
-        f"{path}: prompts.path: {NONE}: cannot be read as UTF-8 JSON Lines: "
-        f"[Errno 2] No such file or directory: '{NONE}'",
+        f"{path}: prompts.path: {none}: cannot be read as UTF-8 JSON Lines: "
+        f"[Errno 2] No such file or directory: '{none}'",
         "command line: students.student-s.model: no such model directory: ./nowhere",
     ]
 
@@ -160,6 +161,38 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path):
     assert any("extends itself" in line for line in problems(path=path))
 
 
+def test_relative_paths_start_at_the_recipe_and_on_the_command_line_where_one_stands(tmp_path, monkeypatch):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    shutil.copytree(ModelRef("tiny:student-s").local, home / "models" / "mine")
+    shutil.copytree(home, elsewhere)
+    row = '{"problem": "What is 1+1?", "answer": "2"}\n'
+    (home / "p.jsonl").write_text(row)
+    benchmark = "{mine: {path: ../home/p.jsonl}}"
+    (home / "mine.yaml").write_text(
+        f"extends: {TINY}\nprompts: {{path: p.jsonl}}\n"
+        "students: {student-m: {model: ./models/mine}, student-s: {model: models/mine}}\n"
+        f"evaluation: {{benchmarks: {benchmark}, tasks: {{micota_mine: Mine}}}}\n"
+        "variants: {students.student-m.model: [./models/mine, tiny:student-m]}\n"
+    )
+    monkeypatch.chdir(elsewhere)
+    recipe = load_recipe(Path("../home/mine.yaml"))
+    models = {student: spec.reference.local.resolve() for student, spec in recipe.students.items()}
+    assert models["student-m"] == models["student-s"] == home / "models" / "mine"
+    assert recipe.prompts.source.local.resolve() == home / "p.jsonl"
+    assert Path(recipe.variants["students.student-m.model"][0]).resolve() == home / "models" / "mine"
+    said = load_recipe(Path("../home/mine.yaml"), ["students.student-m.model=models/mine"])
+    assert said.students["student-m"].reference.local == elsewhere / "models" / "mine"
+
+
+def test_a_folder_that_is_there_is_never_taken_for_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ModelRef("models/mine").local is None
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert ModelRef("models/mine").local == tmp_path / "models" / "mine"
+    assert ModelRef("").local is None
+    assert hub_problems({"it": ModelRef("models/mime")})["it"].endswith("did you mean 'models/mine'?")
+
+
 def test_null_removes_a_student_and_its_rows_of_tables(recipe_file):
     path = recipe_file(
         students={"assistant": None}, assistants={"ta": None}, corpora={"half": None, "micota": None},
@@ -182,6 +215,68 @@ def test_a_later_layer_overrides_and_null_removes_an_entry(recipe_file):
     path = recipe_file(name="other", students={"student-m": None}, bpc={"models": ["student-s"]})
     recipe = load_recipe(path)
     assert recipe.name == "other" and list(recipe.students) == ["student-s", "assistant"]
+
+
+def test_null_removes_a_method_that_has_a_corpus_and_never_makes_its_row_the_untrained_student(recipe_file):
+    recipe = load_recipe(TINY, ["methods.MiCoTA=null"])
+    assert "MiCoTA" not in recipe.methods and recipe.methods["Instruct"] is None
+    assert not any("MiCoTA" in methods for rows in recipe.tables.values() for methods in rows.values())
+    path = recipe_file(methods={"Instruct": None, "MiCoTA": None, "Mine": None, "Other": "half"}, tables={})
+    assert load_recipe(path).methods == {"Instruct": None, "Mine": None, "Other": "half"}
+    (path.parent / "next.yaml").write_text("extends: recipe.yaml\nmethods: {Instruct: null, Other: null}\n")
+    assert load_recipe(path.parent / "next.yaml").methods == {"Instruct": None}
+
+
+SCRATCH = """
+name: scratch
+prompts: {path: "tiny:train", limit: 20}
+teachers: {big: {model: "tiny:teacher"}}
+students: {s: {model: "tiny:student-s", train: {use_cpu: true, bf16: false}}}
+corpora: {strong: {from: big}}
+"""
+
+
+def test_a_scratch_recipe_has_the_papers_methods_of_its_corpora_and_fails_on_no_other_name(tmp_path):
+    path = tmp_path / "scratch.yaml"
+    path.write_text(SCRATCH)
+    assert load_recipe(path).methods == {"Instruct": None, "Strong Teacher CoT": "strong"}
+    path.write_text(SCRATCH.replace("strong:", "mine:"))
+    assert load_recipe(path, ["methods.Mine=mine"]).methods == {"Instruct": None, "Mine": "mine"}
+    assert problems("methods.MiCoTA=micota", path=path) == [
+        "command line: methods.MiCoTA: unknown name 'micota'; known: mine"
+    ]
+
+
+def test_a_recipe_without_tasks_still_trains_and_merges(tmp_path):
+    path = tmp_path / "scratch.yaml"
+    path.write_text(SCRATCH + "assistants: {ta: {from: s/strong}}\n")
+    slots = compile_plan(load_recipe(path)).slots
+    assert {"train/s/strong", "merge/ta"} <= slots.keys()
+    assert not any(slot.startswith("evaluate") for slot in slots)
+
+
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("evaluation.tasks.micota_tiny_two=null", lambda it: len(it.evaluation.tasks) == 1),
+        ("evaluation.tasks=null", lambda it: not it.evaluation.tasks),
+        ("tables=null", lambda it: not it.tables),
+        ("tables.table1=null", lambda it: list(it.tables) == ["table2", "table3"]),
+        ("tables.table1.others=null", lambda it: list(it.tables["table1"]) == ["assistant"]),
+        ("bpc.models=null", lambda it: not it.bpc.models),
+        ("estimates.response_tokens.ta=null", lambda it: list(it.estimates.response_tokens) == ["teacher"]),
+        ("train.extra={a: null, b: 1}", lambda it: it.train.extra == {"b": 1}),
+        ("students.student-s.train_for={half: null}", lambda it: not it.students["student-s"].train_for),
+    ],
+)  # fmt: skip
+def test_null_removes_every_named_entry_and_empties_mappings_of_names_and_lists(override, kept):
+    assert kept(load_recipe(TINY, [override]))
+
+
+@pytest.mark.parametrize("key", ["train", "bpc", "students.student-s.train", "train.seed", "name", "prompts"])
+def test_null_is_refused_for_a_section_and_for_a_value_that_must_be(key):
+    (line,) = problems(f"{key}=null")
+    assert line.startswith(f"command line: {key}: None ")
 
 
 def test_methods_default_to_the_papers_rows_and_a_file_replaces_them(tiny, recipe_file):
@@ -234,9 +329,9 @@ def test_accumulation_keeps_the_global_batch_on_any_number_of_gpus(gpus, expecte
 
 
 def test_an_unknown_student_or_corpus_is_a_user_error(tiny):
-    with pytest.raises(UserError, match="no student 'student-x'"):
+    with pytest.raises(UserError, match="students: unknown name 'student-x'"):
         training(tiny, "student-x", "micota")
-    with pytest.raises(UserError, match="no corpus 'x'"):
+    with pytest.raises(UserError, match="corpora: unknown name 'x'"):
         training(tiny, "student-s", "x")
 
 

@@ -12,8 +12,8 @@ from micota_lf.grading.answer import grade
 from micota_lf.grading.intervals import average_interval, mean_interval, wilson
 from micota_lf.inputs.problems import Prompts, load_problems
 from micota_lf.inputs.references import ModelRef
-from micota_lf.recipe.sections import Filter, Generation
-from micota_lf.stages.bpc import bits_per_character
+from micota_lf.recipe.sections import Bpc, Filter, Generation
+from micota_lf.stages.bpc import bits_per_character, finish
 from micota_lf.stages.filter import filter_responses
 from micota_lf.stages.generate import generate
 from micota_lf.stages.mix import mix_corpora, shares
@@ -66,7 +66,7 @@ def test_responses_to_another_question_are_not_continued(tmp_path):
     before = (tmp_path / "out.jsonl").read_text()
     with pytest.raises(UserError, match="template"):
         generated(tmp_path / "out.jsonl", template="{problem}?")
-    with pytest.raises(UserError, match="limit: 20 then, 21 now; 1 added: tiny-train-0020"):
+    with pytest.raises(UserError, match=r"limit: 20 -> 21; problems.tiny-train-0020: .\(absent\). -> "):
         generated(tmp_path / "out.jsonl", n=21)
     assert (tmp_path / "out.jsonl").read_text() == before
 
@@ -252,6 +252,17 @@ def test_a_corpus_may_be_several_parts_of_a_mix(tmp_path):
     corpus(tmp_path / "c.jsonl", "c", 30)
     counts = mix_corpora(2 * [str(tmp_path / "c.jsonl")], [0.5, 0.5], tmp_path / "out.jsonl", size=20)
     assert counts["rows_by_part"] == [10, 10]
+
+
+def test_rows_from_elsewhere_are_mixed_and_scored_without_ids_and_counts(tmp_path):
+    rows = [{"prompt": f"What is {n}+1?", "response": str(n + 1)} for n in range(4)]
+    write_jsonl(tmp_path / "r.jsonl", rows)
+    counts = mix_corpora([str(tmp_path / "r.jsonl")], [1.0], tmp_path / "out.jsonl")
+    assert counts["rows"] == 4 and len({row["id"] for row in read_jsonl(tmp_path / "out.jsonl")}) == 4
+    samples = [{"doc_id": n, "doc": row, "nll": 2.0} for n, row in enumerate(rows)]
+    write_jsonl(tmp_path / "lm_eval" / "m" / "samples_t_2026-01-01T00-00-00.jsonl", samples)
+    assert finish(tmp_path, Bpc(), {"c": "t"})["c"]["mean"] == 2.0
+    assert [row["id"] for row in read_jsonl(tmp_path / "texts.jsonl")] == [0, 1, 2, 3]
 
 
 def test_shares_add_up_to_the_total():

@@ -20,7 +20,7 @@ from micota_lf.grading.intervals import (
 )
 from micota_lf.reports.figures import figure_sheet
 from micota_lf.reports.outcomes import Outcomes
-from micota_lf.reports.sheets import CELLS, latex, markdown
+from micota_lf.reports.sheets import CELLS, csv_text, latex, markdown
 from micota_lf.reports.tables import accuracy_sheet, bpc_sheet, comparison_sheet, corpora_sheet, gap_sheet
 from micota_lf.reports.write import write_report
 from micota_lf.system.files import write_json, write_jsonl
@@ -165,6 +165,20 @@ def test_every_record_of_a_step_that_is_not_done_says_so_and_has_no_number(tmp_p
         )
         assert all("missing" in line for line in sheet.lines)
     assert not figure_sheet(outcomes, "figure2").lines
+
+
+def test_students_on_one_base_model_are_told_apart_in_every_table_figure_and_csv(tmp_path):
+    other = "students.student-m={model: 'tiny:student-s', train: {learning_rate: 2e-3}}"
+    bench = Bench(tmp_path, other)
+    for slot in ("student-s/Instruct", "student-s/MiCoTA", "student-m/MiCoTA"):
+        bench.finish(f"evaluate/{slot}", two="11", three="10")
+    wanted = {"student-s (student-s)", "student-s (student-m)"}
+    outcomes = bench.outcomes()
+    made = [accuracy_sheet(outcomes, "table2"), comparison_sheet(outcomes, "table2"), gap_sheet(outcomes)]
+    for sheet in [*made, figure_sheet(outcomes, "figure3")]:
+        assert wanted <= {line[0] for line in sheet.lines}, sheet.name
+        assert "student-s (student-m)" in csv_text(sheet), sheet.name
+    assert wanted <= set(bpc_sheet(outcomes).head)
 
 
 def test_several_assistants_are_told_apart_and_none_leaves_the_teacher_of_the_first_method(

@@ -265,16 +265,6 @@ def test_the_card_of_a_merge_names_hub_parents_their_licence_and_data(runs, monk
     assert front["datasets"] == ["open-r1/some-set"] and "mergekit" in front["tags"]
 
 
-def test_an_adapter_does_not_name_its_base_model_by_a_local_path(runs, tmp_path):
-    directory = runs.directory(TRAINED)
-    write_json(
-        directory / "model" / "adapter_config.json", {"base_model_name_or_path": str(tmp_path), "r": 8}
-    )
-    assert export(runs, TRAINED, tmp_path / "out") == 0
-    adapter = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert adapter == {"base_model_name_or_path": "student-s", "r": 8}
-
-
 @pytest.mark.parametrize(
     ("slot", "words", "message"),
     [

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import yaml
+
 from ..errors import EngineDied, StepFailed
 from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
@@ -29,10 +31,7 @@ from . import Base, Completion, Launch, Request, endpoint, positions_needed
 HOST = "127.0.0.1"
 START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
 SPARE_TOKENS = 16  # special tokens that an engine may add to a prompt beyond our count
-ADVICE = (
-    "more GPUs a copy (hardware.inference_gpus), another share of their memory "
-    "(gpu_memory_utilization), less generation.max_tokens or evaluation.max_gen_toks, options in engines.vllm"
-)
+ADVICE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))["advice"]
 
 
 class Backend(Base):

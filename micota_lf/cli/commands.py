@@ -48,7 +48,7 @@ def _load(args: argparse.Namespace) -> tuple[Sweep, Path]:
 def plan(args: argparse.Namespace) -> None:
     """Steps, their state and what they need; or where values come from."""
     if args.pilot:
-        words = measured(Path(args.pilot))
+        words = measured(_existing(args.pilot, "--pilot"))
         print(f"measured in {args.pilot}: {' '.join(words) or 'no finished step'}")
         args.overrides = [*words, *args.overrides]
     if args.sources:
@@ -143,12 +143,10 @@ def preflight(args: argparse.Namespace) -> None:
         args.workspace = args.workspace or scratch
         (_, plan, _), workspace = _load(args)
         found: dict[str, dict[str, None]] = {"facts": {}, "warnings": {}, "problems": {}}
-        for step in (
-            step for step in plan.steps.values() if step.id in plan.gates
-        ):  # variants may have several
+        for gate in sorted(plan.gates):  # variants may have several
             with suppress(UserError):  # its lines are the report's
-                run_step(plan, step.id, workspace, quiet=True)
-            report = read_json(workspace / step.directory / "report.json")
+                run_step(plan, gate, workspace, quiet=True)
+            report = read_json(workspace / plan.steps[gate].directory / "report.json")
             for kind, lines in found.items():
                 lines.update(dict.fromkeys(report[kind]))
     for line in [*found["facts"], *(f"warning: {line}" for line in found["warnings"])]:
@@ -158,11 +156,11 @@ def preflight(args: argparse.Namespace) -> None:
     print("no problems")
 
 
-def _existing(workspace: str) -> Path:
+def _existing(workspace: str, flag: str = "--workspace") -> Path:
     """A workspace with its links followed. Raises UserError if it is not there."""
     path = Path(workspace).resolve()
     if not path.is_dir():
-        raise UserError(f"--workspace: no such directory: {workspace}")
+        raise UserError(f"{flag}: no such directory: {workspace}")
     return path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import StepFailed, UserError
 from ..grading.measures import Columns, grade_file
 from ..inputs.problems import Prompts
-from ..inputs.references import DataRef, ModelRef
+from ..inputs.references import DataRef, ModelRef, hub_problems
 from ..inputs.weights import model_problem
 from ..plan.compile import Compiler
 from ..plan.placement import placed
@@ -27,7 +27,7 @@ from ..system.files import read_json
 
 def generate(args: argparse.Namespace) -> None:
     """Responses of a model to prompts."""
-    _say(args, *summary_lines(_made(args, lambda c: c.generate("", _model(args, chat=False)))))
+    _say(args, *summary_lines(_made(args, lambda c: c.generate("", _model(args, chat=False, hub=False)))))
 
 
 def filter(args: argparse.Namespace) -> None:
@@ -100,8 +100,13 @@ def bpc(args: argparse.Namespace) -> None:
 
 def grade(args: argparse.Namespace) -> None:
     """Any file of responses and answers, graded."""
+    source, output = Path(args.input), Path(args.output)
+    if not source.is_file():  # it is read twice, which a pipe cannot be
+        raise UserError(f"{args.input}: no such file (a pipe cannot be graded)")
+    if output.exists() and output.samefile(source):
+        raise UserError(f"-o: {args.output} is the file that is read; name another")
     columns = Columns(args.response_field, args.answer_field, args.legacy_rule, args.samples)
-    counts = grade_file(args.input, args.output, columns, args.workers, print if args.disagreements else None)
+    counts = grade_file(source, output, columns, args.workers, print if args.disagreements else None)
     right = "n={n}, right: legacy {legacy}, symbolic {symbolic}, {differ} differ".format(**counts)
     _say(args, f"{right}; {_counted(counts['reasons'])}")
 
@@ -136,18 +141,19 @@ def _made(args: argparse.Namespace, build: Callable[[Compiler], Input]) -> Resul
         raise
 
 
-def _model(args: argparse.Namespace, flag: str = "model", chat: bool = True) -> Input:
-    """A model's input; a directory that is there needs no `./` before its name."""
-    name, revision = getattr(args, flag), vars(args).get("model_revision")
-    ref = ModelRef(f"./{name}" if name[:1] not in "./~" and Path(name).is_dir() else name, revision)
-    if problem := model_problem(ref, chat) if name else "no model given":
+def _model(args: argparse.Namespace, flag: str = "model", chat: bool = True, hub: bool = True) -> Input:
+    """A model's input, which must be here or on the `hub` (or else is a server's)."""
+    ref = ModelRef(getattr(args, flag), vars(args).get("model_revision"))
+    if problem := model_problem(ref, chat) if ref.ref else "no model given":
         raise UserError(f"--{flag}: {problem}")
+    for line in hub_problems({f"--{flag}": ref} if hub else {}).values():
+        raise UserError(line)
     return Input.of(ref)
 
 
 def _data(path: str) -> Input:
     file = DataRef(path if path.startswith("tiny:") else str(Path(path).absolute()))
-    if not (file.local and file.local.is_file()):
+    if not (file.local and file.local.exists()):
         raise UserError(f"no such file: {path}")
     return Input.of(file)
 

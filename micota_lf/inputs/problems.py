@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any, Literal
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, nearest
 from ..system.fields import Apart, Count, Section, identity
 from ..system.files import NO_TEXT, Row, digest, is_text, read_jsonl
 from .references import DataRef
@@ -95,7 +95,7 @@ def load_problems(spec: Problems) -> list[Row]:
         fields = (spec.problem_field, spec.answer_field, spec.id_field)
         problem, answer, given = map(row.get, fields)
         if not isinstance(problem, str) or not problem.strip():
-            raise UserError(f"{at} has no text in {spec.problem_field!r}")
+            raise UserError(f"{at} has no text in {fields[0]!r}; {nearest(fields[0], row)}")
         if broken := [field for field in fields if not is_text(str(row.get(field)))]:
             raise UserError(f"{at}: {broken[0]!r} {NO_TEXT}")
         if given in (None, ""):
@@ -137,4 +137,6 @@ def _hub_rows(spec: Problems) -> list[Row]:
     try:
         return list(load_dataset(spec.path, spec.subset, split=spec.split, revision=spec.revision))
     except Exception as error:  # datasets raises many kinds; each means that the set is not to be had
-        raise UserError(f"{spec.path!r} could not be loaded from the hub: {first_line(error)}") from error
+        cure = "; evaluation.data_dir may name a folder with NAME/test.jsonl" * isinstance(spec, Benchmark)
+        words = f"could not be loaded from the hub: {first_line(error)}{cure}"
+        raise UserError(f"{spec.path!r} {words}") from error

@@ -2,6 +2,7 @@
 
     ModelRef("tiny:teacher").local            -> a directory of the tiny family that ships with this package
     ModelRef("./models/ta").resolved          -> its absolute path; relative ones start where we are
+    ModelRef("models/ta").local               -> the same where that is there: a folder is never a hub id
     ModelRef("Qwen/Qwen2.5-3B", "abc").local  -> None: an id on the Hugging Face hub
     DataRef("tiny:two").local                 -> a JSON Lines file of the tiny family
     ModelRef("Qwen/Qwen2.5-3B").file("config.json")                 -> a path in the hub's cache, or None
@@ -12,27 +13,21 @@ path, so that moving a checkout re-runs nothing. Whether the hub is asked at all
 business (HF_HUB_OFFLINE, HF_TOKEN).
 """
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..errors import first_line
+import yaml
+
+from ..errors import first_line, nearest
 from ..system.files import directory_digest, file_digest, read_json
 from ..tiny import TINY_ROOT
 
-# Why a file is not had, by the name of huggingface_hub's error, or else of what that derives from.
-REASONS = {
-    "GatedRepoError": "is gated: accept its terms on the hub and set HF_TOKEN",
-    "RepositoryNotFoundError": "is not on the hub, or not for you: check the id; if private, set HF_TOKEN",
-    "RevisionNotFoundError": "has no such revision on the hub",
-    "LocalEntryNotFoundError": "is not in the local cache, and {obstacle}",
-    "EntryNotFoundError": "has no {file} on the hub",
-    "Exception": "cannot be had from the hub: {error}",
-}
+REASONS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 HUB_SECONDS = 10.0  # for an answer that is only good to know
-OFFLINE = "HF_HUB_OFFLINE is set: unset it or fetch it"
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,8 @@ class ModelRef:
         """The path that the reference names (it may not exist), or None for a hub id."""
         if self.ref.startswith("tiny:"):
             return TINY_ROOT / self.tiny.format(self.ref.removeprefix("tiny:"))
-        if self.ref.startswith(("/", "./", "../", "~")) or self.ref.endswith(".jsonl"):
+        named = self.ref.startswith(("/", "./", "../", "~")) or self.ref.endswith(".jsonl")
+        if named or os.path.exists(self.ref):
             return Path(self.ref).expanduser().absolute()
         return None
 
@@ -114,7 +110,7 @@ class ModelRef:
 
 
 class DataRef(ModelRef):
-    """A file of prompts, responses or a corpus (JSON Lines), or a data set on the hub."""
+    """A file of prompts, responses or a corpus (system/files.py), or a data set on the hub."""
 
     tiny: ClassVar[str] = "data/{}.jsonl"
 
@@ -132,9 +128,11 @@ def hub_problems(models: Mapping[str, ModelRef]) -> dict[str, str]:
                 hf_hub_download(model.ref, file, revision=model.revision, local_files_only=unreachable)
         except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.HFValidationError) as error:
             unreachable = unreachable or isinstance(error, errors.LocalEntryNotFoundError)
-            obstacle = OFFLINE if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+            obstacle = REASONS["offline" if constants.HF_HUB_OFFLINE else "unreachable"]
             reason = next(REASONS[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in REASONS)
             reason = reason.format(file=file, obstacle=obstacle, error=first_line(error))
             revision = f" (revision {model.revision})" if model.revision else ""
-            found[role] = f"{role}: {model.ref!r}{revision} {reason}"
+            beside = [str(path) for path in Path(model.ref).parent.glob("*/")] if "/" in model.ref else []
+            hint = f"; {nearest(model.ref, beside)}" if beside else ""  # an id that was meant for a folder
+            found[role] = f"{role}: {model.ref!r}{revision} {reason}{hint}"
     return found

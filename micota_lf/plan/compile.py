@@ -130,10 +130,10 @@ class Compiler:
             for name in scored.models:
                 self.bpc(f"bpc/{name}", self.named(name), corpora)
             return [f"bpc/{name}" for name in scored.models]
-        if not evaluation.tasks:
-            return []
         named = evaluated_models(self.recipe, table)
         models = {f"evaluate/{shown}": self.named(name) for shown, name in named.items()}
+        if not evaluation.tasks:  # the models alone
+            return []
         if evaluation.overlap_words:
             self.overlap()
         for slot, model in models.items():

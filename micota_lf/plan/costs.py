@@ -23,6 +23,7 @@ from ..inputs.weights import BILLION, FORWARD, ModelSize, missing_bytes, model_s
 from ..recipe.sections import Recipe
 from ..recipe.tasks import evaluated_benchmarks
 from ..stages.train import LONGER, SAVE_SECONDS, SAVE_STEPS
+from ..system.files import iter_jsonl
 from . import memory
 from .memory import DTYPE_BYTES, GIB, UNKNOWN, WEIGHT_BYTES, Parts
 from .plan import Input, Plan, Step
@@ -80,17 +81,14 @@ def downloads(plan: Plan, steps: Iterable[str]) -> float:
     return sum(missing_bytes(step.inputs["model"].reference) for step in fetched) / GIB
 
 
-def line_count(source: ModelRef) -> int | None:
-    """Rows of a local JSON Lines file; None for a hub id, and for a file that is not there."""
-    if source.local is None or not source.local.is_file():
-        return None
-    with source.local.open("rb") as handle:
-        return sum(1 for line in handle if line.strip())
+def row_count(source: ModelRef) -> int | None:
+    """Rows of a local file; None for a hub id, and for a file that is not there."""
+    return sum(1 for _ in iter_jsonl(source.local)) if source.local and source.local.exists() else None
 
 
 def problem_count(spec: Problems) -> int | None:
     """Number of problems of a source: rows of a local file up to its limit; None for a hub id without one."""
-    rows = line_count(spec.source)
+    rows = row_count(spec.source)
     return spec.limit if rows is None else min(rows, spec.limit or rows)
 
 
@@ -205,7 +203,7 @@ class Estimator:
     def _rows(self, given: Input) -> Rows:
         """A corpus if its filter keeps everything, a generation's prompts, an evaluation's problems."""
         if not given.step:  # responses that exist already
-            return line_count(given.reference) or DEFAULT_PROMPTS, self.figures.default_response_tokens
+            return row_count(given.reference) or DEFAULT_PROMPTS, self.figures.default_response_tokens
         step = self.plan.steps[given.step]
         if step.kind in LONGEST:
             section, longest = LONGEST[step.kind]

@@ -47,7 +47,7 @@ def training_memory(
     """The parts on each of `devices` GPUs while training on sequences of cutoff_len tokens, `rows` at a time.
 
     Full fine-tuning holds 16 bytes a parameter: all split under ZeRO-3, all but the weights under ZeRO-2,
-    none otherwise. LoRA and freezing are counted as their weights alone. Activations: each layer's input
+    none otherwise. Freezing is counted as its weights alone. Activations: each layer's input
     (gradient checkpointing) and one layer's working set, or every layer's. The loss over the vocabulary keeps
     all logits, or with liger those of a chunk; under ZeRO-3 the output layer and its gradient are whole then.
     """

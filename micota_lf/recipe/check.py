@@ -3,7 +3,6 @@
 In: a typed recipe. Out: one line a problem, each starting with the key path. Nothing is downloaded.
 """
 
-import re
 from collections.abc import Collection, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations, product
@@ -34,12 +33,8 @@ def semantic_problems(recipe: Recipe, known: Recipe | None = None) -> list[str]:
 
 def _name_problems(recipe: Recipe) -> Iterator[str]:
     models = ("teachers", "students", "assistants")
-    named = {key: getattr(recipe, key) for key in (*models, "corpora", "tables")}
-    for key, names in named.items():
-        for name in (name for name in names if not re.fullmatch(r"\w[\w-]{,99}", name)):
-            yield f"{key}.{name}: must be letters, digits, hyphens and underscores, at most 100"
     for first, second in combinations(models, 2):
-        for name in set(named[first]) & set(named[second]):
+        for name in set(getattr(recipe, first)) & set(getattr(recipe, second)):
             yield f"{second}.{name}: one of {first} has this name too"
     trained = [f"{student}/{corpus}" for student in recipe.students for corpus in recipe.corpora]
     for name, assistant in recipe.assistants.items():
@@ -69,8 +64,8 @@ def _corpus_problems(recipe: Recipe, trained: list[str]) -> Iterator[str]:
         if corpus.from_:
             known = [*sources, *trained] if "/" in corpus.from_ else sources
             yield from _unknown(f"{at}.from", [corpus.from_], known)
-        if corpus.file and not ((path := DataRef(corpus.file).local) and path.is_file()):
-            yield f"{at}.file: no such file: {corpus.file} (a JSON Lines file, or ./ and its name)"
+        if corpus.file and not ((path := DataRef(corpus.file).local) and path.exists()):
+            yield f"{at}.file: no such file: {corpus.file} (./ and its name, if it is none of JSON Lines)"
         yield from _unknown(f"{at}.mix", corpus.mix, recipe.corpora)
         for part in corpus.mix:
             if part in recipe.corpora and recipe.corpora[part].mix:

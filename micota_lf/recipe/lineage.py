@@ -11,7 +11,7 @@ corpus) or an assistant (such a training, merged with its start).
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..errors import UserError
+from ..errors import UserError, must_know
 from .sections import NAMES, Filter, Model, Recipe, Train
 
 OTHERS = "others"  # in a table: every student that it does not name
@@ -76,9 +76,8 @@ def training(recipe: Recipe, student: str, corpus: str) -> Train:
     Later wins: the recipe's `train`, the student's `train`, its `train_for` by teacher, then by corpus.
     Raises UserError for an unknown student or corpus.
     """
-    for kind, name, known in (("corpus", corpus, recipe.corpora), ("student", student, recipe.students)):
-        if name not in known:
-            raise UserError(f"recipe {recipe.name}: no {kind} {name!r}; known: {', '.join(known)}")
+    must_know(corpus, recipe.corpora, "corpora")
+    must_know(student, recipe.students, "students")
     spec, settings = recipe.students[student], recipe.train
     keys = (*strong_teachers(recipe, corpus), corpus)
     for layer in (spec.train, *(spec.train_for.get(key, {}) for key in keys)):

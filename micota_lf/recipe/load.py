@@ -4,9 +4,9 @@
 
 A layer is a file, each file that it `extends:` (once, even if several extend it), and last the overrides
 (`key.path=value`). They are laid over the defaults and each other, OmegaConf resolves `${...}`, pydantic
-checks what comes out, and an error names the layer that holds the value. A teacher, student, assistant or
-corpus set to null in a later layer is removed; `methods` and `tables` of a later file replace those of an
-earlier one. What the values mean together is checked by `check.py`.
+checks what comes out, and an error names the layer that holds the value. A named entry that a later layer
+sets to null is removed, and a mapping of names or a list is emptied; `methods` and `tables` of a later file
+replace those of an earlier one. What the values mean together is checked by `check.py`.
 
 A recipe's `sources` says where its values come from (`micota plan RECIPE --sources`): keys to words such as
 `paper: appendix 6.2`. A key stands for all below it, and the longest that fits counts; what a later layer
@@ -15,9 +15,10 @@ sets is no longer what that source says.
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial, reduce
 from itertools import product, takewhile
 from pathlib import Path
@@ -30,24 +31,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import RecipeError, UserError, first_line, nearest
 from ..inputs.problems import Prompts
-from ..system.files import NO_TEXT
 from .check import asking_problems, semantic_problems
-from .sections import Recipe
+from .sections import NAMES, Recipe, leaves
 
 RECIPE = TypeAdapter(Recipe)
 OVERRIDES, VARIANTS = "command line", "variants"
 NAME_CHARACTERS = 100  # of a variant's, which names directories
 MAX_NODES = 100_000  # of a file, its aliases written out
-REMOVABLE = ("teachers", "students", "assistants", "corpora")
+PATHS = ("model", "pretrained_model", "path", "file", "data_dir", "include_path")  # keys that may hold one
 Layer = tuple[str, dict[str, Any]]
 Layers = list[Layer]
-# pydantic's error types in the words of this library, with its own figures in them.
-WORDS = {
-    "greater_than": "must be above {gt:g}", "greater_than_equal": "must be {ge:g} or more",
-    "less_than_equal": "must be {le:g} or less", "finite_number": "must be a finite number",
-    "literal_error": "must be {expected}", "string_unicode": NO_TEXT, "value_error": "{error}",
-    "dataclass_type": "is not a mapping", "dict_type": "is not a mapping",
-}  # fmt: skip
+WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
 class Sourced(NamedTuple):
@@ -100,12 +94,14 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of recipe files: a file may leave out anything that another one gives."""
 
     def loosened(node: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in node.items() if key != "required"}
+        kept = {key: value for key, value in node.items() if key != "required"}
+        if isinstance(entry := kept.get("additionalProperties"), dict):  # null removes
+            kept["additionalProperties"] = {"anyOf": [entry, {"type": "null"}]}
+        if kept.get("type") in ("object", "array") and "properties" not in kept:
+            kept["type"] = [kept["type"], "null"]
+        return kept
 
     made = json.loads(json.dumps(RECIPE.json_schema()), object_hook=loosened)
-    for name in REMOVABLE:  # null removes
-        entries = made["properties"][name]
-        entries["additionalProperties"] = {"anyOf": [entries["additionalProperties"], {"type": "null"}]}
     files = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
     made["properties"]["extends"] = {"anyOf": files, "description": "Recipe files laid below this one."}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
@@ -114,10 +110,8 @@ def schema() -> dict[str, Any]:
 def origin(layers: Layers, key: str) -> str | None:
     """The last layer (as `load_layers` gives them) that sets a dotted key, or what it lies in, or None."""
     for where, values in reversed(layers):
-        node: Any = values
-        for part in key.split("."):
-            node = node.get(part, layers) if isinstance(node, dict) else node
-        if node is not layers:
+        given = (f"{leaf}." for leaf, _ in leaves(values))
+        if any(f"{key}.".startswith(leaf) or leaf.startswith(f"{key}.") for leaf in given):
             return where
     return None
 
@@ -127,7 +121,7 @@ def source_rows(recipe: Recipe, layers: Layers) -> list[Sourced]:
     order = {where: n for n, (where, _) in enumerate(layers)}
     stated = {key: where for where, values in layers for key in values.get("sources", {})}
     rows = []
-    for key, value in _leaves(asdict(recipe)):
+    for key, value in leaves(asdict(recipe)):
         set_in = origin(layers, key)
         if key.split(".")[0] == "sources" or (set_in is None and value in (None, {}, [])):
             continue  # nothing is said there
@@ -146,7 +140,8 @@ def _frozen(
     problems: list[str] = []
     layers = [*layers, (VARIANTS if file == VARIANTS else OVERRIDES, _from_dots(overrides, problems))]
     found: dict[str, str] = {}  # by dotted key
-    recipe = _checked(_removed(_resolved(_merged(layers), found)), found)
+    recipe = _checked(_resolved(_merged(layers), found), found)
+    recipe = recipe and _shown(recipe, layers)
     lines = [f"{key}: {words}" for key, words in found.items()] + list(check(recipe) if recipe else ())
     problems += [f"{origin(layers, line.partition(': ')[0]) or file}: {line}" for line in lines]
     if problems or not recipe:
@@ -207,13 +202,28 @@ def _read(path: Path) -> Any:
             raise UserError("a recipe is a mapping of sections")
         if _nodes(node, {}) > MAX_NODES:
             raise UserError(f"aliases: written out, they make more than {MAX_NODES} values")
-        return OmegaConf.to_container(OmegaConf.create(text))
+        return _rooted(OmegaConf.to_container(OmegaConf.create(text)), path.absolute().parent)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise UserError("cannot be read: nested too deeply") from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read: {first_line(error)}") from error
+
+
+def _rooted(value: Any, home: Path, key: str = "") -> Any:
+    """A file's values, the paths among them absolute: relative ones start where the file is.
+
+    A path begins with `./` or `../`, or is that of something that is there.
+    """
+    if isinstance(value, dict):
+        return {name: _rooted(one, home, str(name).rpartition(".")[2]) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_rooted(one, home, key) for one in value]
+    if not (key in PATHS and isinstance(value, str) and value):
+        return value
+    named = value.startswith(("./", "../")) or os.path.exists(home / value)
+    return str(home / value) if named else value
 
 
 def _nodes(node: Any, known: dict[int, float]) -> float:
@@ -260,26 +270,36 @@ def _resolved(values: dict[str, Any], found: dict[str, str]) -> Any:
             del error.parent_node[error.key]
 
 
-def _removed(values: dict[str, Any]) -> dict[str, Any]:
-    """The values without what is null where that removes, and without removed students' rows of tables."""
+def _shown(recipe: Recipe, layers: Layers) -> Recipe:
+    """The recipe without methods and rows of tables that nobody means to show.
 
-    def entries(node: Any) -> dict[str, Any]:
-        return node if isinstance(node, dict) else {}
+    A null method is the student untrained. So it removes one that has a corpus in an earlier layer or in the
+    paper: nobody calls the untrained student by its name. Those of the paper's methods that no layer states
+    are left out if the recipe has not their corpus.
+    """
 
-    for key in REMOVABLE:
-        values[key] = values.get(key) or {}
-        for name in [name for name, spec in entries(values[key]).items() if spec is None]:
-            del values[key][name]
-            for rows in entries(values.get("tables")).values() if key == "students" else ():
-                entries(rows).pop(name, None)
-    return values
+    def given(key: str) -> list[tuple[str, Any]]:
+        return [pair for _, layer in layers if isinstance(v := layer.get(key), dict) for pair in v.items()]
+
+    learnt = {name for name, corpus in (*NAMES["methods"].items(), *given("methods")) if corpus}
+    stated = {name for name, _ in given("methods")}
+    gone = {name for name, corpus in recipe.methods.items() if corpus is None and name in learnt}
+    gone |= {n for n, corpus in NAMES["methods"].items() if corpus and corpus not in recipe.corpora} - stated
+    methods = {name: corpus for name, corpus in recipe.methods.items() if name not in gone}
+    lost = {name for name, _ in given("students")} - recipe.students.keys()
+    tables = {
+        table: {who: [m for m in shown if m not in gone] for who, shown in rows.items() if who not in lost}
+        for table, rows in recipe.tables.items()
+    }
+    return replace(recipe, methods=methods, tables=tables)
 
 
 def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:
     """The recipe; what is wrong with single values is added to what has been found.
 
     A value that is refused is left out, so that what the others mean together can be checked too; there is no
-    recipe where a mapping is none, or one that has no default is missing.
+    recipe where a mapping is none, or one that has no default is missing. A null that removes is left out
+    too, and not wrong.
     """
     for _ in range(2):
         try:
@@ -288,10 +308,12 @@ def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:
             refused = error.errors(include_url=False)
         for one in refused:
             place: list[Any] = [part for part in one["loc"] if part != "[key]"]
-            found.setdefault(".".join(map(str, place)), _words(one, place))
             *path, last = takewhile(lambda part: isinstance(part, str), place)  # of a list, all of it goes
-            reduce(lambda node, part: node.get(part, {}), path, values).pop(last, None)
-        if any(one["type"] in ("dataclass_type", "dict_type") for one in refused):
+            value = reduce(lambda node, part: node.get(part, {}), path, values).pop(last, place)
+            empties = one["type"] in ("dict_type", "list_type") and value is None and not _known_keys(place)
+            if not empties and (value is not None or _known_keys(path)):
+                found.setdefault(".".join(map(str, place)), _words(one, place))
+        if any(one["type"] in ("dataclass_type", "dict_type") and one["input"] for one in refused):
             break
     return None
 
@@ -299,7 +321,9 @@ def _checked(values: dict[str, Any], found: dict[str, str]) -> Recipe | None:
 def _words(error: Any, place: Sequence[Any]) -> str:
     """An error of pydantic in words."""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key; {nearest(str(place[-1]), _known_keys(place[:-1]))}"
+        hint = nearest(str(place[-1]), known := _known_keys(place[:-1]))
+        more = "extra" in known and hint.startswith("known")
+        return f"unknown key; {hint}{'; `extra` takes other arguments of LLaMA-Factory' if more else ''}"
     if error["type"].startswith("missing"):
         return "missing, and it has no default"
     words = WORDS.get(error["type"], "").format(**error.get("ctx", {}))
@@ -307,17 +331,9 @@ def _words(error: Any, place: Sequence[Any]) -> str:
 
 
 def _known_keys(place: Sequence[str]) -> Iterable[str]:
-    """Keys of the section at a place, from the schema."""
+    """Keys of the section at a place, from the schema; none of a mapping whose keys are names."""
     whole = node = RECIPE.json_schema()
     for part in place:
         node = node.get("properties", {}).get(part) or node["additionalProperties"]
         node = whole["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
-    return list(node["properties"])
-
-
-def _leaves(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{at}.{key}".removesuffix("_").removeprefix("."))
-    else:
-        yield at, node
+    return list(node.get("properties", ()))

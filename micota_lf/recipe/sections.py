@@ -9,6 +9,7 @@ Limits and the marks `How` and `Apart` (what enters no step's identity; system/f
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, get_type_hints
@@ -56,21 +57,29 @@ def _extra(values: dict[str, Any]) -> dict[str, Any]:
     problems += [f"{key} follows from the recipe or the step" for key in values if key in NAMES["decided"]]
     if problems:
         raise ValueError(f"overrides what the recipe states: {'; '.join(problems)}")
-    return values
+    return {key: value for key, value in values.items() if value is not None}  # null removes
 
 
-def _dotted(values: Any, at: str = "") -> Any:
-    """A mapping whose inner mappings are written out: `{a: {b: [1, 2]}}` as `{a.b: [1, 2]}`."""
-    if not isinstance(values, dict):
-        return {at: values} if at else values
-    inner = (_dotted(value, f"{at}.{key}".removeprefix(".")) for key, value in values.items())
-    return {key: value for part in inner for key, value in part.items()}
+def leaves(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a mapping and of those within it by dotted key: `a.b` for `{a: {b: [1, 2]}}`."""
+    if isinstance(node, dict) and (node or not at):
+        for key, value in node.items():
+            yield from leaves(value, f"{at}.{key}".removesuffix("_").removeprefix("."))
+    else:
+        yield at, node
+
+
+def _dotted(values: Any) -> Any:
+    return dict(leaves(values)) if isinstance(values, dict) else values
 
 
 def _name(name: str) -> str:
     if not re.fullmatch(r"\w[\w.-]{,99}", name):
         raise ValueError("names directories: at most 100 letters, digits, dots, hyphens and underscores")
     return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
 
 
 class Model(Section):
@@ -132,6 +141,7 @@ class Train(Section):
     The gradient accumulation is derived: global_batch_size / (per_device_train_batch_size x devices).
     Without `check_template`, a template that trains other tokens than inference meets is only warned of.
     `extra` takes any other LLaMA-Factory argument that neither the recipe states nor the library decides.
+    LoRA is refused: its adapters could be neither evaluated nor merged.
 
     `arrange` says how several processes share a global batch: `order` gives a micro-step rows of like length,
     `pack` lets short rows share a sequence too, apart from each other (slow without flash-attn), `none` does
@@ -152,7 +162,7 @@ class Train(Section):
     adam_beta2: Share = 0.999
     cutoff_len: Count = 16384
     template: str = "qwen"
-    finetuning_type: Literal["full", "lora", "freeze"] = "full"
+    finetuning_type: Literal["full", "freeze"] = "full"
     bf16: bool = True
     packing: bool = False
     flash_attn: str = "auto"
@@ -174,6 +184,7 @@ class Train(Section):
     ] = "steps"
     save_total_limit: How[Count | None] = 1
     logging_steps: How[Count] = 1
+    report_to: How[Literal["none", "tensorboard", "wandb", "mlflow", "swanlab", "trackio"]] = "none"
 
 
 # Some keys of a section, to be laid over its own values; and one of the names of MERGE_METHODS.
@@ -258,7 +269,7 @@ class Evaluation(Section):
     """
 
     tasks: Apart[dict[str, str]] = field(default_factory=dict)
-    benchmarks: Apart[dict[str, Benchmark]] = field(default_factory=dict)
+    benchmarks: Apart[dict[Name, Benchmark]] = field(default_factory=dict)
     data_dir: Apart[str | None] = None
     include_path: Apart[str | None] = None
     max_gen_toks: Count = 16384
@@ -353,9 +364,10 @@ class Recipe(Section):
     """One run of the method. The sections are described by their classes.
 
     `name` names the report's directory. `methods` maps the name of a table's row to a corpus (null: the
-    student untrained). `tables` maps a table to the methods of each student in it (`others`: of every student
-    that it does not name); without it, the paper's Tables 1 to 3 hold all students. `sources` says where
-    values come from (`micota plan --sources`).
+    student untrained); without it, the paper's rows hold whose corpora there are. `tables` maps a table to
+    the methods of each student in it (`others`: of every student that it does not name); without it, the
+    paper's Tables 1 to 3 hold all students. `sources` says where values come from (`micota plan
+    --sources`).
 
     `variants` gives keys several values each: a run is then one of every combination, in one plan whose equal
     steps are one, and the report compares them. `seed` is that of everything random, in place of each
@@ -363,14 +375,14 @@ class Recipe(Section):
     for it elsewhere, as in a model's path.
     """
 
-    name: Annotated[str, AfterValidator(_name)]
+    name: Name
     prompts: Prompts
-    teachers: dict[str, Model] = field(default_factory=dict)
-    students: dict[str, Student] = field(default_factory=dict)
-    assistants: dict[str, Assistant] = field(default_factory=dict)
-    corpora: dict[str, Corpus] = field(default_factory=dict)
+    teachers: dict[Name, Model] = field(default_factory=dict)
+    students: dict[Name, Student] = field(default_factory=dict)
+    assistants: dict[Name, Assistant] = field(default_factory=dict)
+    corpora: dict[Name, Corpus] = field(default_factory=dict)
     methods: dict[str, str | None] = field(default_factory=NAMES["methods"].copy)
-    tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    tables: dict[Name, dict[str, list[str]]] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
     filter: Filter = field(default_factory=Filter)
     train: Train = field(default_factory=Train)

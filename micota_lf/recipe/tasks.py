@@ -10,7 +10,6 @@ One entry `evaluation.benchmarks.NAME`, of a recipe or of the package's data_inf
 of the user's own stand beside them, or in their place.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -20,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import UserError, nearest
+from ..errors import UserError, must_know
 from ..inputs.problems import Benchmark
 from ..system.files import directory_digest
 from .sections import Evaluation
@@ -59,8 +58,7 @@ def benchmark_named(name: str, given: Mapping[str, Any] | None, data_dir: str | 
     Raises UserError for a name or a key that is unknown, and for a local file that is not there.
     """
     specs = {**package_benchmarks(), **(given or {})}
-    if name not in specs:
-        raise UserError(f"benchmark {name!r} is unknown; known: {', '.join(specs)}")
+    must_know(name, specs, "benchmarks")
     try:
         spec = BENCHMARK.validate_python(specs[name])
     except ValidationError as error:
@@ -69,7 +67,7 @@ def benchmark_named(name: str, given: Mapping[str, Any] | None, data_dir: str | 
     path = spec.source.local
     if path is None and data_dir:
         path = Path(data_dir).expanduser().absolute() / name / "test.jsonl"
-    if path and not path.is_file():
+    if path and not path.exists():
         raise UserError(f"benchmark {name!r}: no such file: {path}")
     return replace(spec, path=str(path)) if path and not spec.path.startswith("tiny:") else spec
 
@@ -83,9 +81,6 @@ def known_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
             found[name] = {"group": name, "include": "_group.yaml", "task": list(tasks)}
     for suffix, template in (("_avg", "_avg.yaml"), ("", "_math.yaml")):
         for name in {**package_benchmarks(), **spec.benchmarks}:
-            if not re.fullmatch(r"[\w.-]+", name):
-                words = "must be letters, digits, dots, hyphens and underscores: it names a task"
-                raise UserError(f"benchmarks.{name}: {words}")
             task, metadata = f"micota_{name.replace('-', '')}{suffix}", {"benchmark": name, "version": 1.0}
             found[task] = {"task": task, "include": template, "metadata": metadata}
     return found | _own_tasks(spec)
@@ -103,10 +98,8 @@ def chosen_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
 
     def expanded(names: Iterable[Any]) -> Iterator[tuple[str, TaskConfig]]:
         for named in names:
-            name = named.get("task") if isinstance(named, dict) else named
-            if name not in known:  # lm-eval's own have no gold answer that could be graded
-                hint = nearest(str(name), known)
-                raise UserError(f"tasks: {name!r} is neither this package's nor your own; {hint}")
+            name: Any = named.get("task") if isinstance(named, dict) else named
+            must_know(name, known, "tasks")  # lm-eval's own have no gold answer that could be graded
             config = known[name]
             yield from expanded(config.get("task") or []) if "group" in config else [(name, config)]
 
@@ -135,6 +128,8 @@ def _own_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
         if isinstance(raw, dict) and isinstance(name := raw.get("group") or raw.get("task"), str):
+            if isinstance(base := raw.get("include"), str) and not (file.parent / base).is_file():
+                raise UserError(f"include_path: {file}: include: no such file beside it: {base}")
             kept = {key: raw[key] for key in ("group", "task", "metadata") if key in raw}
             found[name] = {**kept, "include": str(file)}
     return found

@@ -19,18 +19,15 @@ import yaml
 from .. import __version__
 from ..errors import UserError
 from ..plan.plan import Input, Plan, Step
+from ..recipe.sections import NAMES
 from ..run.step import finished
 from ..run.workspace import damage
-from ..stages.merge import TOKENIZER_FILES
-from ..system.files import read_json, write_json, write_text
+from ..system.files import write_text
 from .outcomes import Outcomes
 from .sheets import document, make_sheet
 from .tables import accuracies, corpora_sheet
 
-LOADED = (
-    "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "tokenizer.model",
-    "*.jinja", *TOKENIZER_FILES,
-)  # fmt: skip
+LOADED = [*NAMES["exported"], *NAMES["tokenizer_files"]]
 MODEL_ROLES = ("model", "before", "after", "pretrained")
 UNKNOWN = "unknown"  # the hub's own word
 
@@ -55,10 +52,6 @@ def export_model(outcomes: Outcomes, step_id: str, output: Path) -> None:
     partial.mkdir(parents=True)
     for file in {file for pattern in LOADED for file in (directory / "model").glob(pattern)}:
         shutil.copyfile(file, partial / file.name)
-    adapter = partial / "adapter_config.json"
-    if adapter.is_file():  # peft writes the local path that it was trained from
-        base = next(iter(_references(model_line(outcomes.plan, step))))
-        write_json(adapter, {**read_json(adapter), "base_model_name_or_path": base})
     write_text(partial / "README.md", card)
     partial.replace(output)
 

@@ -13,7 +13,7 @@ from ..recipe.lineage import table_rows
 from . import read
 from .outcomes import Outcomes, Problems
 from .sheets import Record, Sheet, make_sheet, short_name
-from .tables import assistants
+from .tables import assistants, shown_model
 
 FIGURES = ("figure2", "figure3", "figure4")
 QUANTILES = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
@@ -66,7 +66,7 @@ def _series(outcomes: Outcomes, figure: str) -> Iterator[tuple[str, str, Problem
         for name, (model, told) in assistants(recipe).items()
         for state, end in look.get("assistants", {}).items()
     ] + [
-        (recipe.students[student].model, method, f"evaluate/{student}/{method}")
+        (shown_model(recipe, student), method, f"evaluate/{student}/{method}")
         for student, method in table_rows(recipe, "figures")
         if method in look.get("methods", ())
     ]

@@ -20,10 +20,6 @@ from ..grading import intervals
 from . import read
 
 Record = dict[str, Any]
-LATEX = str.maketrans(
-    {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {special: f"\\{special}" for special in "&%$#_{}"}
-)
 
 
 class Sheet(NamedTuple):
@@ -158,5 +154,5 @@ def csv_text(sheet: Sheet) -> str:
 
 
 def _latex_cell(text: str) -> str:
-    lines = text.translate(LATEX).split("\n")
+    lines = text.translate(str.maketrans(read("sheets")["latex"])).split("\n")
     return lines[0] if len(lines) == 1 else r"\makecell[l]{" + r" \\ ".join(lines) + "}"

@@ -26,7 +26,7 @@ def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
         for name, (model, told) in assistants(recipe).items():
             shown.append((f"evaluate/{name}", model, "(Merged) Teacher Assistant", told))
     for student, method in table_rows(recipe, table):
-        shown.append((f"evaluate/{student}/{method}", recipe.students[student].model, method, ""))
+        shown.append((f"evaluate/{student}/{method}", shown_model(recipe, student), method, ""))
     for slot, model, method, told in shown:
         names, papers = {"model": model, "method": method + told}, paper_row(table, model, method)
         cells = accuracies(outcomes, slot)
@@ -40,6 +40,13 @@ def assistants(recipe: Recipe) -> dict[str, tuple[str, str]]:
     """The model of each assistant, and what tells it from the others: its name; of a single one nothing."""
     several = len(recipe.assistants) > 1
     return {name: (model_of(recipe, name).model, f" ({name})" * several) for name in recipe.assistants}
+
+
+def shown_model(recipe: Recipe, name: str) -> str:
+    """The model behind a name; with the name, if tables would show another student's model like it."""
+    model = model_of(recipe, name).model
+    alike = [one for one in recipe.students.values() if short_name(one.model) == short_name(model)]
+    return model if len(alike) < 2 else f"{model} ({name})"
 
 
 def accuracies(outcomes: Outcomes, slot: str) -> list[Record]:
@@ -86,7 +93,7 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
     for student, other in dict.fromkeys(pairs):
         if other == (ours := last[student]):
             continue
-        names = {"model": recipe.students[student].model, "method": ours, "against": other}
+        names = {"model": shown_model(recipe, student), "method": ours, "against": other}
         cells = differences(outcomes, f"evaluate/{student}/{ours}", f"evaluate/{student}/{other}")
         missing = {"state": MISSING}
         rows.append([{**names, "benchmark": titles[task], **cells.get(task, missing)} for task in titles])
@@ -127,7 +134,7 @@ def gap_sheet(outcomes: Outcomes) -> Sheet:
         if not corpus:
             continue
         slot, before = (f"evaluate/{student}/{name}" for name in (method, baseline(recipe)))
-        spec, model, state = recipe.corpora[corpus], recipe.students[student].model, outcomes.state(slot)
+        spec, model, state = recipe.corpora[corpus], shown_model(recipe, student), outcomes.state(slot)
         teacher = next((recipe.teachers[name].model for name in strong_teachers(recipe, corpus)), "")
         source = "File" if spec.file else "Teacher" if spec.from_ in recipe.teachers else "TA"
         record: Record = {"student": model, "teacher": teacher, "corpus_from": source, "state": state}
@@ -150,7 +157,7 @@ def bpc_sheet(outcomes: Outcomes) -> Sheet:
     """Table 4: mean BPC of each corpus under each untrained model."""
     recipe, spec, rows = outcomes.recipe, outcomes.recipe.bpc, []
     titles = {corpus: method for method, corpus in reversed(recipe.methods.items()) if corpus}
-    models = {f"bpc/{name}": model_of(recipe, name).model for name in spec.models}
+    models = {f"bpc/{name}": shown_model(recipe, name) for name in spec.models}
     for number, corpus in enumerate(spec.corpora):
         row, method = [], titles.get(corpus, corpus)
         for slot, model in models.items():

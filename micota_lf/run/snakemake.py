@@ -146,7 +146,8 @@ def _watch(plan: Plan, workspace: Path, pending: list[str], child: subprocess.Po
             if now in (before, MISSING):
                 continue
             ended = sum(then in (DONE, FAILED) for then in seen.values())
-            tell(f"{ended}/{len(pending)} {'started' if now == RUNNING else now:7} {step.name}")
+            what = "started" if now == RUNNING else now
+            tell(f"{ended}/{len(pending)} {what:7} {plan.slots_of(step.id)[0]}")
             if now == DONE and step.id in plan.gates:
                 for line in read_json(workspace / step.directory / "done.json")["results"]["warnings"]:
                     say(f"warning: {line}")
@@ -154,7 +155,7 @@ def _watch(plan: Plan, workspace: Path, pending: list[str], child: subprocess.Po
             last_status = time.monotonic()
             for step in (step for step in steps if seen[step.id] == RUNNING):
                 words = stage(step.kind).progress(workspace / step.directory) or "running"
-                tell(f"    ... {step.name}: {words}")
+                tell(f"    ... {plan.slots_of(step.id)[0]}: {words}")
         with suppress(subprocess.TimeoutExpired):
             child.wait(POLL_SECONDS)
 
@@ -171,7 +172,8 @@ def _raise_failures(plan: Plan, workspace: Path, pending: list[str], code: int) 
         # One that was begun, had all that it needs, and ended without a word, was killed.
         killed = begun and after[step.id] == MISSING and not left.keys() & plan.waits_for(step)
         failed += [step] if killed or after[step.id] == FAILED else []
-    lines = [f"step {step.name} failed: {failure_report(workspace / step.directory)}" for step in failed]
+    names = {step.id: plan.slots_of(step.id)[0] for step in failed}
+    lines = [f"step {names[step.id]} failed: {failure_report(workspace / step.directory)}" for step in failed]
     if len(failed) < len(left):
         lines.append(f"{len(left) - len(failed)} steps that need others could not run")
     if not failed:

@@ -16,16 +16,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from ..errors import MicotaError, UserError
 from ..plan.plan import STEP, Plan, Step
 from ..stages import LOG
-from ..system.files import read_json, sha256_file
+from ..system.files import differences, read_json, sha256_file
 from ..system.locks import holder, lease
 from .step import FAILED, LEASE, RUN_LEASE, RUNNING, finished, state
 
-ABSENT = "(absent)"
 IDS = "-" + 12 * "[0-9a-f]"  # how the name of a step's directory ends
 
 
@@ -50,29 +48,19 @@ def explain(plan: Plan, step_id: str, workspace: Path) -> list[str]:
 
 def _changes(earlier: Step, step: Step, plan: Plan, workspace: Path) -> list[str]:
     """`path: old -> new` for each differing value; a differing input step is followed."""
-    lines = _differences(earlier.config, step.config)
+    lines = differences(earlier.config, step.config)
     for role, given in step.inputs.items():
         before = earlier.inputs.get(role)
         if before is None:
             lines.append(f"{role}: a new input")
         elif not (given.step and before.step):
-            lines += _differences(before.identity, given.identity, role)
+            lines += differences(before.identity, given.identity, role)
         elif before.step != given.step:
             stored, new = next(workspace.glob(f"*/*-{before.step}/step.json"), None), plan.steps[given.step]
             old = stored and STEP.validate_python(read_json(stored))
             inner = _changes(old, new, plan, workspace) if old else ["made from a step that is gone"]
             lines += [f"{role} <- {new.name}: {line}" for line in inner]
     return lines + [f"{role}: no longer an input" for role in earlier.inputs if role not in step.inputs]
-
-
-def _differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """`path: old -> new` for each value of two mappings that differs."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [f"{at}: {old!r} -> {new!r}"] if old != new else []
-    lines = []
-    for key in {**old, **new}:
-        lines += _differences(old.get(key, ABSENT), new.get(key, ABSENT), f"{at}.{key}".lstrip("."))
-    return lines
 
 
 def _nearest_finished(step: Step, slots: set[str], workspace: Path) -> Step | None:
@@ -82,7 +70,7 @@ def _nearest_finished(step: Step, slots: set[str], workspace: Path) -> Step | No
         with suppress(MicotaError, LookupError, TypeError, ValueError):  # damaged, or another program's
             raw = read_json(done.with_name("step.json"))
             other = STEP.validate_python(raw)
-            differing = len(_differences(asdict(other), asdict(step)))
+            differing = len(differences(asdict(other), asdict(step)))
             found.append(((slots.isdisjoint(raw["slots"]), differing, -done.stat().st_mtime), other))
     return min(found, key=itemgetter(0))[1] if found else None
 

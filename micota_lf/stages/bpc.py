@@ -20,6 +20,7 @@ from ..recipe.tasks import TaskConfig
 from ..system.files import Row, write_json, write_jsonl
 from . import Context, Results, Settings, Stage
 from .evaluate import ask, lm_eval_samples, progress
+from .filter import whole_rows
 
 
 def settings(recipe: Recipe) -> Settings:
@@ -39,6 +40,7 @@ def run(step: Context) -> Results:
     corpora = {role: given.ref for role, given in step.inputs.items() if role != "model"}
     tasks: dict[str, TaskConfig] = {}
     for number, corpus in enumerate(corpora.values()):
+        list(whole_rows(corpus))  # UserError at once for what lm-eval would stumble over
         # Absolute, because lm-eval resolves it against the current directory.
         name, files = f"micota_bpc_{number}", {"data_files": {"test": corpus}}
         tasks[name] = {"task": name, "include": "_bpc.yaml", "dataset_kwargs": files, **own}
@@ -63,10 +65,11 @@ def finish(directory: Path, settings: Bpc, tasks: dict[str, str]) -> Results:
     for corpus, task in tasks.items():
         values = []
         for sample in lm_eval_samples(directory / "lm_eval", task):
-            text, nll = sample["doc"]["response"], sample["nll"]
-            if text:
+            doc, nll = sample["doc"], sample["nll"]
+            if text := doc["response"]:
                 values.append(bits_per_character(nll, text, settings.log_base, settings.unit))
-                rows.append({"corpus": corpus, "id": sample["doc"]["id"], "nll_nats": nll, "bpc": values[-1]})
+                row = {"corpus": corpus, "id": doc.get("id", sample["doc_id"])}
+                rows.append({**row, "nll_nats": nll, "bpc": values[-1]})
         low, high = mean_interval(values, least=0.0)
         unit = f"{'bits' if settings.log_base == '2' else 'nats'} per {settings.unit[:-1]}"
         mean = sum(values) / len(values)

@@ -173,9 +173,9 @@ def ask_server(step: Context, spec: Evaluation, tasks: Mapping[str, TaskConfig],
 
 def prompt_tokens(step: Context, tasks: Mapping[str, TaskConfig]) -> list[int]:
     """Of each prompt of the tasks; none with tasks of the user's own, whose prompts lm-eval alone knows."""
+    read, prompts = load_chat(step.inputs["model"]), Prompts("", **step.config["prompts"])
     if any(Path(config["include"]).is_absolute() for config in tasks.values()):
         return []
-    read, prompts = load_chat(step.inputs["model"]), Prompts("", **step.config["prompts"])
     benchmarks = [Benchmark(**one) for one in step.how["benchmarks"].values()]
     asked = (chat(row["problem"], prompts) for one in benchmarks for row in load_problems(one))
     return read.counts(map(read.prompt, asked))
@@ -197,9 +197,9 @@ def kept_answers(directory: Path) -> list[str]:
 
 def run(step: Context) -> Results:
     """Let lm-eval ask the model without grading, then grade its samples."""
-    load_chat(step.inputs["model"])  # UserError at once if no tokens of its responses could be counted
     tasks, cache = step.config["tasks"], step.directory / "cache"
     spec = step.section(Evaluation, tasks=dict.fromkeys(tasks, ""), **step.how)
+    prompt_tokens(step, chosen_tasks(spec))  # UserError at once if they or the tokens cannot be had
     words = [*generation_arguments(step), "--predict_only", *kept_answers(cache)]
     asking = ask_server if spec.backend == "vllm" else ask
     write_numerics(step, spec, asking(step, spec, chosen_tasks(spec), *words))

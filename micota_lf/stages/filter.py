@@ -7,6 +7,7 @@ rows with their reasons beside it, and the counts by reason.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..recipe.sections import Filter
 from ..system.files import Row, digest, iter_jsonl, write_json, write_jsonl
 from . import Context, Results, Stage
 
-KEPT = "kept"
+KEPT, ANY = "kept", Filter(verdict="none")
 KINDS = {"prompt": str, "response": str, "response_tokens": int}
 
 
@@ -32,14 +33,9 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
 
     Kept is a row with finish_reason `stop`, at most `rule.max_tokens` response tokens, and a right answer
     in the eyes of `rule.verdict` (`none`: any answer); what grading could not end is rejected as `timeout` or
-    `unparseable` (`grading`). Raises UserError if none is kept, and naming file, row and column for a row
-    without `prompt`, `response`, `answer` (for a verdict) or `response_tokens` (for a `max_tokens`).
-
-    What a file of responses from elsewhere may leave out: a row without `finish_reason` counts as finished,
-    one without `id` gets a digest of its prompt, and `response_tokens` without a `max_tokens` count as 0.
+    `unparseable` (`grading`). Raises UserError if none is kept, and as `whole_rows` does.
     """
-    output, numbered = Path(output), enumerate(iter_jsonl(responses), start=1)
-    whole = [_whole(row, rule, f"{responses}: row {number}") for number, row in numbered]
+    output, whole = Path(output), list(whole_rows(responses, rule))
     rows = [_judged(row, verdict, rule) for row, (verdict,) in grade_rows(whole, _questions)]
     rows.sort(key=lambda row: str(row["id"]))  # generation order depends on batching
     kept = [row for row in rows if row["reason"] == KEPT]
@@ -58,20 +54,28 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
     return summary
 
 
-def _whole(row: Row, rule: Filter, where: str) -> Row:
-    """The row with the columns that it may leave out. Raises UserError for one that it may not."""
-    given = {name: value for name, value in row.items() if value is not None}
+def whole_rows(responses: str | Path, rule: Filter = ANY) -> Iterator[Row]:
+    """The rows of a file of responses, from here or elsewhere, with the columns that they may leave out.
+
+    A row without `finish_reason` counts as finished, one without `id` gets a digest of its prompt, and
+    `response_tokens` without a `max_tokens` count as 0. Raises UserError naming file, row and column for a
+    row without `prompt`, `response`, `answer` (for a verdict) or `response_tokens` (for a `max_tokens`).
+    """
     needs = {
         "answer": rule.verdict != "none" and f", which verdict {rule.verdict} needs (none needs none)",
         "response_tokens": rule.max_tokens and f", which max_tokens {rule.max_tokens} needs",
     }
-    for column, kind in {**KINDS, "answer": object}.items():
-        if column in given and not isinstance(given[column], kind):
-            raise UserError(f"{where}: {column!r} is a {type(given[column]).__name__}, not {kind.__name__}")
-        if column not in given and needs.get(column, True):
-            raise UserError(f"{where} has no {column!r}{needs.get(column, '')}; {nearest(column, given)}")
-    defaults = {"id": digest(ascii(row["prompt"])), "finish_reason": "stop", "response_tokens": 0}
-    return row | defaults | given
+    for number, row in enumerate(iter_jsonl(responses), start=1):
+        where = f"{responses}: row {number}"
+        given = {name: value for name, value in row.items() if value is not None}
+        for column, kind in {**KINDS, "answer": object}.items():
+            if column in given and not isinstance(given[column], kind):
+                found = type(given[column]).__name__
+                raise UserError(f"{where}: {column!r} is a {found}, not {kind.__name__}")
+            if column not in given and needs.get(column, True):
+                raise UserError(f"{where} has no {column!r}{needs.get(column, '')}; {nearest(column, given)}")
+        defaults = {"id": digest(ascii(row["prompt"])), "finish_reason": "stop", "response_tokens": 0}
+        yield row | defaults | given
 
 
 def _questions(row: Row) -> list[Question]:

@@ -25,11 +25,11 @@ from ..inputs.problems import Prompts, chat, load_problems, user_text
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation, Recipe
 from ..system.fields import identity, joined
-from ..system.files import Row, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
+from ..system.files import Row, differences, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
 from ..system.processes import log_tail
 from . import LOG, Context, Results, Settings, Stage
 
-NAMED_IDS = 5  # of problems that differ, in an error
+NAMED = 5  # of the values that differ, in an error
 
 
 def settings(recipe: Recipe) -> Settings:
@@ -66,8 +66,9 @@ def generate(
     }  # fmt: skip
     meta = output.with_suffix(".meta.json")
     before = read_json(meta) if output.is_file() and output.stat().st_size else {}
-    if before and (changed := _changes(before, asked)):
-        raise UserError(f"{output}: holds responses to another request ({changed}); choose another")
+    if before and (changed := differences({key: before.get(key) for key in asked}, asked)):
+        said = "; ".join([*changed[:NAMED], *(["..."] if len(changed) > NAMED else [])])
+        raise UserError(f"{output}: holds responses to another request ({said}); choose another")
     done = {row["id"] for row in _finished(output)}
     missing = {row["id"]: row for row in problems if row["id"] not in done}
     if not missing:
@@ -104,20 +105,6 @@ def _finished(output: Path) -> Iterator[Row]:
     """The rows that need no second answer."""
     rows = iter_jsonl(output, repair=True) if output.is_file() else iter(())
     return (row for row in rows if row["status"] == "ok")
-
-
-def _changes(before: Row, asked: Row) -> str:
-    """How a request differs from the one that was answered before; empty if it does not."""
-    keys = [key for key in asked if key != "problems" and before.get(key) != asked[key]]
-    changed = [f"{key}: {before.get(key)!r} then, {asked[key]!r} now" for key in keys]
-    then, now = before["problems"], asked["problems"]
-    differing = {"added": now.keys() - then, "removed": then.keys() - now}
-    differing["changed"] = {key for key in now.keys() & then if now[key] != then[key]}
-    for word, ids in differing.items():
-        if ids:
-            names = sorted(ids)[:NAMED_IDS] + ["..."] * (len(ids) > NAMED_IDS)
-            changed.append(f"{len(ids)} {word}: {', '.join(names)}")
-    return "; ".join(changed)
 
 
 def response_summary(output: Path) -> dict[str, Any]:

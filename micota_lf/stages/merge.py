@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import StepFailed, UserError, nearest
+from ..errors import StepFailed, UserError, must_know
 from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
 from ..inputs.weights import KINSHIP, cosines, finite, tensors
@@ -45,9 +45,7 @@ def merge_config(
     The paths default to the recipe's references, `after` to the training's name. Raises UserError for a name
     that is no assistant's.
     """
-    if assistant not in recipe.assistants:
-        hint = nearest(assistant, recipe.assistants)
-        raise UserError(f"recipe {recipe.name}: no assistant {assistant!r}; {hint}")
+    must_know(assistant, recipe.assistants, "assistants")
     spec = recipe.assistants[assistant]
     start = before or model_of(recipe, assistant).reference.resolved
     base = pretrained or (spec.merge.pretrained.resolved if spec.merge.pretrained else None)
@@ -189,7 +187,7 @@ def answer_health(answers: Path) -> dict[str, Any]:
     ended = sum(row["finish_reason"] == "stop" for row in rows)
     tokens = [row["response_tokens"] for row in rows]
     if not ended:
-        within = f"within {max(tokens)} tokens (generation.max_tokens)"
+        within = f"within {max(tokens)} tokens (generation.max_tokens; merge.health_prompts=0 asks none)"
         why = f"it does not stop, or only repeats itself; see {answers}"
         raise StepFailed(f"none of the merged model's {len(rows)} greedy answers ended {within}: {why}")
     return {"prompts": len(rows), "ended": ended, "mean_response_tokens": sum(tokens) / len(rows)}

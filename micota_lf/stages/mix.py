@@ -12,8 +12,9 @@ from typing import Any
 
 from ..errors import UserError
 from ..recipe.sections import RATIO_TOLERANCE
-from ..system.files import Row, read_jsonl, write_json, write_jsonl
+from ..system.files import Row, write_json, write_jsonl
 from . import Context, Results, Stage
+from .filter import whole_rows
 
 
 def run(step: Context) -> Results:
@@ -31,7 +32,7 @@ def mix_corpora(
     """
     if abs(sum(ratios) - 1) > RATIO_TOLERANCE or not all(ratio > 0 for ratio in ratios):
         raise UserError(f"--part: ratios {ratios} must be above 0 and add up to 1")
-    corpora = [_corpus(path) for path in parts]
+    corpora = [sorted(whole_rows(path), key=lambda row: str(row["id"])) for path in parts]
     total = size or min(int(len(rows) / ratio + 1e-9) for rows, ratio in zip(corpora, ratios, strict=True))
     counts = shares(ratios, total)
     mixed: list[Row] = []
@@ -57,15 +58,6 @@ def shares(ratios: list[float], total: int) -> list[int]:
     for i in by_rest[: total - sum(counts)]:
         counts[i] += 1
     return counts
-
-
-def _corpus(path: str) -> list[Row]:
-    """The rows of a part, in the order of their ids."""
-    rows = read_jsonl(path)
-    for number, row in enumerate(rows, start=1):
-        if missing := [key for key in ("id", "response_tokens") if key not in row]:
-            raise UserError(f"{path}: row {number} has no {' and no '.join(missing)}")
-    return sorted(rows, key=lambda row: str(row["id"]))
 
 
 STAGE = Stage(run, quick=True, output="corpus.jsonl")

@@ -44,7 +44,9 @@ CORPUS, TOKENS = "corpus", "tokens"
 ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"  # LLaMA-Factory's own launcher of several processes sets it likewise
 # What a training runs without, or says to us alone: LLaMA-Factory does not know these keys.
 OURS = ("global_batch_size", "extra", "check_template", "deepspeed", "arrange", "enable_liger_kernel")
-PACKAGES = {"deepspeed": "deepspeed", "enable_liger_kernel": "liger_kernel"}  # that a setting needs
+# The package that a setting needs, and what pip installs it with; report_to's is its value.
+GPU = "'micota_lf[gpu]'"
+PACKAGES = {"deepspeed": ("deepspeed", GPU), "enable_liger_kernel": ("liger_kernel", GPU)}
 SAVE_SECONDS, SAVE_STEPS = 1800.0, 500  # from checkpoint to checkpoint; steps where no time is estimated
 LONGER = 1.5  # times cutoff_len: how long rows may be that share a sequence
 # Which machine this is, and where the first one listens; the user or the scheduler may say it.
@@ -136,11 +138,12 @@ def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:
     asked for is absent, or if NODE_RANK is set without the first machine's address.
     """
     processes, nodes, zero = how["processes"], how["nodes"], how["train"]["deepspeed"]
-    for key, package in PACKAGES.items():
+    for key in (*PACKAGES, "report_to"):
         value = how["train"][key]
+        package, what = PACKAGES.get(key, (value, value))
         if value not in (False, "none") and _lacks(program, package):
             lacks = f"train.{key}: {value}, but the package {package} is not installed"
-            cure = f"pip install 'micota_lf[gpu]', or set train.{key}={'false' if value is True else 'none'}"
+            cure = f"pip install {what}, or set train.{key}={'false' if value is True else 'none'}"
             raise UserError(f"{lacks}; {cure}")
     if processes * nodes == 1 and zero == "none":
         return {}

@@ -6,19 +6,22 @@ In: paths and plain data. Out: JSON and JSON Lines files that appear by rename.
     rows = read_jsonl("corpus.jsonl")
 """
 
+import csv
+import gzip
 import hashlib
 import json
 import os
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 import jsonlines
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 Row = dict[str, Any]
 
@@ -27,6 +30,7 @@ Row = dict[str, Any]
 WHOLE_FILE_HASH_BYTES, END_BYTES = 64 * 2**20, 2**20
 PARTIAL = ".*.partial"  # what a writer that was killed leaves
 NO_TEXT = "holds half a surrogate pair, which is no text"
+ABSENT = "(absent)"
 MAX_LINE = 2**25  # characters of a row: a thousand times a response of 16K tokens
 
 
@@ -92,21 +96,38 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def iter_jsonl(path: str | Path, repair: bool = False) -> Iterator[Row]:
-    """The rows of a JSON Lines file one by one; blank lines are skipped.
+    """The rows of a file one by one; blank lines are skipped.
 
-    With `repair`, a last line without its end (the writer was killed in the middle of it) is dropped.
-    Raises UserError naming the file and the line for anything else that is not a JSON object.
+    A name that ends in `.csv` (its values stay text), `.json` (one list of rows) or `.parquet` is of such a
+    file, any other of JSON Lines; but for Parquet, `.gz` may follow. A folder is one of datasets'
+    save_to_disk. With `repair`, a last line without its end (the writer was killed in the middle of it) is
+    dropped. Raises UserError naming the file, and of JSON the row, for anything else.
     """
+    path, kind = Path(path), Path(str(path).removesuffix(".gz")).suffix
     try:
-        with Path(path).open("rb") as handle:  # a line may be torn within a character
-            if handle.peek(len(BOM_UTF8)).startswith(BOM_UTF8):  # engines that read the file may stumble
+        if path.is_dir() or kind == ".parquet":
+            from datasets import Dataset
+
+            yield from Dataset.load_from_disk(str(path)) if path.is_dir() else Dataset.from_parquet(str(path))
+            return
+        # A gzip is unpacked as a whole: jsonlines takes its early end for the file's.
+        packed = path.suffix == ".gz"
+        with BytesIO(gzip.decompress(path.read_bytes())) if packed else path.open("rb") as handle:
+            start = handle.read(len(BOM_UTF8))
+            if start == BOM_UTF8:  # engines that read the file may stumble
                 raise ValueError("line 1 is not JSON: it starts with a byte order mark")
+            handle.seek(0)
+            if kind == ".csv":
+                yield from csv.DictReader(line.decode() for line in handle)
             lines = (line for line in handle if line.endswith(b"\n") or not repair)
+            if kind == ".json" and start.startswith(b"["):
+                lines = (json.dumps(row).encode() for row in json.load(handle))
             yield from jsonlines.Reader(lines, loads=_row).iter(type=dict, skip_empty=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of several libraries: each means that the file is not what its name says
         where = f"line {error.lineno} " if isinstance(error, jsonlines.InvalidLineError) else ""
-        reason = f"{where}{error.__cause__ or error}"
-        raise UserError(f"{path}: cannot be read as UTF-8 JSON Lines: {reason}") from error
+        reason = first_line(error.__cause__ or error)
+        what = {".csv": "CSV", ".json": "JSON", ".parquet": "Parquet"}.get(kind, "UTF-8 JSON Lines")
+        raise UserError(f"{path}: cannot be read as {what}: {where}{reason}") from error
 
 
 def _row(line: str | bytes) -> Row:
@@ -130,6 +151,16 @@ def read_jsonl(path: str | Path) -> list[Row]:
 def write_yaml(path: str | Path, data: Any) -> None:
     """Write YAML by rename, keys in the order given."""
     write_text(path, yaml.safe_dump(data, sort_keys=False))
+
+
+def differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """`path: old -> new` for each value of two mappings that differs."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [f"{at}: {old!r} -> {new!r}"] if old != new else []
+    lines = []
+    for key in {**old, **new}:
+        lines += differences(old.get(key, ABSENT), new.get(key, ABSENT), f"{at}.{key}".lstrip("."))
+    return lines
 
 
 def digest(data: Any, length: int = 12) -> str:
