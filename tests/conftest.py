@@ -1,6 +1,7 @@
 """Shared by all tests: the tiny recipe, and cheap variants of it."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from micota_lf import Recipe, load_recipe
+from micota_lf.tiny import TINY_ROOT
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "recipes" / "tiny-no-gap.yaml"
@@ -33,6 +35,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny() -> Recipe:
     return load_recipe(TINY)
+
+
+@pytest.fixture
+def gap_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped gap models in the place of those that `make tiny-gap` makes for seeds 1 to 5."""
+    for seed in range(1, 6):
+        made = tmp_path / "tiny-gap" / str(seed)
+        shutil.copytree(TINY_ROOT / "models/gap", made, copy_function=os.symlink)
+        (made / "data").symlink_to(TINY_ROOT / "data/gap")
+    monkeypatch.setenv("TINY_GAP", str(tmp_path / "tiny-gap"))
 
 
 @pytest.fixture

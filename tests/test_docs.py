@@ -52,7 +52,7 @@ COMMANDS = list(dict.fromkeys((page.name, line) for page in PAGES for line in li
 
 
 @pytest.fixture
-def tree(tmp_path, monkeypatch) -> Path:
+def tree(tmp_path, monkeypatch, gap_seeds) -> Path:
     """A copy of what the pages' relative paths name, with the pages' own recipes; we work in it."""
     for name in ("recipes", "data_info"):
         shutil.copytree(ROOT / name, tmp_path / name)

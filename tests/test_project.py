@@ -13,7 +13,6 @@ from conftest import ROOT
 
 import micota_lf
 from micota_lf import load_recipe
-from micota_lf.tiny import TINY_ROOT
 
 LOCKS = {
     name: (ROOT / name).read_text().splitlines() for name in ("requirements.txt", "requirements-gpu.txt")
@@ -134,19 +133,7 @@ def test_setup_refuses_a_python_that_the_locks_are_not_for(make):
     assert done.stderr.startswith("Python 3.11, 3.12 or 3.13 is needed") and started == ""
 
 
-def test_every_recipe_loads_and_its_header_says_how_to_run_it(tmp_path, monkeypatch):
-    made = tmp_path / "1"  # what `make tiny-gap` makes
-    made.mkdir()
-    for name, like in {
-        "teacher": "",
-        "assistant": "",
-        "student-l": "assistant",
-        "student-m": "",
-        "student-s": "",
-    }.items():
-        (made / name).symlink_to(TINY_ROOT / "models" / (like or name))
-    (made / "data").symlink_to(TINY_ROOT / "data")
-    monkeypatch.setenv("TINY_GAP", str(tmp_path))
+def test_every_recipe_loads_and_its_header_says_how_to_run_it(gap_seeds):
     for path in (ROOT / "recipes").glob("*.yaml"):
         load_recipe(path)
         for word in ("Paper row:", "Hardware:", "Command:", "Override:"):
