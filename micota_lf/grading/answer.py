@@ -17,7 +17,7 @@ never outweighs a box, nor an earlier box the last.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,26 +25,25 @@ from types import ModuleType
 
 import yaml
 
-from .equal import Verdict, same_answer
-from .notation import is_list
+from .equal import UNREADABLE_GOLD, Verdict, same_answer
+from .notation import SHORT, is_list, tables
 
 UNPARSEABLE, TIMEOUT = "unparseable", "timeout"
-REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE, TIMEOUT: TIMEOUT}
+BOX, STATEMENT, LAST = "box", "statement", "last expression"
+REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE}
+
+MOST_WORDS = 20
+"""Of a gold answer that is no worked solution."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"[^\s$]+")
 _JOINT = re.compile(r"(?:[\s$.,;]|\\[()\[\],; ]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\b[a-z]\s*=)*")
-_SAID = re.compile(
-    r"(?:\banswers?\b(?:[ \t]+[\w']+){0,8}?[ \t*]*(?:\b(?:is|are|(?:would|must|will) be)\b|[:=])"
-    r"|final answer[ \t*]*\n|####)[ \t]*:?\s*(\S.*)",
-    re.IGNORECASE,
-)
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|(?<=\S)\s+(?:because|since|which)\b|\n")
-_FILLERS = re.compile(
-    r"^(?:(?:therefore|thus|then|simply|just|exactly|indeed|equal to|approximately)\b[ ,:]*)+"
-)
-_BARE_ANSWER = re.compile(r"[-\u2212+$\\(\[{.\d][^\n]{0,80}|[A-Z]\)?\.?")
+_SENTENCE_END = re.compile(r"(?:[.?]|(?<=[A-Za-z])!)(?=\s|$)|\n")
+_FORMULA = re.compile(r"(?:\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z](?![A-Za-z])|\\?[^A-Za-z$\\\n])+")
+_WORD = re.compile(r"\b[A-Za-z]{3,}\b")
+_VARIABLE, _AND = re.compile(r"\$[A-Za-z]\$"), re.compile(r",?\s*\b(?:and|or)\b\s*")
+_PROSE = re.compile(r"(?!not\b)[A-Za-z]{2,}.*[\d$\\]|(?:\S+ ){5}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class Grade:
     legacy: bool
     symbolic: bool
     reason: str
+    found_by: str | None = None
 
     def accepts(self, verdict: str) -> bool:
         """The verdict of one grader (`legacy` or `symbolic`); `none` accepts all."""
@@ -75,14 +75,21 @@ def grade(
     this took too long (`timeout`); what it raises on odd text passes through (but not through `workers`).
     """
     response, answer = response or "", answer or ""
-    legacy = legacy_right(response, answer, legacy_rule)
-    final = final_answer(response, is_list(answer))
-    reason = "no answer" if final is None else REASONS[same(final, answer)]
+    gold = gold_answer(answer)
+    final, rule = final_answer(response, is_list(gold or ""))
+    legacy = legacy_right(response, gold or answer, legacy_rule)
+    if gold is None:
+        reason = UNREADABLE_GOLD
+    elif final is None:
+        reason = "no answer"
+    else:
+        verdict = same(final, gold)
+        reason = verdict if isinstance(verdict, str) else REASONS[verdict]
     right = reason == REASONS[True]
-    return Grade(final, legacy, right, "truncated" if truncated and not right else reason)
+    return Grade(final, legacy, right, "truncated" if truncated and not right else reason, rule)
 
 
-def final_answer(response: str, several: bool = False) -> str | None:
+def final_answer(response: str, several: bool = False) -> tuple[str | None, str | None]:
     """What a response gives as its answer: its last box, else what it says the answer is, else None.
 
     An empty box is no answer. A last box that never closes leaves the response without one. With `several`,
@@ -91,13 +98,22 @@ def final_answer(response: str, several: bool = False) -> str | None:
     ending = response.rpartition("</think>")[2]
     boxes = list(_boxes(response, len(response) - len(ending))) or list(_boxes(response, 0))
     if not boxes:
-        return _said(ending)
+        return _unboxed(ending, several)
     *earlier, (start, _, answer) = boxes
     for before, end, content in reversed(earlier):
         if not several or answer is None or not _JOINT.fullmatch(response, end, start):
             break
         start, answer = before, f"{content}, {answer}"
-    return answer
+    return answer, answer and BOX
+
+
+@lru_cache(1000)
+def gold_answer(text: str) -> str | None:
+    """The answer that a gold column's text gives: a worked solution's, else the text; None if that is prose."""
+    final, rule = final_answer(text, several=True)
+    if rule in (BOX, STATEMENT):
+        return final
+    return None if len(_WORD.findall(text)) > MOST_WORDS else text.strip() or None
 
 
 def _boxes(text: str, at: int) -> Iterator[tuple[int, int, str | None]]:
@@ -123,13 +139,25 @@ def _closing_brace(text: str, at: int) -> int:
     return len(text)
 
 
-def _said(text: str) -> str | None:
-    """The answer that prose gives: after the last `the answer is`, or the whole text if that is no prose."""
+def _unboxed(text: str, several: bool) -> tuple[str | None, str | None]:
+    """The answer of a text without boxes: what it says the answer is, else its last expression."""
     # In one blank or line end each: runs of them would make the search quadratic.
-    text = re.sub(r"\s+", lambda run: "\n" if "\n" in run[0] else " ", text)
-    if said := _SAID.findall(text):
-        return _FILLERS.sub("", _SENTENCE_END.split(said[-1].strip("* "))[0].strip("* ")) or None
-    return text.strip() if _BARE_ANSWER.fullmatch(text.strip()) else None
+    text, known = re.sub(r"\s+", lambda run: "\n" if "\n" in run[0] else " ", text).strip(), tables()
+    if marks := list(known["statements"].finditer(text)):
+        said = re.sub(rf"(?:{known['fillers'].pattern}[ ,:*]*)*", "", text[marks[-1].end() :].lstrip(" \n:*"), count=1)
+        sentence = _SENTENCE_END.split(said)[0].strip("* ")
+        if said[:2] not in ("\\[", "\\(") and _FORMULA.fullmatch(sentence):
+            return sentence, STATEMENT
+        if found := known["expressions"][True].match(said):
+            return found[0], STATEMENT
+        if sentence and not _PROSE.match(sentence):
+            return sentence, STATEMENT
+    found = [one[0] for one in known["expressions"][several].finditer(text) if not _VARIABLE.match(one[0])]
+    if not found or known["unfinished"].search(text[-SHORT:]):
+        return None, None
+    *others, last = _AND.split(found[-1])
+    names = [part.partition("=")[0] for part in others]
+    return (last if "=" in last and last.partition("=")[0] not in names else found[-1]), LAST
 
 
 def extract_boxed(response: str) -> str | None:

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from .notation import LONGEST, SHORT, bare, clean, key, members, rational, sequence, split, ungrouped, unit
+from .notation import (
+    LONGEST, SHORT, bare, clean, decimal_point, key, members, rational, sequence, split, ungrouped, unit,
+)  # fmt: skip
 
 Verdict = bool | None
 """None: neither text nor computer algebra can tell, because one side is not readable as mathematics."""
@@ -28,23 +30,30 @@ _NAME = re.compile(
     r"\(?\\?[A-Za-z]+'*(?:_\{?[^{}=]*\}?)?(?:\([^()]*\))?(?:,\s*\\?[A-Za-z]\w*)*\)?|\\text\{[^{}]*\}|\\angle.*"
 )
 _FUNCTION = re.compile(r"([A-Za-z])\s*\(([a-z])\)")
-_MULTIPLE = re.compile(r"-?[\d.]+\s*\\?[A-Za-z]\w*|[A-Za-z]\^.*")  # 2x = 6 does not answer 6
+_MULTIPLE = re.compile(r"-?[\d.]+\s*(?!\\(?:cdot|times|div))\\?[A-Za-z]\w*|[A-Za-z]\^.*")  # 2x = 6 does not answer 6
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?)matrix\}(.*)\\end\{\1matrix\}", re.DOTALL)
+
+
+UNREADABLE_GOLD = "unreadable gold"
+
+
+class UnreadableGold(Exception):
+    """The gold answer is not readable as mathematics."""
 
 
 class NeedsAlgebra(Exception):
     """Text alone cannot tell whether the two answers, its arguments, are the same."""
 
 
-def same_answer(got: str, gold: str, seconds: int | None = 5) -> Verdict:
-    """Whether two answers are the same; None if one cannot be read.
+def same_answer(got: str, gold: str, seconds: int | None = 5) -> Verdict | str:
+    """Whether two answers are the same; None if the first cannot be read, UNREADABLE_GOLD if the second.
 
     `seconds` bound each call of computer algebra by math-verify's own alarm (in the main thread alone).
     """
     return Comparison(partial(_algebra, seconds=seconds)).verdict(got, gold)
 
 
-def same_text(got: str, gold: str) -> Verdict:
+def same_text(got: str, gold: str) -> Verdict | str:
     """The same without computer algebra. Raises NeedsAlgebra where it would be asked."""
 
     def needed(*values: str) -> Verdict:
@@ -60,19 +69,24 @@ class Comparison:
 
     algebra: Callable[[str, str], Verdict]
 
-    def verdict(self, got: str, gold: str) -> Verdict:
-        """Whether two answers as they stand are the same.
+    def verdict(self, got: str, gold: str) -> Verdict | str:
+        """Whether two answers as they stand are the same; UNREADABLE_GOLD if nothing can be the same as `gold`.
 
-        `1,234` is one number, or a list of two: answers are the same if they are so in one of both readings.
+        `1,234` is one number, or a list of two, and `2,5` too: answers are the same if they are so in one of
+        these readings.
         """
         if max(len(got), len(gold)) > LONGEST:
             return True if got == gold else None
         got, gold = clean(got), clean(gold)
         if not got or not gold:
-            return None
-        verdict = True if key(got) == key(gold) else self._same(got, gold)
-        grouped = ungrouped(got), ungrouped(gold)
-        return verdict if verdict or grouped == (got, gold) else self._same(*grouped)
+            return None if gold else UNREADABLE_GOLD
+        verdict: Verdict = key(got) == key(gold)
+        try:
+            for pair in {(read(got), read(gold)): None for read in (str, ungrouped, decimal_point)}:
+                verdict = verdict or self._same(*pair)
+        except UnreadableGold:
+            return UNREADABLE_GOLD
+        return verdict
 
     def _same(self, got: str, gold: str) -> Verdict:
         """Two cleaned answers of any structure; a tuple may be answered by a list in its order."""
@@ -83,6 +97,8 @@ class Comparison:
         for left, right in ((ours if a == "()" else [], golds), (gots, theirs if b == "()" else [])):
             if left and len(left) == len(right):
                 return self._in_order(left, right)
+        if len(gots) == 1:  # `1/2 or 0.5`
+            return all(self._same_one(clean(gots[0]), clean(gold)) for gold in golds)
         return self._any_order(gots, golds)
 
     def _in_order(self, gots: list[str], golds: list[str]) -> Verdict:
@@ -186,7 +202,9 @@ def _algebra(got: str, gold: str, seconds: int | None) -> Verdict:
     config, limit = [LatexExtractionConfig(normalization_config=rules)], {"timeout_seconds": seconds}
     how = {"fallback_mode": "no_fallback", "parsing_timeout": seconds}
     a, b = (parse(f"\\boxed{{{text}}}", config, **how) for text in (got, gold))
-    if not a or not b:
+    if not b:
+        raise UnreadableGold
+    if not a:
         return None
     equal, sides = verify(b, a, float_rounding=10, allow_set_relation_comp=True, **limit), (a[0], b[0])
     expressions = all(isinstance(side, Expr) for side in sides)

@@ -28,20 +28,21 @@ _UNIT_BEFORE = re.compile(
 )
 _UNIT_AFTER = re.compile(
     r"(?P<sign>)(?P<value>.*?[\w})!.])"
-    r"\s*(?:\\text\{(?P<marked>[^{}]*)\}|(?:\s|(?<=\d))(?P<unmarked>[A-Za-z][A-Za-z/ ]+?))"
+    r"\s*(?:\\text\{(?P<marked>[^{}]*)\}|(?:\s|(?<=\d))(?P<unmarked>[A-Za-z/][A-Za-z/ ]+?))"
     r"\s*(?:\^\s*\{?(?P<power>[23])\}?)?\s*\.?"
 )
 _BASE = re.compile(r"\(?(\d[\dA-F]*)\)?_\{?(\d+)\}?")
 
 _BRACKETS = dict.fromkeys("([{", 1) | dict.fromkeys(")]}", -1)
-_SEPARATORS = {",": "[,;]", "=": r"(?<![<>!:\\])=|\\in(?![A-Za-z])", "\\cup": r"\\cup(?![A-Za-z])"}
+_SEPARATORS = {",": "[,;]", ";": ";", "=": r"(?<![<>!:\\])=|\\(?:in|approx)(?![A-Za-z])", "\\cup": r"\\cup(?![A-Za-z])"}
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:(?:, ?\d{3})+|(?: \d{3})+)(?![\d])")  # or, with commas, a list
 _ONE_NUMBER = re.compile(rf"\W*(?:\\text\{{[^{{}}]*\}})?\s*-?{_GROUPED.pattern}(?:\.\d+)?[^\d,]*")
 
+_DECIMAL_COMMA = re.compile(r"^([^\d()\[\],;]*(?![1-9]\d{0,2},\d{3}(?!\d))\d+),((?!0+\b)\d+[^\d()\[\],;]*)$")
 _DECIMAL = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _NUMBER = re.compile(rf"({_DECIMAL})(?:(?:(?:\\times|\\cdot|\*)10\^|[eE])\{{?([+-]?\d{{1,3}})\}}?)?")
 _RATIO = re.compile(rf"([+-]?)(?:\\frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}|\(?({_DECIMAL})/({_DECIMAL})\)?)")
-_MIXED = re.compile(r"(-?)(\d+)\s*(\\frac\s*\{\d+\}\s*\{\d+\}|(?<=\s)\d+/\d+)")
+_MIXED = re.compile(r"(-?)(\d+)\s*(\\frac\s*\{\d+\}\s*\{\d+\})")
 
 
 @cache
@@ -51,8 +52,15 @@ def tables() -> dict[str, Any]:
     for name in ("notation", "keys"):
         found[name] = [(re.compile(pattern), new) for pattern, new in found[name].items()]
     found["units"] = {word: name for name, words in found["units"].items() for word in (name, *words)}
-    words = "|".join(found["reflections"]).replace(" ", r"\s+")
-    found["reflections"] = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+    for name in ("reflections", "fillers", "stops"):
+        words = "|".join(found[name]).replace(" ", r"\s+")
+        found[name] = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+    found["statements"] = re.compile("|".join(found["statements"]), re.IGNORECASE)
+    found["unfinished"] = re.compile(found["unfinished"], re.IGNORECASE)
+    one, words = f"(?:{'|'.join(found['expressions'])})", rf"(?: (?:or (?:more|less|fewer)\b|(?!{found['stops'].pattern})[A-Za-z]+))*"
+    found["expressions"] = [
+        re.compile(rf"{one}(?:(?:{comma},?\s*\b(?:and|or)\b)\s*{one})*{words}") for comma in ("", "[,;]|")
+    ]
     return found
 
 
@@ -77,10 +85,15 @@ def ungrouped(text: str) -> str:
     return _GROUPED.sub(lambda number: re.sub("[, ]", "", number[0]), text)
 
 
+def decimal_point(text: str) -> str:
+    """The text with `2,5` written as 2.5, if it is one number; `2,500` is none of this kind."""
+    return re.sub(_DECIMAL_COMMA, r"\1.\2", text)
+
+
 def split(text: str, separator: str) -> list[str]:
     """The parts of a text between separators outside all brackets; empty ones are left out.
 
-    A separator is `,` (and `;`), `=` (and `\\in`) or `\\cup`.
+    A separator is `,` (and `;`), `;`, `=` (and `\\in`) or `\\cup`.
     """
     depths = _depths(text)
     found = re.finditer(_SEPARATORS[separator], text)
@@ -117,8 +130,10 @@ def bare(text: str) -> str:
 
 
 def members(text: str) -> list[str]:
-    """The members of a list or set; `\\pm` stands for two."""
-    parts = split(text, ",")
+    """The members of a list or set; `\\pm` stands for two, and `p=5,q=2; p=7,q=2` has two tuples."""
+    parts, groups = split(text, ","), split(text, ";")
+    if len(groups) > 1 and all(len(split(group, ",")) > 1 and "=" in group for group in groups):
+        return [f"({', '.join(sorted(split(group, ',')))})" for group in groups]
     if len(parts) == 1:
         sides = split(parts[0], "=")
         inner = inside(sides[-1], "\\{", "\\}") if 0 < len(sides) < 3 else None
@@ -163,7 +178,7 @@ def unit(text: str) -> tuple[str, str | None]:
             words, power = measure, known["powers"][shape]
         words = words.replace(" ", "")
         name = known["units"].get(words) or known["units"].get(words.removesuffix("s"))
-        if part["unmarked"] and (rational(value) is None or len(words) < (2 if name else 4)):
+        if part["unmarked"] and (rational(value) is None or len(words) < (2 if name else 3)):
             continue
         return bare(value), name and name + power
     return text, None
