@@ -26,24 +26,17 @@ from types import ModuleType
 import yaml
 
 from .equal import UNREADABLE_GOLD, Verdict, same_answer
-from .notation import SHORT, is_list, tables
+from .notation import SHORT, is_list, pattern
 
 UNPARSEABLE, TIMEOUT = "unparseable", "timeout"
 BOX, STATEMENT, LAST = "box", "statement", "last expression"
 REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE}
 
+Found = tuple[str | None, str | None]
+"""An answer and the rule that found it; None and None where there is none."""
+
 MOST_WORDS = 20
 """Of a gold answer that is no worked solution."""
-
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_UNBRACED = re.compile(r"[^\s$]+")
-_JOINT = re.compile(r"(?:[\s$.,;]|\\[()\[\],; ]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\b[a-z]\s*=)*")
-_SENTENCE_END = re.compile(r"(?:[.?]|(?<=[A-Za-z])!)(?=\s|$)|\n")
-_FORMULA = re.compile(r"(?:\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z](?![A-Za-z])|\\?[^A-Za-z$\\\n])+")
-_WORD = re.compile(r"\b[A-Za-z]{3,}\b")
-_VARIABLE, _AND = re.compile(r"\$[A-Za-z]\$"), re.compile(r",?\s*\b(?:and|or)\b\s*")
-_PROSE = re.compile(r"(?!not\b)[A-Za-z]{2,}.*[\d$\\]|(?:\S+ ){5}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ def grade(
     return Grade(final, legacy, right, "truncated" if truncated and not right else reason, rule)
 
 
-def final_answer(response: str, several: bool = False) -> tuple[str | None, str | None]:
+def final_answer(response: str, several: bool = False) -> Found:
     """What a response gives as its answer: its last box, else what it says the answer is, else None.
 
     An empty box is no answer. A last box that never closes leaves the response without one. With `several`,
@@ -101,7 +94,7 @@ def final_answer(response: str, several: bool = False) -> tuple[str | None, str 
         return _unboxed(ending, several)
     *earlier, (start, _, answer) = boxes
     for before, end, content in reversed(earlier):
-        if not several or answer is None or not _JOINT.fullmatch(response, end, start):
+        if not several or answer is None or not pattern("joint").fullmatch(response, end, start):
             break
         start, answer = before, f"{content}, {answer}"
     return answer, answer and BOX
@@ -113,51 +106,56 @@ def gold_answer(text: str) -> str | None:
     final, rule = final_answer(text, several=True)
     if rule in (BOX, STATEMENT):
         return final
-    return None if len(_WORD.findall(text)) > MOST_WORDS else text.strip() or None
+    return None if len(pattern("word").findall(text)) > MOST_WORDS else text.strip() or None
 
 
 def _boxes(text: str, at: int) -> Iterator[tuple[int, int, str | None]]:
     """Start, end and content of each outermost box from `at` that is not empty; None if it never closes."""
-    while match := _BOX.search(text, at):
+    while match := pattern("box").search(text, at):
         at = match.end()
         if text.startswith("{", at):
             end = _closing_brace(text, at)
             content, at = text[at + 1 : end].strip(), end + 1
             if content:
                 yield match.start(), at, content if end < len(text) else None
-        elif match[0][-1].isspace() and (bare := _UNBRACED.match(text, at)):
+        elif match[0][-1].isspace() and (bare := pattern("unbraced").match(text, at)):
             yield match.start(), bare.end(), bare[0].rstrip(".,;")
 
 
 def _closing_brace(text: str, at: int) -> int:
     """Where the brace at `at` is closed; the end of the text if it never is."""
     depth = 0
-    for brace in _BRACE.finditer(text, at):  # no copy of the text: there may be a box every few characters
+    for brace in pattern("brace").finditer(
+        text, at
+    ):  # no copy of the text: there may be a box every few characters
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
             return brace.start()
     return len(text)
 
 
-def _unboxed(text: str, several: bool) -> tuple[str | None, str | None]:
+def _unboxed(text: str, several: bool) -> Found:
     """The answer of a text without boxes: what it says the answer is, else its last expression."""
     # In one blank or line end each: runs of them would make the search quadratic.
-    text, known = re.sub(r"\s+", lambda run: "\n" if "\n" in run[0] else " ", text).strip(), tables()
-    if marks := list(known["statements"].finditer(text)):
-        said = re.sub(rf"(?:{known['fillers'].pattern}[ ,:*]*)*", "", text[marks[-1].end() :].lstrip(" \n:*"), count=1)
-        sentence = _SENTENCE_END.split(said)[0].strip("* ")
-        if said[:2] not in ("\\[", "\\(") and _FORMULA.fullmatch(sentence):
+    text = re.sub(r"\s+", lambda run: "\n" if "\n" in run[0] else " ", text).strip()
+    for stated in [*pattern("statement").finditer(text)][-1:]:
+        said = pattern("filler").sub("", text[stated.end() :], count=1)
+        sentence = pattern("sentence end").split(said)[0].strip("* ")
+        if pattern("formula").fullmatch(sentence):
             return sentence, STATEMENT
-        if found := known["expressions"][True].match(said):
+        if found := pattern("several").match(said):
             return found[0], STATEMENT
-        if sentence and not _PROSE.match(sentence):
+        if sentence and not pattern("prose").match(sentence):
             return sentence, STATEMENT
-    found = [one[0] for one in known["expressions"][several].finditer(text) if not _VARIABLE.match(one[0])]
-    if not found or known["unfinished"].search(text[-SHORT:]):
+    found = pattern("several" if several else "expression").finditer(text)
+    expressions = [one[0] for one in found if not pattern("variable").match(one[0])]
+    if not expressions or pattern("unfinished").search(text[-SHORT:]):
         return None, None
-    *others, last = _AND.split(found[-1])
-    names = [part.partition("=")[0] for part in others]
-    return (last if "=" in last and last.partition("=")[0] not in names else found[-1]), LAST
+    *earlier, last = re.split(f",?\\s*{pattern('and').pattern}\\s*", expressions[-1])
+    names = [
+        one.partition("=")[0] for one in earlier
+    ]  # `k = 2 and n = 5` is about n, `n = 2 and n = 5` is a list
+    return last if "=" in last and last.partition("=")[0] not in names else expressions[-1], LAST
 
 
 def extract_boxed(response: str) -> str | None:

@@ -16,23 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from .notation import (
-    LONGEST, SHORT, bare, clean, decimal_point, key, members, rational, sequence, split, ungrouped, unit,
+    LONGEST, SHORT, bare, clean, decimal_point, key, members, pattern, rational, sequence, split, ungrouped, unit,
 )  # fmt: skip
 
 Verdict = bool | None
 """None: neither text nor computer algebra can tell, because one side is not readable as mathematics."""
 
 Pair = tuple[str, str]
-
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
-_CHOICE = re.compile(r"(?:[Oo]ption|[Cc]hoice)?\(?([A-J])(?:[).:].*)?")
-_NAME = re.compile(
-    r"\(?\\?[A-Za-z]+'*(?:_\{?[^{}=]*\}?)?(?:\([^()]*\))?(?:,\s*\\?[A-Za-z]\w*)*\)?|\\text\{[^{}]*\}|\\angle.*"
-)
-_FUNCTION = re.compile(r"([A-Za-z])\s*\(([a-z])\)")
-_MULTIPLE = re.compile(r"-?[\d.]+\s*(?!\\(?:cdot|times|div))\\?[A-Za-z]\w*|[A-Za-z]\^.*")  # 2x = 6 does not answer 6
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?)matrix\}(.*)\\end\{\1matrix\}", re.DOTALL)
-
 
 UNREADABLE_GOLD = "unreadable gold"
 
@@ -135,29 +125,30 @@ class Comparison:
         (a, entries), (b, wanted) = sequence(got), sequence(gold)
         if a and b:
             return a == b and self._in_order(entries, wanted)
-        if (p := _MATRIX.fullmatch(got)) and (q := _MATRIX.fullmatch(gold)):
-            (widths, cells), (wanted_widths, wanted_cells) = _cells(p[2]), _cells(q[2])
-            return widths == wanted_widths and self._in_order(cells, wanted_cells)
         return self._same_value(got, gold)
 
     def _same_equation(self, got: str, gold: str, ours: list[str], theirs: list[str]) -> Verdict:
         """Two answers, of which one or both have several sides; a name alone may be left out."""
-        if len(ours) == 2 and _NAME.fullmatch(ours[1]) and not _NAME.fullmatch(ours[0]):
+        if len(ours) == 2 and pattern("name").fullmatch(ours[1]) and not pattern("name").fullmatch(ours[0]):
             ours.reverse()  # 3 = x
         if len(ours) < 2:
-            named = _NAME.fullmatch(theirs[0])
+            named = pattern("name").fullmatch(theirs[0])
             return self._same(got, clean(theirs[-1])) if named else self.algebra(got, gold)
         if len(theirs) < 2:
-            return False if _MULTIPLE.fullmatch(ours[0]) else self._same(clean(ours[-1]), gold)
+            return False if pattern("multiple").fullmatch(ours[0]) else self._same(clean(ours[-1]), gold)
         ours = _renamed(ours, theirs[0])
         left, right = (re.sub(r"_(?:\w|\{.*?\})$", "", key(side[0])) for side in (ours, theirs))
         if left == right:
             return self._same(clean(ours[-1]), clean(theirs[-1]))
-        return False if _NAME.fullmatch(left) and _NAME.fullmatch(right) else self.algebra(got, gold)
+        return (
+            False
+            if pattern("name").fullmatch(left) and pattern("name").fullmatch(right)
+            else self.algebra(got, gold)
+        )
 
     def _same_value(self, got: str, gold: str) -> Verdict:
-        if (choice := _CHOICE.fullmatch(key(gold))) and len(key(gold)) < 4:
-            found = _CHOICE.fullmatch(key(got))
+        if (choice := pattern("choice").fullmatch(key(gold))) and len(key(gold)) < 4:
+            found = pattern("choice").fullmatch(key(got))
             return bool(found and found[1] == choice[1])
         (a, unit_a), (b, unit_b) = unit(got), unit(gold)
         if unit_a and unit_b and unit_a != unit_b:
@@ -173,20 +164,14 @@ class Comparison:
         if words[0] == words[1]:
             return True
         for text, word in zip((a, b), words, strict=True):
-            if _WORDS.fullmatch(word) and (len(word) > 3 or "\\text" in text):
+            if pattern("words").fullmatch(word) and (len(word) > 3 or "\\text" in text):
                 return re.sub("^(?:the|an?) ", "", words[0].casefold()) == words[1].casefold()
         return self.algebra(a, b)
 
 
-def _cells(matrix: str) -> tuple[list[int], list[str]]:
-    """The width of each row of a matrix, and all its cells."""
-    rows = [row.split("&") for row in matrix.strip().removesuffix("\\\\").split("\\\\")]
-    return [*map(len, rows)], [cell for row in rows for cell in row]
-
-
 def _renamed(ours: list[str], other: str) -> list[str]:
     """`f(n) = n + 1` with the other side's variable, `f(x) = x + 1`, where that cannot clash."""
-    a, b = _FUNCTION.fullmatch(ours[0]), _FUNCTION.fullmatch(other)
+    a, b = pattern("function").fullmatch(ours[0]), pattern("function").fullmatch(other)
     if not (a and b and a[1] == b[1]) or re.search(rf"(?<![A-Za-z\\]){b[2]}(?![A-Za-z])", ours[-1]):
         return ours
     return [re.sub(rf"(?<![A-Za-z\\]){a[2]}(?![A-Za-z])", b[2], side) for side in ours]

@@ -33,7 +33,7 @@ from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
 from ..system.files import Row, atomic_writer, iter_jsonl, json_line
 from .answer import Grade
-from .notation import tables
+from .notation import pattern
 from .workers import LIMITS, Question, grade_rows, grade_safely
 
 VERDICTS = ("legacy", "symbolic")
@@ -59,7 +59,7 @@ class Columns(NamedTuple):
 
 def count_reflections(text: str) -> int:
     """How many reflection words (notation.yaml) a text holds: whole words, in any case."""
-    return len(tables()["reflections"].findall(text))
+    return len(pattern("reflections").findall(text))
 
 
 def measured_rows(

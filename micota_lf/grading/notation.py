@@ -22,51 +22,32 @@ LONGEST = 1000
 SHORT = 200
 """Characters of an answer that are compared as text: no pattern takes long on so few."""
 
-# The same groups in both: a unit is what \text marks, or unmarked words behind a value.
-_UNIT_BEFORE = re.compile(
-    r"(?P<sign>-?)\s*\\text\{(?P<marked>[^{}]*)\}(?P<unmarked>)(?P<power>)\s*(?P<value>-?.*\d.*)"
-)
-_UNIT_AFTER = re.compile(
-    r"(?P<sign>)(?P<value>.*?[\w})!.])"
-    r"\s*(?:\\text\{(?P<marked>[^{}]*)\}|(?:\s|(?<=\d))(?P<unmarked>[A-Za-z/][A-Za-z/ ]+?))"
-    r"\s*(?:\^\s*\{?(?P<power>[23])\}?)?\s*\.?"
-)
-_BASE = re.compile(r"\(?(\d[\dA-F]*)\)?_\{?(\d+)\}?")
-
 _BRACKETS = dict.fromkeys("([{", 1) | dict.fromkeys(")]}", -1)
-_SEPARATORS = {",": "[,;]", ";": ";", "=": r"(?<![<>!:\\])=|\\(?:in|approx)(?![A-Za-z])", "\\cup": r"\\cup(?![A-Za-z])"}
-_GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:(?:, ?\d{3})+|(?: \d{3})+)(?![\d])")  # or, with commas, a list
-_ONE_NUMBER = re.compile(rf"\W*(?:\\text\{{[^{{}}]*\}})?\s*-?{_GROUPED.pattern}(?:\.\d+)?[^\d,]*")
-
-_DECIMAL_COMMA = re.compile(r"^([^\d()\[\],;]*(?![1-9]\d{0,2},\d{3}(?!\d))\d+),((?!0+\b)\d+[^\d()\[\],;]*)$")
-_DECIMAL = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
-_NUMBER = re.compile(rf"({_DECIMAL})(?:(?:(?:\\times|\\cdot|\*)10\^|[eE])\{{?([+-]?\d{{1,3}})\}}?)?")
-_RATIO = re.compile(rf"([+-]?)(?:\\frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}|\(?({_DECIMAL})/({_DECIMAL})\)?)")
-_MIXED = re.compile(r"(-?)(\d+)\s*(\\frac\s*\{\d+\}\s*\{\d+\})")
 
 
 @cache
 def tables() -> dict[str, Any]:
-    """The tables of notation.yaml, with compiled patterns, and units by all their words."""
+    """The tables of notation.yaml: compiled patterns to replace, units by all their words."""
     found: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     for name in ("notation", "keys"):
-        found[name] = [(re.compile(pattern), new) for pattern, new in found[name].items()]
+        found[name] = [(re.compile(old), new) for old, new in found[name].items()]
     found["units"] = {word: name for name, words in found["units"].items() for word in (name, *words)}
-    for name in ("reflections", "fillers", "stops"):
-        words = "|".join(found[name]).replace(" ", r"\s+")
-        found[name] = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
-    found["statements"] = re.compile("|".join(found["statements"]), re.IGNORECASE)
-    found["unfinished"] = re.compile(found["unfinished"], re.IGNORECASE)
-    one, words = f"(?:{'|'.join(found['expressions'])})", rf"(?: (?:or (?:more|less|fewer)\b|(?!{found['stops'].pattern})[A-Za-z]+))*"
-    found["expressions"] = [
-        re.compile(rf"{one}(?:(?:{comma},?\s*\b(?:and|or)\b)\s*{one})*{words}") for comma in ("", "[,;]|")
-    ]
+    for name, words in found["words"].items():
+        found["patterns"][name] = rf"(?i:\b(?:{'|'.join(words)})\b)".replace(" ", r"\s+")
     return found
 
 
+@cache
+def pattern(name: str) -> re.Pattern[str]:
+    """A pattern of notation.yaml."""
+    spelt = tables()["patterns"][name]
+    text = "|".join(spelt) if isinstance(spelt, list) else spelt
+    return re.compile(re.sub(r"@(\w+)", lambda other: f"(?:{pattern(other[1]).pattern})", text))
+
+
 def _rewritten(text: str, table: str) -> str:
-    for pattern, new in tables()[table]:
-        text = pattern.sub(new, text)
+    for old, new in tables()[table]:
+        text = old.sub(new, text)
     return text
 
 
@@ -82,12 +63,12 @@ def key(text: str) -> str:
 
 def ungrouped(text: str) -> str:
     """The text with `1,234` and `1 234` written as 1234."""
-    return _GROUPED.sub(lambda number: re.sub("[, ]", "", number[0]), text)
+    return pattern("grouped").sub(lambda number: re.sub("[, ]", "", number[0]), text)
 
 
 def decimal_point(text: str) -> str:
     """The text with `2,5` written as 2.5, if it is one number; `2,500` is none of this kind."""
-    return re.sub(_DECIMAL_COMMA, r"\1.\2", text)
+    return pattern("decimal comma").sub(r"\1.\2", text)
 
 
 def split(text: str, separator: str) -> list[str]:
@@ -96,7 +77,7 @@ def split(text: str, separator: str) -> list[str]:
     A separator is `,` (and `;`), `;`, `=` (and `\\in`) or `\\cup`.
     """
     depths = _depths(text)
-    found = re.finditer(_SEPARATORS[separator], text)
+    found = pattern(separator).finditer(text)
     cuts = [separators.span() for separators in found if depths[separators.start()] == 0]
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
     parts = [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
@@ -150,7 +131,7 @@ def members(text: str) -> list[str]:
 def is_list(gold: str) -> bool:
     """Whether a gold answer is several answers, such as `1, 2` or `\\pm 3`, and not one number."""
     gold = clean(gold[:LONGEST])
-    return len(members(gold)) > 1 and not _ONE_NUMBER.fullmatch(gold)
+    return len(members(gold)) > 1 and not pattern("one number").fullmatch(gold)
 
 
 def sequence(text: str) -> tuple[str, list[str]]:
@@ -164,10 +145,12 @@ def sequence(text: str) -> tuple[str, list[str]]:
 
 def unit(text: str) -> tuple[str, str | None]:
     """A value and its unit by a short name; a unit that is not in the table counts as none."""
-    if found := _BASE.fullmatch(text.replace(" ", "")):
+    if found := pattern("base").fullmatch(text.replace(" ", "")):
         return found[1], f"base {found[2]}"
     known = tables()
-    for found in filter(None, (_UNIT_BEFORE.fullmatch(text), _UNIT_AFTER.fullmatch(text))):
+    for found in filter(
+        None, (pattern("unit before").fullmatch(text), pattern("unit after").fullmatch(text))
+    ):
         part = found.groupdict(default="")
         value, power = part["sign"] + part["value"].strip(), part["power"]
         words = (part["marked"] or part["unmarked"]).strip(" .").casefold()
@@ -190,14 +173,14 @@ def rational(text: str) -> Fraction | None:
     if len(text) > SHORT:
         return None
     with suppress(ValueError, ZeroDivisionError):
-        if found := _MIXED.fullmatch(text):
+        if found := pattern("mixed").fullmatch(text):
             part = rational(found[3])
             if part is not None and part < 1:
                 return int(f"{found[1]}1") * (int(found[2]) + part)
         text = key(text)
-        if found := _NUMBER.fullmatch(text):
+        if found := pattern("number").fullmatch(text):
             return Fraction(found[1]) * Fraction(10) ** int(found[2] or 0)
-        if found := _RATIO.fullmatch(text):
+        if found := pattern("ratio").fullmatch(text):
             over, under = (Fraction(part) for part in found.groups()[1:] if part)
             return int(f"{found[1]}1") * over / under
     return None
