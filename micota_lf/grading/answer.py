@@ -30,10 +30,15 @@ from .notation import SHORT, is_list, pattern
 
 UNPARSEABLE, TIMEOUT = "unparseable", "timeout"
 BOX, STATEMENT, LAST = "box", "statement", "last expression"
-REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE}
+REASONS: dict[Verdict, str] = {
+    True: "correct", False: "wrong", None: UNPARSEABLE, TIMEOUT: TIMEOUT, UNREADABLE_GOLD: UNREADABLE_GOLD
+}  # fmt: skip
 
 Found = tuple[str | None, str | None]
 """An answer and the rule that found it; None and None where there is none."""
+
+READABLE = "an answer alone, in \\boxed{}, after #### or after `the answer is`"
+"""What a gold answer can be."""
 
 MOST_WORDS = 20
 """Of a gold answer that is no worked solution."""
@@ -41,7 +46,10 @@ MOST_WORDS = 20
 
 @dataclass(frozen=True)
 class Grade:
-    """Verdicts on one response. `extracted` is the answer that `symbolic` looked at, `reason` explains it."""
+    """Verdicts on one response. `extracted` is the answer that `symbolic` looked at, `reason` explains it.
+
+    `found_by` is the rule that found it: `box`, `statement` or `last expression`.
+    """
 
     extracted: str | None
     legacy: bool
@@ -49,8 +57,13 @@ class Grade:
     reason: str
     found_by: str | None = None
 
+    @property
+    def boxed(self) -> bool:
+        """Whether the answer is right and in a box."""
+        return self.symbolic and self.found_by == BOX
+
     def accepts(self, verdict: str) -> bool:
-        """The verdict of one grader (`legacy` or `symbolic`); `none` accepts all."""
+        """One verdict (`legacy`, `symbolic` or `boxed`); `none` accepts all."""
         return verdict == "none" or bool(getattr(self, verdict))
 
 
@@ -59,7 +72,7 @@ def grade(
     answer: str | None,
     truncated: bool = False,
     legacy_rule: str = "hendrycks",
-    same: Callable[[str, str], Verdict | str] = same_answer,
+    same: Callable[[str, str], Verdict] = same_answer,
 ) -> Grade:
     """Grade one response against its gold answer.
 
@@ -71,13 +84,10 @@ def grade(
     gold = gold_answer(answer)
     final, rule = final_answer(response, is_list(gold or ""))
     legacy = legacy_right(response, gold or answer, legacy_rule)
-    if gold is None:
-        reason = UNREADABLE_GOLD
-    elif final is None:
-        reason = "no answer"
-    else:
-        verdict = same(final, gold)
-        reason = verdict if isinstance(verdict, str) else REASONS[verdict]
+    if truncated and rule == LAST:
+        final = rule = None
+    missing = UNREADABLE_GOLD if gold is None else "no answer"
+    reason = missing if gold is None or final is None else REASONS[same(final, gold)]
     right = reason == REASONS[True]
     return Grade(final, legacy, right, "truncated" if truncated and not right else reason, rule)
 
@@ -147,8 +157,8 @@ def _unboxed(text: str, several: bool) -> Found:
             return found[0], STATEMENT
         if sentence and not pattern("prose").match(sentence):
             return sentence, STATEMENT
-    found = pattern("several" if several else "expression").finditer(text)
-    expressions = [one[0] for one in found if not pattern("variable").match(one[0])]
+    found_all = pattern("several" if several else "expression").finditer(text)
+    expressions = [one[0] for one in found_all if not pattern("variable").match(one[0])]
     if not expressions or pattern("unfinished").search(text[-SHORT:]):
         return None, None
     *earlier, last = re.split(f",?\\s*{pattern('and').pattern}\\s*", expressions[-1])

@@ -15,16 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from .notation import (
-    LONGEST, SHORT, bare, clean, decimal_point, key, members, pattern, rational, sequence, split, ungrouped, unit,
-)  # fmt: skip
-
-Verdict = bool | None
-"""None: neither text nor computer algebra can tell, because one side is not readable as mathematics."""
-
-Pair = tuple[str, str]
+from .notation import LONGEST, SHORT, bare, clean, decimal_point, key, members
+from .notation import pattern, rational, sequence, split, ungrouped, unit
 
 UNREADABLE_GOLD = "unreadable gold"
+
+Verdict = bool | str | None
+"""None: neither text nor computer algebra can tell, as the answer is not readable as mathematics; a text: why."""
+
+Pair = tuple[str, str]
 
 
 class UnreadableGold(Exception):
@@ -35,7 +34,7 @@ class NeedsAlgebra(Exception):
     """Text alone cannot tell whether the two answers, its arguments, are the same."""
 
 
-def same_answer(got: str, gold: str, seconds: int | None = 5) -> Verdict | str:
+def same_answer(got: str, gold: str, seconds: int | None = 5) -> Verdict:
     """Whether two answers are the same; None if the first cannot be read, UNREADABLE_GOLD if the second.
 
     `seconds` bound each call of computer algebra by math-verify's own alarm (in the main thread alone).
@@ -43,7 +42,7 @@ def same_answer(got: str, gold: str, seconds: int | None = 5) -> Verdict | str:
     return Comparison(partial(_algebra, seconds=seconds)).verdict(got, gold)
 
 
-def same_text(got: str, gold: str) -> Verdict | str:
+def same_text(got: str, gold: str) -> Verdict:
     """The same without computer algebra. Raises NeedsAlgebra where it would be asked."""
 
     def needed(*values: str) -> Verdict:
@@ -59,8 +58,8 @@ class Comparison:
 
     algebra: Callable[[str, str], Verdict]
 
-    def verdict(self, got: str, gold: str) -> Verdict | str:
-        """Whether two answers as they stand are the same; UNREADABLE_GOLD if nothing can be the same as `gold`.
+    def verdict(self, got: str, gold: str) -> Verdict:
+        """Whether two answers as they stand are the same; UNREADABLE_GOLD if nothing can be.
 
         `1,234` is one number, or a list of two, and `2,5` too: answers are the same if they are so in one of
         these readings.
