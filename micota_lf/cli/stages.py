@@ -100,9 +100,7 @@ def bpc(args: argparse.Namespace) -> None:
 
 def grade(args: argparse.Namespace) -> None:
     """Any file of responses and answers, graded."""
-    columns = Columns(
-        args.response_field, args.answer_field, args.legacy_rule, args.samples, args.answer_format
-    )
+    columns = Columns(*(vars(args)[name] for name in Columns._fields))
     counts = grade_file(args.input, args.output, columns, args.workers, print if args.disagreements else None)
     right = "n={n}, right: legacy {legacy}, symbolic {symbolic}, {differ} differ".format(**counts)
     _say(args, f"{right}; {_counted(counts['reasons'])}")

@@ -15,13 +15,14 @@ never outweighs a box, nor an earlier box the last.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import yaml
 
@@ -36,9 +37,6 @@ REASONS: dict[Verdict, str] = {
 
 Found = tuple[str | None, str | None]
 """An answer and the rule that found it; None and None where there is none."""
-
-READABLE = "an answer alone, in \\boxed{}, after #### or after `the answer is`"
-"""What a gold answer can be."""
 
 MOST_WORDS = 20
 """Of a gold answer that is no worked solution."""
@@ -57,14 +55,10 @@ class Grade:
     reason: str
     found_by: str | None = None
 
-    @property
-    def boxed(self) -> bool:
-        """Whether the answer is right and in a box."""
-        return self.symbolic and self.found_by == BOX
-
     def accepts(self, verdict: str) -> bool:
-        """One verdict (`legacy`, `symbolic` or `boxed`); `none` accepts all."""
-        return verdict == "none" or bool(getattr(self, verdict))
+        """One verdict (`legacy`, `symbolic`, or `boxed`: this of answers in a box); `none` accepts all."""
+        boxed = self.symbolic and self.found_by == BOX
+        return {"none": True, "legacy": self.legacy, "symbolic": self.symbolic, "boxed": boxed}[verdict]
 
 
 def grade(
@@ -112,11 +106,18 @@ def final_answer(response: str, several: bool = False) -> Found:
 
 @lru_cache(1000)
 def gold_answer(text: str) -> str | None:
-    """The answer that a gold column's text gives: a worked solution's, else the text; None if that is prose."""
+    """The answer that a gold column's text gives: a worked solution's, else all of it; None if that is prose."""
     final, rule = final_answer(text, several=True)
     if rule in (BOX, STATEMENT):
         return final
     return None if len(pattern("word").findall(text)) > MOST_WORDS else text.strip() or None
+
+
+def unread_golds(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What to say of each row (`id`, `answer`) whose gold answer cannot be read."""
+    unread = [row for row in rows if row.get("answer") and gold_answer(str(row["answer"])) is None]
+    advice = "an answer alone, or a text with it in \\boxed{}, after #### or after `the answer is`, can be"
+    return [f"cannot be read ({row['id']}: {row['answer']!r:.60}); {advice}" for row in unread]
 
 
 def _boxes(text: str, at: int) -> Iterator[tuple[int, int, str | None]]:

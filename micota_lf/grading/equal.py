@@ -15,13 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from .notation import LONGEST, SHORT, bare, clean, decimal_point, key, members
-from .notation import pattern, rational, sequence, split, ungrouped, unit
+from .notation import SHORT, bare, clean, key, members, pattern, rational, readings, sequence, split, unit
 
 UNREADABLE_GOLD = "unreadable gold"
 
 Verdict = bool | str | None
-"""None: neither text nor computer algebra can tell, as the answer is not readable as mathematics; a text: why."""
+"""None: neither text nor computer algebra can read the answer as mathematics; or a text that says why not."""
 
 Pair = tuple[str, str]
 
@@ -59,19 +58,13 @@ class Comparison:
     algebra: Callable[[str, str], Verdict]
 
     def verdict(self, got: str, gold: str) -> Verdict:
-        """Whether two answers as they stand are the same; UNREADABLE_GOLD if nothing can be.
+        """Whether two answers as they stand are the same, in one of their readings (1,234 may be a list).
 
-        `1,234` is one number, or a list of two, and `2,5` too: answers are the same if they are so in one of
-        these readings.
+        UNREADABLE_GOLD if nothing can be the same as `gold`.
         """
-        if max(len(got), len(gold)) > LONGEST:
-            return True if got == gold else None
-        got, gold = clean(got), clean(gold)
-        if not got or not gold:
-            return None if gold else UNREADABLE_GOLD
-        verdict: Verdict = key(got) == key(gold)
+        verdict: Verdict = got == gold or None
         try:
-            for pair in {(read(got), read(gold)): None for read in (str, ungrouped, decimal_point)}:
+            for pair in dict.fromkeys(zip(readings(got), readings(gold), strict=False)):
                 verdict = verdict or self._same(*pair)
         except UnreadableGold:
             return UNREADABLE_GOLD
@@ -80,25 +73,23 @@ class Comparison:
     def _same(self, got: str, gold: str) -> Verdict:
         """Two cleaned answers of any structure; a tuple may be answered by a list in its order."""
         gots, golds = members(got), members(gold)
-        if len(gots) <= 1 and len(golds) <= 1:
-            return self._same_one(clean(gots[0]), clean(golds[0])) if gots and golds else None
+        if not golds:
+            raise UnreadableGold
+        if len(gots) <= 1 and len(golds) == 1:
+            return self._same_one(clean(gots[0]), clean(golds[0])) if gots else None
         (a, ours), (b, theirs) = sequence(got), sequence(gold)
         for left, right in ((ours if a == "()" else [], golds), (gots, theirs if b == "()" else [])):
             if left and len(left) == len(right):
                 return self._in_order(left, right)
         if len(gots) == 1:  # `1/2 or 0.5`
             return all(self._same_one(clean(gots[0]), clean(gold)) for gold in golds)
-        return self._any_order(gots, golds)
+        return len(gots) == len(golds) and self._any_order(gots, golds)
 
     def _in_order(self, gots: list[str], golds: list[str]) -> Verdict:
-        if len(gots) != len(golds):
-            return False
         verdicts = [self._same(clean(got), clean(gold)) for got, gold in zip(gots, golds, strict=True)]
         return False if False in verdicts else None if None in verdicts else True
 
     def _any_order(self, gots: list[str], golds: list[str]) -> Verdict:
-        if len(gots) != len(golds):
-            return False
         left, wanted, unread = [clean(text) for text in gots], [clean(text) for text in golds], False
         for want in wanted:
             left.sort(key=lambda text: key(text) != key(want))  # the cheap candidate first
@@ -118,12 +109,9 @@ class Comparison:
         ours, theirs = split(got, "="), split(gold, "=")
         if len(ours) > 1 or len(theirs) > 1:
             return self._same_equation(got, gold, ours, theirs)
-        unions = split(got, "\\cup"), split(gold, "\\cup")
-        if max(map(len, unions)) > 1:
-            return self._any_order(*unions)
         (a, entries), (b, wanted) = sequence(got), sequence(gold)
         if a and b:
-            return a == b and self._in_order(entries, wanted)
+            return a == b and len(entries) == len(wanted) and self._in_order(entries, wanted)
         return self._same_value(got, gold)
 
     def _same_equation(self, got: str, gold: str, ours: list[str], theirs: list[str]) -> Verdict:
@@ -139,11 +127,8 @@ class Comparison:
         left, right = (re.sub(r"_(?:\w|\{.*?\})$", "", key(side[0])) for side in (ours, theirs))
         if left == right:
             return self._same(clean(ours[-1]), clean(theirs[-1]))
-        return (
-            False
-            if pattern("name").fullmatch(left) and pattern("name").fullmatch(right)
-            else self.algebra(got, gold)
-        )
+        names = all(map(pattern("name").fullmatch, (left, right)))
+        return False if names else self.algebra(got, gold)
 
     def _same_value(self, got: str, gold: str) -> Verdict:
         if (choice := pattern("choice").fullmatch(key(gold))) and len(key(gold)) < 4:

@@ -11,8 +11,8 @@ model's tokenizer, without special tokens: the end-of-turn token is left out, an
 max_gen_toks counts as truncated. `response_metrics` gives lm-eval's process_results the same, one at a time.
 
 `grade_file` takes rows with a response and a gold answer in columns of any name, or lm-eval's
-`samples_*.jsonl`, and writes them with `extracted`, `legacy`, `symbolic`, `reason` and `found_by` (lists where
-the response is a list), line by line:
+`samples_*.jsonl`, and writes them with the parts of a Grade (lists where the response is a list), line by
+line:
 
     grade_file("old.jsonl", "graded.jsonl", Columns("output", "gold"))
     -> {"n": 500, "legacy": 301, "symbolic": 344, "differ": 43, "reasons": {"correct": 344, ...}}
@@ -52,8 +52,8 @@ Tell = Callable[[str], None] | None
 class Columns(NamedTuple):
     """Where a row's response and gold answer are; `samples` reads them where lm-eval puts them."""
 
-    response: str = "response"
-    answer: str = "answer"
+    response_field: str = "response"
+    answer_field: str = "answer"
     legacy_rule: str = "hendrycks"
     samples: bool = False
     answer_format: str = "plain"
@@ -67,11 +67,11 @@ def count_reflections(text: str) -> int:
 def measured_rows(
     rows: Sequence[Sequence[Question]], counts: TokenCounter, max_gen_toks: int
 ) -> Iterator[tuple[dict[str, float], list[Grade]]]:
-    """METRICS of each row's responses to one problem (their means) and their grades, in order, on all cores."""
+    """METRICS of each row's responses to one problem (their means), and the grades, in order."""
     lengths = iter(counts([question.response or "" for row in rows for question in row]))
-    for row, grades in grade_rows(rows, lambda row: row):
-        measured = zip(row, grades, lengths, strict=False)
-        yield mean_metrics([_metrics(*values, max_gen_toks) for values in measured]), grades
+    cut = [[_cut(question, next(lengths), max_gen_toks) for question in row] for row in rows]
+    for row, grades in grade_rows(cut, lambda row: [question for question, _ in row]):
+        yield mean_metrics([_metrics(*one, grade) for one, grade in zip(row, grades, strict=True)]), grades
 
 
 def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
@@ -81,7 +81,8 @@ def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
     """
     question, model = Question(response, str(doc["answer"]), legacy_rule=doc["legacy_rule"]), doc["tokenizer"]
     tokens = token_counter(model, doc["tokenizer_revision"])([response])[0] if model else 0
-    values = _metrics(question, grade_safely(question), tokens, doc.get("max_gen_toks", 0))
+    question, tokens = _cut(question, tokens, doc.get("max_gen_toks", 0))
+    values = _metrics(question, tokens, grade_safely(question))
     return values if model else {name: values[name] for name in (*VERDICTS, "reflections")}
 
 
@@ -108,11 +109,15 @@ def usable_tokenizer(model: str | None, revision: str | None = None) -> str | No
     return model
 
 
-def _metrics(question: Question, grade: Grade, tokens: int, max_gen_toks: int) -> dict[str, float]:
+def _cut(question: Question, tokens: int, max_gen_toks: int) -> tuple[Question, int]:
+    """The question, and whether its response was cut, with the response's tokens."""
+    return question._replace(truncated=0 < TRUNCATED_SHARE * max_gen_toks <= tokens), tokens
+
+
+def _metrics(question: Question, tokens: int, grade: Grade) -> dict[str, float]:
     return {
-        **{name: int(grade.accepts(name)) for name in VERDICTS},
-        "truncated": int(tokens >= TRUNCATED_SHARE * max_gen_toks), "response_tokens": tokens,
-        "reflections": count_reflections(question.response or ""),
+        **{name: int(grade.accepts(name)) for name in VERDICTS}, "truncated": int(question.truncated),
+        "response_tokens": tokens, "reflections": count_reflections(question.response or ""),
     }  # fmt: skip
 
 
@@ -161,12 +166,12 @@ def asked_rows(source: str | Path, columns: Columns) -> Iterator[tuple[Row, list
         if columns.samples:
             response, gold, rule = _sample(row, columns.legacy_rule, where)
         else:
-            response = _column(row, columns.response, "--response-field", where)
-            gold, rule = _column(row, columns.answer, "--answer-field", where), columns.legacy_rule
+            response = _column(row, columns.response_field, "--response-field", where)
+            gold, rule = _column(row, columns.answer_field, "--answer-field", where), columns.legacy_rule
         try:
             gold = answer_text(gold, columns.answer_format)
         except ValueError as error:
-            raise UserError(f"{where}: {columns.answer!r} {error}") from None
+            raise UserError(f"{where}: {columns.answer_field!r} {error}") from None
         several = response if isinstance(response, list) else [response]
         for one in several:
             if not isinstance(one, str | None):

@@ -61,20 +61,19 @@ def key(text: str) -> str:
     return _rewritten(text, "keys")
 
 
-def ungrouped(text: str) -> str:
-    """The text with `1,234` and `1 234` written as 1234."""
-    return pattern("grouped").sub(lambda number: re.sub("[, ]", "", number[0]), text)
-
-
-def decimal_point(text: str) -> str:
-    """The text with `2,5` written as 2.5, if it is one number; `2,500` is none of this kind."""
-    return pattern("decimal comma").sub(r"\1.\2", text)
+def readings(text: str) -> list[str]:
+    """What an answer may be: a text, 1,234 in it as one number, or 2,5 as one; nothing if it is too long."""
+    if len(text) > LONGEST:
+        return []
+    text = clean(text)
+    ungrouped = pattern("grouped").sub(lambda number: re.sub("[, ]", "", number[0]), text)
+    return [text, ungrouped, pattern("decimal comma").sub(r"\1.\2", text)]
 
 
 def split(text: str, separator: str) -> list[str]:
     """The parts of a text between separators outside all brackets; empty ones are left out.
 
-    A separator is `,` (and `;`), `;`, `=` (and `\\in`) or `\\cup`.
+    A separator is `,` (and `;`), `;` or `=` (and `\\in`, `\\approx`).
     """
     depths = _depths(text)
     found = pattern(separator).finditer(text)
@@ -101,8 +100,6 @@ def _depths(text: str) -> list[int]:
 
 def bare(text: str) -> str:
     """The text without braces or round brackets around one value."""
-    if found := re.fullmatch(r"\\text\{([^{}]*\d[^{}]*)\}", text):
-        return bare(found[1].strip())
     for pair in ("{}", "()"):
         inner = inside(text, *pair)
         if inner is not None and (pair == "{}" or len(split(inner, ",")) == 1):
@@ -111,25 +108,16 @@ def bare(text: str) -> str:
 
 
 def members(text: str) -> list[str]:
-    """The members of a list or set; `\\pm` stands for two, and `p=5,q=2; p=7,q=2` has two tuples."""
+    """The members of a list or set; `±` stands for two, and `p=5,q=2; p=7,q=2` has two tuples."""
     parts, groups = split(text, ","), split(text, ";")
     if len(groups) > 1 and all(len(split(group, ",")) > 1 and "=" in group for group in groups):
         return [f"({', '.join(sorted(split(group, ',')))})" for group in groups]
-    if len(parts) == 1:
-        sides = split(parts[0], "=")
-        inner = inside(sides[-1], "\\{", "\\}") if 0 < len(sides) < 3 else None
-        if inner is not None:
-            parts = split(inner, ",")
-    found: list[str] = []
-    for part in parts:
-        for plus, minus in ("+-", "-+") if "\\pm" in part else ("+-",):
-            signed = re.sub(r"\\mp(?![A-Za-z])", minus, re.sub(r"\\pm(?![A-Za-z])", plus, part))
-            found.append(re.sub(r"(^|[=(]\s*)\+", r"\1", signed))
-    return found
+    pairs = {True: [("+", "-"), ("-", "+")], False: [("+", "-")]}
+    return [part.replace("±", a).replace("∓", b) for part in parts for a, b in pairs["±" in part]]
 
 
 def is_list(gold: str) -> bool:
-    """Whether a gold answer is several answers, such as `1, 2` or `\\pm 3`, and not one number."""
+    """Whether a gold answer is several answers, such as `1, 2` or `±3`, and not one number."""
     gold = clean(gold[:LONGEST])
     return len(members(gold)) > 1 and not pattern("one number").fullmatch(gold)
 
@@ -148,17 +136,12 @@ def unit(text: str) -> tuple[str, str | None]:
     if found := pattern("base").fullmatch(text.replace(" ", "")):
         return found[1], f"base {found[2]}"
     known = tables()
-    for found in filter(
-        None, (pattern("unit before").fullmatch(text), pattern("unit after").fullmatch(text))
-    ):
+    for found in filter(None, (pattern(f"unit {place}").fullmatch(text) for place in ("before", "after"))):
         part = found.groupdict(default="")
         value, power = part["sign"] + part["value"].strip(), part["power"]
         words = (part["marked"] or part["unmarked"]).strip(" .").casefold()
         if not set(re.findall(r"\w+", words)).isdisjoint(known["no_units"]):
             continue
-        shape, _, measure = words.partition(" ")
-        if measure and shape in known["powers"]:
-            words, power = measure, known["powers"][shape]
         words = words.replace(" ", "")
         name = known["units"].get(words) or known["units"].get(words.removesuffix("s"))
         if part["unmarked"] and (rational(value) is None or len(words) < (2 if name else 3)):

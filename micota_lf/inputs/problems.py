@@ -34,10 +34,6 @@ class Problems(Section):
         """The file or data set, and its revision."""
         return DataRef(self.path, self.revision)
 
-    def answer_text(self, value: Any) -> str | None:
-        """An answer column's value as text; an absent answer stays None. ValueError says what is wrong."""
-        return None if value is None else answer_text(value, self.answer_format)
-
 
 class Prompts(Problems):
     """Training problems and how a model is asked for a response to one."""
@@ -59,10 +55,6 @@ class Benchmark(Problems):
     legacy_rule: Literal["hendrycks", "number", "last_number"] = "hendrycks"
     licence: Apart[str] = ""
     problems: Apart[Count | None] = None
-
-    def answer_text(self, value: Any) -> str:
-        """The gold answer as text; every problem of a benchmark has one."""
-        return answer_text(value, self.answer_format)
 
 
 def answer_text(value: Any, answer_format: str = "plain") -> str:
@@ -112,7 +104,9 @@ def load_problems(spec: Problems) -> list[Row]:
             first = list(rows).index(key) + 1
             raise UserError(f"{spec.path}: rows {first} and {number} have the same id {key!r}")
         try:
-            rows[key] = {"id": key, "problem": problem, "answer": spec.answer_text(answer)}
+            needed = answer is not None or isinstance(spec, Benchmark)
+            gold = answer_text(answer, spec.answer_format) if needed else None
+            rows[key] = {"id": key, "problem": problem, "answer": gold}
         except ValueError as error:
             raise UserError(f"{at}: {spec.answer_field!r} {error}") from None
     if not rows:

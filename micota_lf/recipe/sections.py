@@ -118,8 +118,9 @@ class Generation(Section):
 class Filter(Section):
     """Which responses become training rows (paper equation 1): right, finished, not too long.
 
-    `verdict` names the grader that decides (`boxed`: `symbolic`, of boxes alone); `none` keeps wrong answers too, as section 3.3 of the paper
-    does for the MiCoTA corpus if it is read literally. `max_tokens` is L_max; null is generation's own.
+    `verdict` names the grader that decides (`boxed` is `symbolic` of answers in a box alone); `none` keeps
+    wrong answers too, as section 3.3 of the paper does for the MiCoTA corpus if it is read literally.
+    `max_tokens` is L_max; null is generation's own.
     """
 
     verdict: Literal["legacy", "symbolic", "boxed", "none"] = "symbolic"

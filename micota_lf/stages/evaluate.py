@@ -224,10 +224,11 @@ def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int
     samples, problems = list[Row](), list[Row]()
     for (task, sample, questions, several), (numbers, grades) in zip(asked, measured, strict=True):
         known = {"task": task, "id": sample["doc"].get("id", str(sample["doc_id"]))}
-        first, found = questions[0], {"response": [question.response for question in questions]}
-        found |= {part: [vars(one)[part] for one in grades] for part in ("extracted", "reason", "found_by")}
+        shown, first = ("extracted", "reason", "found_by"), questions[0]
+        told: Row = {"response": [one.response for one in questions]}
+        told |= {part: [vars(one)[part] for one in grades] for part in shown}
         graded = {"target": first.answer, "legacy_rule": first.legacy_rule}
-        samples.append({**known, **graded, **(found if several else {k: v[0] for k, v in found.items()})})
+        samples.append({**known, **graded, **(told if several else {key: told[key][0] for key in told})})
         problems.append({**known, **numbers})
     write_jsonl(directory / "samples.jsonl", samples)
     write_jsonl(directory / "problems.jsonl", problems)

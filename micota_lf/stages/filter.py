@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
-from ..grading.answer import READABLE, Grade
-from ..grading.equal import UNREADABLE_GOLD
+from ..grading.answer import Grade, unread_golds
 from ..grading.workers import Question, grade_rows
 from ..recipe.sections import Filter
 from ..system.files import Row, digest, iter_jsonl, write_json, write_jsonl
@@ -33,8 +32,9 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
 
     Kept is a row with finish_reason `stop`, at most `rule.max_tokens` response tokens, and a right answer
     in the eyes of `rule.verdict` (`none`: any answer); what grading could not end is rejected as `timeout` or
-    `unparseable` (`grading`), and what has no gold answer to compare with as `unreadable gold`. Raises UserError if none is kept, and naming file, row and column for a row
-    without `prompt`, `response`, `answer` (for a verdict) or `response_tokens` (for a `max_tokens`).
+    `unparseable` (`grading`), and what has no gold answer that can be read as `unreadable gold`. Raises
+    UserError if none is kept, and naming file, row and column for a row without `prompt`, `response`,
+    `answer` (for a verdict) or `response_tokens` (for a `max_tokens`).
 
     What a file of responses from elsewhere may leave out: a row without `finish_reason` counts as finished,
     one without `id` gets a digest of its prompt, and `response_tokens` without a `max_tokens` count as 0.
@@ -47,11 +47,8 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
     reasons = dict(sorted(Counter(row["reason"] for row in rows).items()))
     write_jsonl(output.with_name("rejected.jsonl"), (row for row in rows if row["reason"] != KEPT))
     if not kept:
-        unread = [f"{row['id']}: {row['answer']!r:.60}" for row in rows if row["reason"] == UNREADABLE_GOLD]
-        advice = f"; gold answers that cannot be read ({READABLE}): {unread[0]}" if unread else ""
-        raise UserError(
-            f"{responses}: no response passes the filter: {reasons}; rejected.jsonl holds them{advice}"
-        )
+        unread = "".join(f"; gold answers {line}" for line in unread_golds(rows)[:1])
+        raise UserError(f"{responses}: no response passes: {reasons}; rejected.jsonl holds them{unread}")
     summary = {
         "responses": len(rows), **vars(rule), "reasons": reasons,
         "kept_not_right": sum(row.get("answer") is not None and not row["symbolic"] for row in kept),

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 
 from ..errors import UserError, first_line
-from ..grading.answer import READABLE, gold_answer
+from ..grading.answer import unread_golds
 from ..inputs.chat import Chat, opened_thought
 from ..inputs.problems import Benchmark, Problems, chat, load_problems
 from ..inputs.references import DataRef, ModelRef, hub_problems
@@ -61,8 +61,7 @@ def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
     for name, found in evaluated_benchmarks(recipe.evaluation).items():
         at = f"evaluation.benchmarks.{name}"
         references[at], benchmarks[at] = found.source, {key: getattr(found, key) for key in READ}
-    generated = {name: corpus.from_ for name, corpus in recipe.corpora.items() if corpus.from_}
-    generating = sorted(set(map(role, generated.values())))
+    generating = sorted({role(corpus.from_) for corpus in recipe.corpora.values() if corpus.from_})
     evaluated = [role(name) for name in (*shown_teachers(recipe), *recipe.students)]
     response, context = recipe.generation.max_tokens, recipe.generation.context_len
     budgets = [[GENERATION, response, key, context] for key in generating]
@@ -77,15 +76,12 @@ def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
         compared = [f"students.{student}", settings.template, settings.extra]
         key = digest(compared)
         templates[key], strict[key] = compared, settings.check_template or strict.get(key, False)
-    judged = any(filtering(recipe, name).verdict != "none" for name in generated)
-    apart = {
-        "judged": judged,
-        "benchmarks": benchmarks,
-        "budgets": budgets,
-        "cutoffs": cutoffs,
-        "templates": templates,
-    }
-    return Settings.of(recipe.prompts, apart={**apart, "merges": merges}, check_template=strict), references
+    apart = {"benchmarks": benchmarks, "budgets": budgets, "cutoffs": cutoffs, "templates": templates}
+    judged = any(
+        filtering(recipe, name).verdict != "none" for name, one in recipe.corpora.items() if one.from_
+    )
+    apart |= {"merges": merges}
+    return Settings.of(recipe.prompts, apart=apart, check_template=strict, judged=judged), references
 
 
 def run(step: Context) -> Results:
@@ -138,20 +134,18 @@ def _longest(step: Context, chats: Mapping[ModelRef, Chat], report: Report) -> L
     asked: dict[str, list[list[dict[str, str]]]] = {}
     for role, problems in sets.items():
         try:
-            found = load_problems(problems)
-            asked[role] = [chat(row["problem"], step.prompts) for row in found]
+            rows = load_problems(problems)
         except UserError as error:
             report.problems.append(f"{role}: {error}")
             continue
-        unread = [row for row in found if row["answer"] and gold_answer(row["answer"]) is None]
-        if unread:
-            how = f"such as {unread[0]['id']}: {unread[0]['answer']!r:.60}; it must be {READABLE}"
-            said = f"{role}.answer_field: {len(unread)} of {len(found)} gold answers of {problems.path} cannot be read, {how}"
-            needed = len(unread) == len(found) and (role != "prompts" or step.config["judged"])
-            (report.problems if needed else report.warnings).append(said)
-        wanted, rows = getattr(problems, "problems", None), len(asked[role])
-        if wanted and not problems.limit and rows != wanted:
-            report.warnings.append(f"{role}.problems: {wanted} are expected, {problems.path} holds {rows}")
+        asked[role] = [chat(row["problem"], step.prompts) for row in rows]
+        if unread := unread_golds(rows):
+            needed = len(unread) == len(rows) and (role != "prompts" or step.how["judged"])
+            lines = report.problems if needed else report.warnings
+            lines.append(f"{role}: {problems.path}: {len(unread)} of {len(rows)} gold answers {unread[0]}")
+        wanted, held = getattr(problems, "problems", None), len(rows)
+        if wanted and not problems.limit and held != wanted:
+            report.warnings.append(f"{role}.problems: {wanted} are expected, {problems.path} holds {held}")
     longest: Longest = {}
     for model, tokens in chats.items() if "prompts" in asked else ():
         own, *others = (max(tokens.counts(map(tokens.prompt, one)), default=0) for one in asked.values())
