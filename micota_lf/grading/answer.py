@@ -10,8 +10,10 @@ Hendrycks's, which lm-eval ships. It never strips a bare `$`: on OlympiadBench, 
 lm-eval's gsm8k_cot_zeroshot, by which `$\\boxed{18}$.` ends in `$.` and is wrong.
 
 `symbolic` asks whether the final answer is the same mathematics (`equal.py`). It is what the last box
-holds, after `</think>` if there is one; without any box, what follows `the answer is`. An answer in prose
-never outweighs a box, nor an earlier box the last.
+holds, after `</think>` if there is one; without any box, what follows `the answer is`, `Answer:`, `####` or
+the like; without those, the last expression of a text that has not been cut. An answer in prose never
+outweighs a box, nor an earlier box the last. `found_by` says which rule it was; `boxed` is `symbolic` of
+boxes alone. A gold answer is read by the same rules where it is a worked solution.
 """
 
 import re
@@ -27,18 +29,18 @@ from typing import Any
 import yaml
 
 from .equal import UNREADABLE_GOLD, Verdict, same_answer
-from .notation import SHORT, is_list, pattern
+from .notation import LONGEST, SHORT, is_list, pattern
 
 UNPARSEABLE, TIMEOUT = "unparseable", "timeout"
 BOX, STATEMENT, LAST = "box", "statement", "last expression"
-REASONS: dict[Verdict, str] = {
-    True: "correct", False: "wrong", None: UNPARSEABLE, TIMEOUT: TIMEOUT, UNREADABLE_GOLD: UNREADABLE_GOLD
-}  # fmt: skip
+REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE} | {
+    said: said for said in (TIMEOUT, UNREADABLE_GOLD)
+}
 
 Found = tuple[str | None, str | None]
 """An answer and the rule that found it; None and None where there is none."""
 
-MOST_WORDS = 20
+MOST_WORDS = 12
 """Of a gold answer that is no worked solution."""
 
 
@@ -70,7 +72,8 @@ def grade(
 ) -> Grade:
     """Grade one response against its gold answer.
 
-    A truncated response can still be right; `truncated` is its reason only where it is not. `legacy_rule`
+    A truncated response can still be right, but not by its last expression, which is no answer; `truncated`
+    is its reason only where it is not. `legacy_rule`
     is a benchmark's (see `legacy_right`). `same` compares the final answer with the gold one, or says that
     this took too long (`timeout`); what it raises on odd text passes through (but not through `workers`).
     """
@@ -106,11 +109,10 @@ def final_answer(response: str, several: bool = False) -> Found:
 
 @lru_cache(1000)
 def gold_answer(text: str) -> str | None:
-    """The answer that a gold column's text gives: a worked solution's, else all of it; None if that is prose."""
+    """The answer in a gold column's text: a worked solution's, else the whole text; None if that is prose."""
     final, rule = final_answer(text, several=True)
-    if rule in (BOX, STATEMENT):
-        return final
-    return None if len(pattern("word").findall(text)) > MOST_WORDS else text.strip() or None
+    whole = len(text) <= LONGEST and len(pattern("word").findall(text)) <= MOST_WORDS and text.strip()
+    return final if rule in (BOX, STATEMENT) else whole or None
 
 
 def unread_golds(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -136,9 +138,7 @@ def _boxes(text: str, at: int) -> Iterator[tuple[int, int, str | None]]:
 def _closing_brace(text: str, at: int) -> int:
     """Where the brace at `at` is closed; the end of the text if it never is."""
     depth = 0
-    for brace in pattern("brace").finditer(
-        text, at
-    ):  # no copy of the text: there may be a box every few characters
+    for brace in pattern("brace").finditer(text, at):  # in no copy: there may be a box every few characters
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
             return brace.start()
@@ -163,9 +163,8 @@ def _unboxed(text: str, several: bool) -> Found:
     if not expressions or pattern("unfinished").search(text[-SHORT:]):
         return None, None
     *earlier, last = re.split(f",?\\s*{pattern('and').pattern}\\s*", expressions[-1])
-    names = [
-        one.partition("=")[0] for one in earlier
-    ]  # `k = 2 and n = 5` is about n, `n = 2 and n = 5` is a list
+    names = [one.partition("=")[0] for one in earlier]
+    # `n = 2 and n = 5` are two answers, `k = 2 and n = 5` is one.
     return last if "=" in last and last.partition("=")[0] not in names else expressions[-1], LAST
 
 

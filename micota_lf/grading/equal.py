@@ -169,8 +169,8 @@ def _algebra(got: str, gold: str, seconds: int | None) -> Verdict:
 
     rules = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="all")
     config, limit = [LatexExtractionConfig(normalization_config=rules)], {"timeout_seconds": seconds}
-    how = {"fallback_mode": "no_fallback", "parsing_timeout": seconds}
-    a, b = (parse(f"\\boxed{{{text}}}", config, **how) for text in (got, gold))
+    boxes = (f"\\boxed{{{text}}}" for text in (got, gold))
+    a, b = (parse(box, config, "no_fallback", parsing_timeout=seconds) for box in boxes)
     if not b:
         raise UnreadableGold
     if not a:

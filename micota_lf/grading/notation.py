@@ -101,8 +101,7 @@ def _depths(text: str) -> list[int]:
 def bare(text: str) -> str:
     """The text without braces or round brackets around one value."""
     for pair in ("{}", "()"):
-        inner = inside(text, *pair)
-        if inner is not None and (pair == "{}" or len(split(inner, ",")) == 1):
+        if (inner := inside(text, *pair)) is not None and (pair == "{}" or len(split(inner, ",")) == 1):
             return bare(inner)
     return text
 
@@ -112,8 +111,7 @@ def members(text: str) -> list[str]:
     parts, groups = split(text, ","), split(text, ";")
     if len(groups) > 1 and all(len(split(group, ",")) > 1 and "=" in group for group in groups):
         return [f"({', '.join(sorted(split(group, ',')))})" for group in groups]
-    pairs = {True: [("+", "-"), ("-", "+")], False: [("+", "-")]}
-    return [part.replace("±", a).replace("∓", b) for part in parts for a, b in pairs["±" in part]]
+    return [part.replace("±", sign) for part in parts for sign in ("+-" if "±" in part else "+")]
 
 
 def is_list(gold: str) -> bool:
@@ -125,8 +123,7 @@ def is_list(gold: str) -> bool:
 def sequence(text: str) -> tuple[str, list[str]]:
     """Brackets and entries of a tuple or interval; both empty for anything else."""
     for pair in ("()", "[]", "(]", "[)"):
-        inner = inside(text, *pair)
-        if inner is not None and len(entries := split(inner, ",")) > 1:
+        if len(entries := split(inside(text, *pair) or "", ",")) > 1:
             return pair, entries
     return "", []
 
