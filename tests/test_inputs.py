@@ -16,7 +16,15 @@ from micota_lf import UserError
 from micota_lf.grading.answer import grade
 from micota_lf.inputs import weights
 from micota_lf.inputs.chat import Chat, load_chat, opened_thought, overlong_problem, row_lengths
-from micota_lf.inputs.problems import Benchmark, Problems, Prompts, answer_text, benchmark_identity, chat, load_problems
+from micota_lf.inputs.problems import (
+    Benchmark,
+    Problems,
+    Prompts,
+    answer_text,
+    benchmark_identity,
+    chat,
+    load_problems,
+)
 from micota_lf.inputs.references import DataRef, ModelRef, hub_problems
 from micota_lf.inputs.weights import (
     ModelSize,

@@ -76,8 +76,7 @@ def split(text: str, separator: str) -> list[str]:
     A separator is `,` (and `;`), `;` or `=` (and `\\in`, `\\approx`).
     """
     depths = _depths(text)
-    found = pattern(separator).finditer(text)
-    cuts = [separators.span() for separators in found if depths[separators.start()] == 0]
+    cuts = [one.span() for one in pattern(separator).finditer(text) if depths[one.start()] == 0]
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
     parts = [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
     return [part for part in parts if part]
@@ -86,10 +85,9 @@ def split(text: str, separator: str) -> list[str]:
 def inside(text: str, opening: str, closing: str) -> str | None:
     """What one pair of brackets holds that encloses the whole text."""
     if text.startswith(opening) and text.endswith(closing):
-        inner = text[len(opening) : -len(closing)]
-        depths = _depths(inner)
+        depths = _depths(text[1:-1])
         if min(depths) == depths[-1] == 0:
-            return inner.strip()
+            return text[1:-1].strip()
     return None
 
 

@@ -47,8 +47,8 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
     reasons = dict(sorted(Counter(row["reason"] for row in rows).items()))
     write_jsonl(output.with_name("rejected.jsonl"), (row for row in rows if row["reason"] != KEPT))
     if not kept:
-        unread = "".join(f"; gold answers {line}" for line in unread_golds(rows)[:1])
-        raise UserError(f"{responses}: no response passes: {reasons}; rejected.jsonl holds them{unread}")
+        said = f"{responses}: no response passes the filter: {reasons}; rejected.jsonl holds them"
+        raise UserError("; ".join([said, *(f"gold answers {line}" for line in unread_golds(rows)[:1])]))
     summary = {
         "responses": len(rows), **vars(rule), "reasons": reasons,
         "kept_not_right": sum(row.get("answer") is not None and not row["symbolic"] for row in kept),
