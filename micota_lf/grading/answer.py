@@ -159,7 +159,7 @@ def _unboxed(text: str, several: bool) -> Found:
         if sentence and not pattern("prose").match(sentence):
             return sentence, STATEMENT
     found_all = pattern("several" if several else "expression").finditer(text)
-    expressions = [one[0] for one in found_all if not pattern("variable").match(one[0])]
+    expressions = [one[0] for one in found_all if one[0] == text or not pattern("variable").match(one[0])]
     if not expressions or pattern("unfinished").search(text[-SHORT:]):
         return None, None
     *earlier, last = re.split(f",?\\s*{pattern('and').pattern}\\s*", expressions[-1])

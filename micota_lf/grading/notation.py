@@ -62,12 +62,16 @@ def key(text: str) -> str:
 
 
 def readings(text: str) -> list[str]:
-    """What an answer may be: a text, 1,234 in it as one number, or 2,5 as one; nothing if it is too long."""
+    """What an answer may be: a text, 1,234 or 2,5 in it as one number, or its value before it is rounded.
+
+    Nothing if it is too long.
+    """
     if len(text) > LONGEST:
         return []
     text = clean(text)
     ungrouped = pattern("grouped").sub(lambda number: re.sub("[, ]", "", number[0]), text)
-    return [text, ungrouped, pattern("decimal comma").sub(r"\1.\2", text)]
+    decimal, exact = pattern("decimal comma").sub(r"\1.\2", text), pattern("rounded").sub(r"\1", text)
+    return [text, ungrouped, decimal, exact]
 
 
 def split(text: str, separator: str) -> list[str]:
