@@ -148,7 +148,7 @@ def _closing_brace(text: str, at: int) -> int:
 def _unboxed(text: str, several: bool) -> Found:
     """The answer of a text without boxes: what it says the answer is, else its last expression."""
     # In one blank or line end each: runs of them would make the search quadratic.
-    text = re.sub(r"\s+", lambda run: "\n" if "\n" in run[0] else " ", text).strip()
+    text = pattern("blank").sub(lambda run: "\n" if "\n" in run[0] else " ", text).strip()
     for stated in [*pattern("statement").finditer(text)][-1:]:
         said = pattern("filler").sub("", text[stated.end() :], count=1)
         sentence = pattern("sentence end").split(said)[0].strip("* ")
