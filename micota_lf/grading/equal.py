@@ -131,9 +131,9 @@ class Comparison:
         return False if names else self.algebra(got, gold)
 
     def _same_value(self, got: str, gold: str) -> Verdict:
-        if (choice := pattern("choice").fullmatch(key(gold))) and len(key(gold)) < 4:
+        if (choice := pattern("choice").fullmatch(key(gold))) and (choice[2] or len(key(gold)) < 4):
             found = pattern("choice").fullmatch(key(got))
-            return bool(found and found[1] == choice[1])
+            return found[1] == choice[1] if found else bool(choice[2]) and self._same(got, choice[2])
         (a, unit_a), (b, unit_b) = unit(got), unit(gold)
         if unit_a and unit_b and unit_a != unit_b:
             return False
