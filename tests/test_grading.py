@@ -471,6 +471,32 @@ def test_grade_adds_four_columns_to_any_file(tmp_path, capsys):
     assert read_jsonl(tmp_path / "out.jsonl")[0]["legacy"] is True
 
 
+def test_grade_reads_gold_answers_as_they_are_stored_and_says_what_found_the_answer(tmp_path, capsys):
+    rows = [
+        {"response": "A: 1125", "answer": "He has 1000 + 125 = <<1000+125=1125>>1125.\n#### 1,125"},
+        {"response": "so \\boxed{1125}", "answer": "It is $\\boxed{1125}$."},
+        {"response": ["so 2 or 3", None], "answer": ["2", "3"]},
+    ]
+    assert run_grade(tmp_path, rows, "--answer-format", "list") == 0
+    found = read_jsonl(tmp_path / "out.jsonl")
+    assert [row["reason"] for row in found] == ["correct", "correct", ["correct", "no answer"]]
+    assert [row["found_by"] for row in found] == ["statement", "box", ["last expression", None]]
+    assert run_grade(tmp_path, rows[:1], "--answer-format", "gsm8k") == 0
+    assert run_grade(tmp_path, rows[1:2], "--answer-format", "gsm8k") == 2
+    assert "row 1: 'answer' has no answer after '####'" in capsys.readouterr().err
+    proof = (
+        "Show that it is even, then note that all of what is left must be a prime number by the lemma above."
+    )
+    assert run_grade(tmp_path, [{"response": "so 2", "answer": proof}]) == 0
+    assert "1 unreadable gold" in capsys.readouterr().out
+
+
+def test_a_response_that_was_cut_has_no_last_expression():
+    rows = [[Question("one two 3", "3")], [Question("one two \\boxed{3}", "3")]]
+    measured = [numbers for numbers, _ in measured_rows(rows, words, max_gen_toks=3)]
+    assert [(one["symbolic"], one["truncated"]) for one in measured] == [(0, 1), (1, 1)]
+
+
 def test_grade_reads_lm_evals_samples(tmp_path, capsys):
     doc = {"id": "a", "answer": "7", "legacy_rule": "number"}
     rows = [

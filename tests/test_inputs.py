@@ -219,6 +219,15 @@ def test_answers_of_each_format_are_read_as_text(value, answer_format, text):
     assert answer_text(value, answer_format) == text
 
 
+def test_prompts_have_an_answer_format_too_and_may_have_no_answers(tmp_path):
+    rows = [{"problem": "x", "answer": "9*2=18\n#### 1,800"}, {"problem": "y"}]
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    answers = [
+        row["answer"] for row in load_problems(Prompts(str(tmp_path / "p.jsonl"), answer_format="gsm8k"))
+    ]
+    assert answers == ["1800", None]
+
+
 @pytest.mark.parametrize("name", FIVE)
 def test_hub_shaped_rows_load_and_their_own_answers_are_right(name, miniature):
     rows = rows_of(name, miniature)

@@ -224,10 +224,9 @@ def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int
     samples, problems = list[Row](), list[Row]()
     for (task, sample, questions, several), (numbers, grades) in zip(asked, measured, strict=True):
         known = {"task": task, "id": sample["doc"].get("id", str(sample["doc_id"]))}
-        shown, first = ("extracted", "reason", "found_by"), questions[0]
         told: Row = {"response": [one.response for one in questions]}
-        told |= {part: [vars(one)[part] for one in grades] for part in shown}
-        graded = {"target": first.answer, "legacy_rule": first.legacy_rule}
+        told |= {part: [vars(one)[part] for one in grades] for part in ("extracted", "reason", "found_by")}
+        graded = {"target": questions[0].answer, "legacy_rule": questions[0].legacy_rule}
         samples.append({**known, **graded, **(told if several else {key: told[key][0] for key in told})})
         problems.append({**known, **numbers})
     write_jsonl(directory / "samples.jsonl", samples)

@@ -90,7 +90,8 @@ def _judged(row: Row, verdict: Grade, rule: Filter) -> Row:
     elif rule.max_tokens and row["response_tokens"] > rule.max_tokens:
         reason = "longer than max_tokens"
     else:
-        reason = KEPT if verdict.accepts(rule.verdict) else verdict.reason
+        missed = "not in a box" if rule.verdict == "boxed" and verdict.symbolic else verdict.reason
+        reason = KEPT if verdict.accepts(rule.verdict) else missed
     return {**row, **vars(verdict), "reason": reason}
 
 
