@@ -163,9 +163,9 @@ def _unboxed(text: str, several: bool) -> Found:
     if not expressions or pattern("unfinished").search(text[-SHORT:]):
         return None, None
     *earlier, last = re.split(f",?\\s*{pattern('and').pattern}\\s*", expressions[-1])
-    names = [one.partition("=")[0] for one in earlier]
     # `n = 2 and n = 5` are two answers, `k = 2 and n = 5` is one.
-    return last if "=" in last and last.partition("=")[0] not in names else expressions[-1], LAST
+    apart = not several and "=" in last and last.split("=")[0] not in [one.split("=")[0] for one in earlier]
+    return last if apart else expressions[-1], LAST
 
 
 def extract_boxed(response: str) -> str | None:

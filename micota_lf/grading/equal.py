@@ -139,14 +139,14 @@ class Comparison:
             return False
         x, y = rational(a), rational(b)
         if x is not None and y is not None:
+            if x.denominator > 1 and abs(x - y) < abs(y) / 10**14:  # a float in full precision
+                x = y
             if unit_a == unit_b or "percent" not in (unit_a, unit_b):
                 return x == y
             if unit_b:  # 50% may be answered by 50 or 0.5
                 return x == y or 100 * x == y
             return x == 100 * y or (x == y and abs(y) >= 1)  # 0.5% is not 0.5, though 50% may mean 50
         words = [bare(key(text)) for text in (a, b)]
-        if words[0] == words[1]:
-            return True
         for text, word in zip((a, b), words, strict=True):
             if pattern("words").fullmatch(word) and (len(word) > 3 or "\\text" in text):
                 return re.sub("^(?:the|an?) ", "", words[0].casefold()) == words[1].casefold()

@@ -117,9 +117,9 @@ def members(text: str) -> list[str]:
 
 
 def is_list(gold: str) -> bool:
-    """Whether a gold answer is several answers, such as `1, 2` or `±3`, and not one number."""
+    """Whether a gold answer is several answers, such as `1, 2`, `±3` or a tuple, and not one number."""
     gold = clean(gold[:LONGEST])
-    return len(members(gold)) > 1 and not pattern("one number").fullmatch(gold)
+    return (len(members(gold)) > 1 and not pattern("one number").fullmatch(gold)) or sequence(gold)[0] == "()"
 
 
 def sequence(text: str) -> tuple[str, list[str]]:
