@@ -210,7 +210,8 @@ def test_reflection_words_are_counted_whole_and_in_any_case(text, count):
 
 def test_without_a_tokenizer_length_and_truncation_are_left_out():
     doc = {"answer": "6", "legacy_rule": "number", "tokenizer": None, "tokenizer_revision": None}
-    assert response_metrics(doc, "wait, \\boxed{6}") == {"legacy": 1, "symbolic": 1, "reflections": 1}
+    found = response_metrics(doc, "wait, \\boxed{6}")
+    assert found == {"legacy": 1, "symbolic": 1, "boxed": 1, "reflections": 1}
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +272,8 @@ def test_lm_eval_runs_the_five_tasks_offline_from_a_folder(run):
     for row in problems:
         assert 0 < row["response_tokens"] <= 24 and row["truncated"] == (row["response_tokens"] == 24)
     for row in samples:
-        assert set(row) == {"task", "id", "target", "legacy_rule", "response"}
+        known = {"task", "id", "target", "legacy_rule", "response"}
+        assert set(row) == known | {"extracted", "reason", "found_by"}
         assert isinstance(row["response"], str)
     first = lm_eval_samples(out / "lm_eval", "micota_math500")[0]
     prompt = first["arguments"]["gen_args_0"]["arg_0"]

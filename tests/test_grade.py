@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import BENCHMARKS
+import yaml
+from conftest import BENCHMARKS, ROOT
 from grading_accuracy import GRADERS, golds_of, precision_recall, verdicts
 from labelled import labelled_rows
 
@@ -17,6 +18,7 @@ from micota_lf.grading.answer import final_answer, grade
 from micota_lf.grading.equal import NeedsAlgebra, same_text
 from micota_lf.grading.notation import rational
 
+GOLDEN = ROOT / "tests/golden"
 needs_data = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no folder of benchmark problems")
 
 SAME = [
@@ -99,12 +101,13 @@ def test_what_only_looks_alike_is_not_right(box, gold):
         ("#### 1,125", "1,125"),
         ("<think>The answer is 4.</think> The answer is 3.50 dollars", "3.50 dollars"),
         ("42", "42"),
-        ("There are 5 cases, and 3 remain.", None),
+        ("There are 5 cases, and 3 remain.", "3 remain"),
+        ("There are 5 cases, and", None),
         ("", None),
     ],
 )
 def test_the_answer_is_the_last_box_or_else_what_is_said_to_be_it(response, answer):
-    assert final_answer(response) == answer
+    assert final_answer(response)[0] == answer
 
 
 def test_boxes_in_a_row_count_together_where_the_gold_is_several_answers():
@@ -125,15 +128,55 @@ def test_boxes_in_a_row_count_together_where_the_gold_is_several_answers():
         ("no idea", "5", False, False, "no answer"),
         ("\\boxed{\\frac{)(}}", "5", False, False, "unparseable"),
         ("\\boxed{" + "1 + " * 400 + "}", "5", False, False, "unparseable"),
-        ("\\boxed{5}", "", False, False, "unparseable"),
-        ("\\boxed{5}", None, False, False, "unparseable"),
+        ("\\boxed{5}", "", False, False, "unreadable gold"),
+        ("\\boxed{5}", None, False, False, "unreadable gold"),
+        ("\\boxed{5}", "\\frac{)(}", False, False, "unreadable gold"),
+        ("\\boxed{5}", "Add 3 and 4. " * 9, False, False, "unreadable gold"),
+        ("\\boxed{5}", "1 + " * 400, False, False, "unreadable gold"),
         (None, "5", False, False, "no answer"),
-        (None, None, False, False, "no answer"),
+        (None, None, False, False, "unreadable gold"),
+        ("So 5 apples", "5", False, True, "correct"),
+        ("So 5 apples", "5", True, False, "truncated"),
+        ("The answer is 5.", "5", True, True, "correct"),
     ],
 )
 def test_each_verdict_has_its_reason(response, gold, truncated, symbolic, reason):
     result = grade(response, gold, truncated)
     assert (result.symbolic, result.reason) == (symbolic, reason)
+
+
+@pytest.mark.parametrize(
+    ("response", "found_by", "boxed"),
+    [
+        ("The answer is 4. So \\boxed{5}.", "box", True),
+        ("The answer is 5.", "statement", False),
+        ("Two and three are 5.", "last expression", False),
+        ("I do not know.", None, False),
+        ("\\boxed{5", None, False),
+    ],
+)
+def test_a_grade_says_which_rule_found_the_answer(response, found_by, boxed):
+    result = grade(response, "5")
+    assert result.found_by == found_by and result.accepts("boxed") is boxed
+    assert result.accepts("symbolic") is (found_by is not None) and result.accepts("none")
+
+
+def labelled_cases(name, kind):
+    """Response, gold answer and whether it is right, of one kind in a file of cases."""
+    cases = yaml.safe_load((GOLDEN / name).read_text(encoding="utf-8"))[kind]
+    for label, lines in cases.items():
+        for line in lines.strip().splitlines():
+            answer, gold = (text.strip().replace("\u23ce", "\n") for text in line.split(" => "))
+            yield f"So it is $\\boxed{{{answer}}}$." if kind == "boxed" else answer, gold, label == "right"
+
+
+@pytest.mark.parametrize(("kind", "least"), [("boxed", 0.995), ("prose", 0.98)])
+@pytest.mark.parametrize("name", ["answers.yaml", "answers_kept.yaml"])
+def test_answers_in_prose_and_golds_as_people_store_them_are_read(name, kind, least):
+    cases = list(labelled_cases(name, kind))
+    wrong = [case for case in cases if grade(case[0], case[1]).symbolic is not case[2]]
+    assert 1 - len(wrong) / len(cases) >= least, wrong
+    assert not [case for case in wrong if not case[2]]  # no near miss is right
 
 
 def test_common_answers_need_no_computer_algebra():

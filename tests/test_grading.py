@@ -44,7 +44,7 @@ from micota_lf.system.files import read_jsonl, write_jsonl
 
 FUZZ = int(os.environ.get("MICOTA_FUZZ") or 300)
 SHORT = Limits(seconds=1.0)
-REASONS = {"correct", "wrong", "no answer", "truncated", "unparseable", "timeout"}
+REASONS = {"correct", "wrong", "no answer", "truncated", "unparseable", "timeout", "unreadable gold"}
 
 HOSTILE = {
     "tower of exponents": "\\boxed{9^{9^{9^{9}}}}",
@@ -133,7 +133,7 @@ def test_hostile_answers_end_in_time_and_harm_no_other_row(tmp_path, monkeypatch
 
 def test_a_timeout_keeps_the_string_verdict(no_process_left):
     (one,) = graded([("\\boxed{99999999!}", "3")])
-    assert one == Grade("99999999!", legacy=False, symbolic=False, reason="timeout")
+    assert one == Grade("99999999!", legacy=False, symbolic=False, reason="timeout", found_by="box")
 
 
 MEMORY = """
@@ -320,7 +320,8 @@ def test_lm_evals_metrics_survive_a_hostile_answer(monkeypatch):
         "micota_lf.grading.measures.grade_safely", lambda question: grade_safely(question, SHORT)
     )
     doc = {"answer": "3", "legacy_rule": "hendrycks", "tokenizer": None}
-    assert response_metrics(doc, "Wait, \\boxed{99999999!}") == {"legacy": 0, "symbolic": 0, "reflections": 1}
+    found = response_metrics(doc, "Wait, \\boxed{99999999!}")
+    assert found == {"legacy": 0, "symbolic": 0, "boxed": 0, "reflections": 1}
 
 
 def words(texts):
@@ -330,16 +331,20 @@ def words(texts):
 def test_measured_rows_are_lm_evals_metrics_and_their_means_over_several_responses():
     texts = ["Wait, \\boxed{003}"], ["a b c d \\boxed{\\frac{6}{2}}", "hmm"], [""]
     rows = [[Question(text, "3", legacy_rule="number") for text in several] for several in texts]
-    first, several, empty = measured_rows(rows, words, max_gen_toks=5)
+    measured, grades = zip(*measured_rows(rows, words, max_gen_toks=5), strict=True)
+    first, several, empty = measured
+    assert [one.found_by for one in grades[1]] == ["box", None]
     assert set(first) == set(METRICS)
-    assert first == {"legacy": 1, "symbolic": 1, "reflections": 1, "response_tokens": 2, "truncated": 0}
+    assert first == {
+        "legacy": 1, "symbolic": 1, "boxed": 1, "reflections": 1, "response_tokens": 2, "truncated": 0
+    }  # fmt: skip
     assert several == {
-        "legacy": 0, "symbolic": 0.5, "reflections": 0.5, "response_tokens": 3, "truncated": 0.5
+        "legacy": 0, "symbolic": 0.5, "boxed": 0.5, "reflections": 0.5, "response_tokens": 3, "truncated": 0.5
     }  # fmt: skip
     assert set(empty.values()) == {0}
     doc = {"answer": 3, "legacy_rule": "number", "max_gen_toks": 5}
     doc |= {"tokenizer": str(ModelRef("tiny:teacher").local), "tokenizer_revision": None}
-    (ours,) = measured_rows(rows[:1], token_counter(doc["tokenizer"]), 5)
+    ((ours, _),) = measured_rows(rows[:1], token_counter(doc["tokenizer"]), 5)
     assert response_metrics(doc, rows[0][0].response) == ours
 
 
@@ -466,6 +471,32 @@ def test_grade_adds_four_columns_to_any_file(tmp_path, capsys):
     assert read_jsonl(tmp_path / "out.jsonl")[0]["legacy"] is True
 
 
+def test_grade_reads_gold_answers_as_they_are_stored_and_says_what_found_the_answer(tmp_path, capsys):
+    rows = [
+        {"response": "A: 1125", "answer": "He has 1000 + 125 = <<1000+125=1125>>1125.\n#### 1,125"},
+        {"response": "so \\boxed{1125}", "answer": "It is $\\boxed{1125}$."},
+        {"response": ["so 2 or 3", None], "answer": ["2", "3"]},
+    ]
+    assert run_grade(tmp_path, rows, "--answer-format", "list") == 0
+    found = read_jsonl(tmp_path / "out.jsonl")
+    assert [row["reason"] for row in found] == ["correct", "correct", ["correct", "no answer"]]
+    assert [row["found_by"] for row in found] == ["statement", "box", ["last expression", None]]
+    assert run_grade(tmp_path, rows[:1], "--answer-format", "gsm8k") == 0
+    assert run_grade(tmp_path, rows[1:2], "--answer-format", "gsm8k") == 2
+    assert "row 1: 'answer' has no answer after '####'" in capsys.readouterr().err
+    proof = (
+        "Show that it is even, then note that all of what is left must be a prime number by the lemma above."
+    )
+    assert run_grade(tmp_path, [{"response": "so 2", "answer": proof}]) == 0
+    assert "1 unreadable gold" in capsys.readouterr().out
+
+
+def test_a_response_that_was_cut_has_no_last_expression():
+    rows = [[Question("one two 3", "3")], [Question("one two \\boxed{3}", "3")]]
+    measured = [numbers for numbers, _ in measured_rows(rows, words, max_gen_toks=3)]
+    assert [(one["symbolic"], one["truncated"]) for one in measured] == [(0, 1), (1, 1)]
+
+
 def test_grade_reads_lm_evals_samples(tmp_path, capsys):
     doc = {"id": "a", "answer": "7", "legacy_rule": "number"}
     rows = [
@@ -509,7 +540,7 @@ GOOD = '{"response": "\\\\boxed{1}", "answer": "1"}\n'
         (GOOD * 99 + '{"respones": "1", "answer": "1"}', "row 100 has no 'response' (--response-field); did"),
         (GOOD + '{"response": "1", "Answer": "1"}', "row 2 has no 'answer' (--answer-field); did you mean"),
         (GOOD + '{"response": 3, "answer": "1"}', "row 2: the response is a int, not text"),
-        (GOOD + '{"response": "3", "answer": null}', "row 2: 'answer' is None, not an answer"),
+        (GOOD + '{"response": "3", "answer": null}', "row 2: 'answer' holds no answer: None"),
         (GOOD + "\n{oops", "line 3 is not JSON"),
         (GOOD + "[1]", "line 2 is a list"),
         ("", "holds no rows"),

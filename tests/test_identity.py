@@ -41,6 +41,10 @@ FIELDS = {
         "prompts.answer_field=e", "generate merge overlap preflight",
         "prompts.path=someone/problems",
     ),
+    "prompts.answer_format": (
+        "prompts.answer_format=gsm8k", "generate merge overlap preflight",
+        "prompts.path=someone/problems",
+    ),
     "prompts.limit": ("prompts.limit=9", "generate overlap preflight"),
     "prompts.template": ("prompts.template=Q:{problem}", "evaluate generate merge overlap preflight"),
     "prompts.system": ("prompts.system=Brief", "evaluate generate merge overlap preflight train"),

@@ -18,7 +18,15 @@ from micota_lf import UserError
 from micota_lf.grading.answer import grade
 from micota_lf.inputs import weights
 from micota_lf.inputs.chat import Chat, load_chat, opened_thought, overlong_problem, row_lengths
-from micota_lf.inputs.problems import Benchmark, Problems, Prompts, benchmark_identity, chat, load_problems
+from micota_lf.inputs.problems import (
+    Benchmark,
+    Problems,
+    Prompts,
+    answer_text,
+    benchmark_identity,
+    chat,
+    load_problems,
+)
 from micota_lf.inputs.references import DataRef, ModelRef, hub_problems
 from micota_lf.inputs.weights import (
     ModelSize,
@@ -253,10 +261,20 @@ def test_the_package_describes_the_five_benchmarks_and_the_tiny_ones():
         (["$2^{1009}$"], "list", "$2^{1009}$"),
         (["1", "$\\frac{1}{2}$"], "list", "1, $\\frac{1}{2}$"),
         ("7", "list", "7"),
+        (["7"], "plain", "7"),
     ],
 )
 def test_answers_of_each_format_are_read_as_text(value, answer_format, text):
-    assert Benchmark("x", answer_format=answer_format).answer_text(value) == text
+    assert answer_text(value, answer_format) == text
+
+
+def test_prompts_have_an_answer_format_too_and_may_have_no_answers(tmp_path):
+    rows = [{"problem": "x", "answer": "9*2=18\n#### 1,800"}, {"problem": "y"}]
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    answers = [
+        row["answer"] for row in load_problems(Prompts(str(tmp_path / "p.jsonl"), answer_format="gsm8k"))
+    ]
+    assert answers == ["1800", None]
 
 
 @pytest.mark.parametrize("name", FIVE)

@@ -365,6 +365,26 @@ def test_benchmarks_on_the_hub_are_loaded_and_counted_before_any_evaluation(tmp_
     assert report.problems == [f"{at}found: found: row 1: 'solution' holds no answer: None"]
 
 
+PROOF = "First show that the sum is even. Then add three and note that what is left must be a prime number."
+
+
+def test_prompts_whose_gold_answers_cannot_be_read_are_refused_unless_nobody_judges(tmp_path, monkeypatch):
+    monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
+    path = tmp_path / "prompts.jsonl"
+    write_jsonl(path, [{"id": n, "problem": "What is 1+1?", "answer": PROOF} for n in "ab"])
+    (line,) = preflight_report(tmp_path, f"prompts.path={path}").problems
+    assert line.startswith(f"prompts: {path}: 2 of 2 gold answers cannot be read (a: 'First show")
+    assert "after ####" in line
+    report = preflight_report(tmp_path, f"prompts.path={path}", "filter.verdict=none")
+    assert report.problems == [] and "2 of 2 gold answers" in report.warnings[0]
+    solved = [{"id": "b", "problem": "What is 1+1?", "answer": "One and one are <<1+1=2>>2.\n#### 2"}]
+    write_jsonl(path, [{"id": "a", "problem": "What is 1+1?", "answer": PROOF}, *solved])
+    report = preflight_report(tmp_path, f"prompts.path={path}")
+    assert report.problems == [] and "1 of 2 gold answers" in report.warnings[0]
+    write_jsonl(path, solved)
+    assert preflight_report(tmp_path, f"prompts.path={path}").warnings == []
+
+
 def test_a_limit_of_a_benchmark_is_that_of_its_longest_prompt_and_expects_no_number(tmp_path, monkeypatch):
     monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
     rows = [{"id": n, "problem": "What is " + "1+" * (300 * n) + "1?", "answer": "1"} for n in (0, 1)]

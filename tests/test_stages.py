@@ -207,6 +207,29 @@ def test_a_filter_that_keeps_nothing_is_an_error_that_names_the_reasons(tmp_path
     assert not (tmp_path / "c.jsonl").exists()
 
 
+PROOF = "First show that the sum is even. Then add three and note that what is left must be a prime number."
+
+
+def test_a_gold_answer_that_cannot_be_read_is_its_own_reason_and_is_named(tmp_path):
+    rows = [response("a", "so \\boxed{12}"), response("b", "so \\boxed{12}", PROOF)]
+    write_jsonl(tmp_path / "r.jsonl", rows)
+    counts = filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", Filter())
+    assert counts["reasons"] == {"kept": 1, "unreadable gold": 1}
+    write_jsonl(tmp_path / "r.jsonl", rows[1:])
+    with pytest.raises(UserError, match=r"{'unreadable gold': 1}.*cannot be read \(b: 'First show") as error:
+        filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", Filter())
+    assert "an answer alone" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_filter_can_ask_for_answers_in_a_box(tmp_path):
+    rows = [response("a", "so \\boxed{12}"), response("b", "The answer is 12."), response("c", "so 12")]
+    write_jsonl(tmp_path / "r.jsonl", rows)
+    counts = filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", Filter("boxed"))
+    assert counts["reasons"] == {"kept": 1, "not in a box": 2}
+    found = [row["found_by"] for name in ("c", "rejected") for row in read_jsonl(tmp_path / f"{name}.jsonl")]
+    assert found == ["box", "statement", "last expression"]
+
+
 @pytest.mark.parametrize(
     ("text", "gold", "legacy", "symbolic"),
     [

@@ -105,7 +105,7 @@ def grade(args: argparse.Namespace) -> None:
         raise UserError(f"{args.input}: no such file (a pipe cannot be graded)")
     if output.exists() and output.samefile(source):
         raise UserError(f"-o: {args.output} is the file that is read; name another")
-    columns = Columns(args.response_field, args.answer_field, args.legacy_rule, args.samples)
+    columns = Columns(*(vars(args)[name] for name in Columns._fields))
     counts = grade_file(source, output, columns, args.workers, print if args.disagreements else None)
     right = "n={n}, right: legacy {legacy}, symbolic {symbolic}, {differ} differ".format(**counts)
     _say(args, f"{right}; {_counted(counts['reasons'])}")

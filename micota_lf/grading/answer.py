@@ -10,55 +10,55 @@ Hendrycks's, which lm-eval ships. It never strips a bare `$`: on OlympiadBench, 
 lm-eval's gsm8k_cot_zeroshot, by which `$\\boxed{18}$.` ends in `$.` and is wrong.
 
 `symbolic` asks whether the final answer is the same mathematics (`equal.py`). It is what the last box
-holds, after `</think>` if there is one; without any box, what follows `the answer is`. An answer in prose
-never outweighs a box, nor an earlier box the last.
+holds, after `</think>` if there is one; without any box, what follows `the answer is`, `Answer:`, `####` or
+the like; without those, the last expression of a text that has not been cut. An answer in prose never
+outweighs a box, nor an earlier box the last. `found_by` says which rule it was; `boxed` is `symbolic` of
+boxes alone. A gold answer is read by the same rules where it is a worked solution.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import yaml
 
-from .equal import Verdict, same_answer
-from .notation import is_list
+from .equal import UNREADABLE_GOLD, Verdict, same_answer
+from .notation import LONGEST, SHORT, is_list, pattern
 
 UNPARSEABLE, TIMEOUT = "unparseable", "timeout"
-REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE, TIMEOUT: TIMEOUT}
+BOX, STATEMENT, LAST = "box", "statement", "last expression"
+REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE, **{w: w for w in (TIMEOUT, UNREADABLE_GOLD)}}
 
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_UNBRACED = re.compile(r"[^\s$]+")
-_JOINT = re.compile(r"(?:[\s$.,;]|\\[()\[\],; ]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\b[a-z]\s*=)*")
-_SAID = re.compile(
-    r"(?:\banswers?\b(?:[ \t]+[\w']+){0,8}?[ \t*]*(?:\b(?:is|are|(?:would|must|will) be)\b|[:=])"
-    r"|final answer[ \t*]*\n|####)[ \t]*:?\s*(\S.*)",
-    re.IGNORECASE,
-)
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|(?<=\S)\s+(?:because|since|which)\b|\n")
-_FILLERS = re.compile(
-    r"^(?:(?:therefore|thus|then|simply|just|exactly|indeed|equal to|approximately)\b[ ,:]*)+"
-)
-_BARE_ANSWER = re.compile(r"[-\u2212+$\\(\[{.\d][^\n]{0,80}|[A-Z]\)?\.?")
+Found = tuple[str | None, str | None]
+"""An answer and the rule that found it; None and None where there is none."""
+
+MOST_WORDS = 12
+"""Of a gold answer that is no worked solution."""
 
 
 @dataclass(frozen=True)
 class Grade:
-    """Verdicts on one response. `extracted` is the answer that `symbolic` looked at, `reason` explains it."""
+    """Verdicts on one response. `extracted` is the answer that `symbolic` looked at, `reason` explains it.
+
+    `found_by` is the rule that found it: `box`, `statement` or `last expression`.
+    """
 
     extracted: str | None
     legacy: bool
     symbolic: bool
     reason: str
+    found_by: str | None = None
 
     def accepts(self, verdict: str) -> bool:
-        """The verdict of one grader (`legacy` or `symbolic`); `none` accepts all."""
-        return verdict == "none" or bool(getattr(self, verdict))
+        """One verdict (`legacy`, `symbolic`, or `boxed`: this of answers in a box); `none` accepts all."""
+        boxed = self.symbolic and self.found_by == BOX
+        return {"none": True, "legacy": self.legacy, "symbolic": self.symbolic, "boxed": boxed}[verdict]
 
 
 def grade(
@@ -66,23 +66,28 @@ def grade(
     answer: str | None,
     truncated: bool = False,
     legacy_rule: str = "hendrycks",
-    same: Callable[[str, str], Verdict | str] = same_answer,
+    same: Callable[[str, str], Verdict] = same_answer,
 ) -> Grade:
     """Grade one response against its gold answer.
 
-    A truncated response can still be right; `truncated` is its reason only where it is not. `legacy_rule`
+    A truncated response can still be right, but not by its last expression, which is no answer; `truncated`
+    is its reason only where it is not. `legacy_rule`
     is a benchmark's (see `legacy_right`). `same` compares the final answer with the gold one, or says that
     this took too long (`timeout`); what it raises on odd text passes through (but not through `workers`).
     """
     response, answer = response or "", answer or ""
-    legacy = legacy_right(response, answer, legacy_rule)
-    final = final_answer(response, is_list(answer))
-    reason = "no answer" if final is None else REASONS[same(final, answer)]
+    gold = gold_answer(answer)
+    final, rule = final_answer(response, is_list(gold or ""))
+    legacy = legacy_right(response, gold or answer, legacy_rule)
+    if truncated and rule == LAST:
+        final = rule = None
+    missing = UNREADABLE_GOLD if gold is None else "no answer"
+    reason = missing if gold is None or final is None else REASONS[same(final, gold)]
     right = reason == REASONS[True]
-    return Grade(final, legacy, right, "truncated" if truncated and not right else reason)
+    return Grade(final, legacy, right, "truncated" if truncated and not right else reason, rule)
 
 
-def final_answer(response: str, several: bool = False) -> str | None:
+def final_answer(response: str, several: bool = False) -> Found:
     """What a response gives as its answer: its last box, else what it says the answer is, else None.
 
     An empty box is no answer. A last box that never closes leaves the response without one. With `several`,
@@ -91,45 +96,74 @@ def final_answer(response: str, several: bool = False) -> str | None:
     ending = response.rpartition("</think>")[2]
     boxes = list(_boxes(response, len(response) - len(ending))) or list(_boxes(response, 0))
     if not boxes:
-        return _said(ending)
+        return _unboxed(ending, several)
     *earlier, (start, _, answer) = boxes
     for before, end, content in reversed(earlier):
-        if not several or answer is None or not _JOINT.fullmatch(response, end, start):
+        if not several or answer is None or not pattern("joint").fullmatch(response, end, start):
             break
         start, answer = before, f"{content}, {answer}"
-    return answer
+    return answer, answer and BOX
+
+
+@lru_cache(1000)
+def gold_answer(text: str) -> str | None:
+    """The answer in a gold column's text: a worked solution's, else the whole text; None if that is prose."""
+    final, rule = final_answer(text, several=True)
+    whole = len(text) <= LONGEST and len(pattern("word").findall(text)) <= MOST_WORDS and text.strip()
+    return final if rule in (BOX, STATEMENT) else whole or None
+
+
+def unread_golds(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What to say of each row (`id`, `answer`) whose gold answer cannot be read."""
+    unread = [row for row in rows if row.get("answer") and gold_answer(str(row["answer"])) is None]
+    advice = "an answer alone, or a text with it in \\boxed{}, after #### or after `the answer is`, can be"
+    return [f"cannot be read ({row['id']}: {row['answer']!r:.60}); {advice}" for row in unread]
 
 
 def _boxes(text: str, at: int) -> Iterator[tuple[int, int, str | None]]:
     """Start, end and content of each outermost box from `at` that is not empty; None if it never closes."""
-    while match := _BOX.search(text, at):
+    while match := pattern("box").search(text, at):
         at = match.end()
         if text.startswith("{", at):
             end = _closing_brace(text, at)
             content, at = text[at + 1 : end].strip(), end + 1
             if content:
                 yield match.start(), at, content if end < len(text) else None
-        elif match[0][-1].isspace() and (bare := _UNBRACED.match(text, at)):
+        elif match[0][-1].isspace() and (bare := pattern("unbraced").match(text, at)):
             yield match.start(), bare.end(), bare[0].rstrip(".,;")
 
 
 def _closing_brace(text: str, at: int) -> int:
     """Where the brace at `at` is closed; the end of the text if it never is."""
     depth = 0
-    for brace in _BRACE.finditer(text, at):  # no copy of the text: there may be a box every few characters
+    for brace in pattern("brace").finditer(text, at):  # in no copy: there may be a box every few characters
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
             return brace.start()
     return len(text)
 
 
-def _said(text: str) -> str | None:
-    """The answer that prose gives: after the last `the answer is`, or the whole text if that is no prose."""
+def _unboxed(text: str, several: bool) -> Found:
+    """The answer of a text without boxes: what it says the answer is, else its last expression."""
     # In one blank or line end each: runs of them would make the search quadratic.
-    text = re.sub(r"\s+", lambda run: "\n" if "\n" in run[0] else " ", text)
-    if said := _SAID.findall(text):
-        return _FILLERS.sub("", _SENTENCE_END.split(said[-1].strip("* "))[0].strip("* ")) or None
-    return text.strip() if _BARE_ANSWER.fullmatch(text.strip()) else None
+    text = pattern("blank").sub(lambda run: "\n" if "\n" in run[0] else " ", text).strip()
+    for stated in [*pattern("statement").finditer(text)][-1:]:
+        said = pattern("filler").sub("", text[stated.end() :], count=1)
+        sentence = pattern("sentence end").split(said)[0].strip("* ")
+        if pattern("formula").fullmatch(sentence):
+            return sentence, STATEMENT
+        if found := pattern("several").match(said):
+            return found[0], STATEMENT
+        if sentence and not pattern("prose").match(sentence):
+            return sentence, STATEMENT
+    found_all = pattern("several" if several else "expression").finditer(text)
+    expressions = [one[0] for one in found_all if one[0] == text or not pattern("variable").match(one[0])]
+    if not expressions or pattern("unfinished").search(text[-SHORT:]):
+        return None, None
+    *earlier, last = re.split(f",?\\s*{pattern('and').pattern}\\s*", expressions[-1])
+    # `n = 2 and n = 5` are two answers, `k = 2 and n = 5` is one.
+    apart = not several and "=" in last and last.split("=")[0] not in [one.split("=")[0] for one in earlier]
+    return last if apart else expressions[-1], LAST
 
 
 def extract_boxed(response: str) -> str | None:

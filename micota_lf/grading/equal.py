@@ -15,21 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from .notation import LONGEST, SHORT, bare, clean, key, members, rational, sequence, split, ungrouped, unit
+from .notation import SHORT, bare, clean, key, members, pattern, rational, readings, sequence, split, unit
 
-Verdict = bool | None
-"""None: neither text nor computer algebra can tell, because one side is not readable as mathematics."""
+UNREADABLE_GOLD = "unreadable gold"
+
+Verdict = bool | str | None
+"""None: neither text nor computer algebra can read the answer as mathematics; or a text that says why not."""
 
 Pair = tuple[str, str]
 
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
-_CHOICE = re.compile(r"(?:[Oo]ption|[Cc]hoice)?\(?([A-J])(?:[).:].*)?")
-_NAME = re.compile(
-    r"\(?\\?[A-Za-z]+'*(?:_\{?[^{}=]*\}?)?(?:\([^()]*\))?(?:,\s*\\?[A-Za-z]\w*)*\)?|\\text\{[^{}]*\}|\\angle.*"
-)
-_FUNCTION = re.compile(r"([A-Za-z])\s*\(([a-z])\)")
-_MULTIPLE = re.compile(r"-?[\d.]+\s*\\?[A-Za-z]\w*|[A-Za-z]\^.*")  # 2x = 6 does not answer 6
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?)matrix\}(.*)\\end\{\1matrix\}", re.DOTALL)
+
+class UnreadableGold(Exception):
+    """The gold answer is not readable as mathematics."""
 
 
 class NeedsAlgebra(Exception):
@@ -37,7 +34,7 @@ class NeedsAlgebra(Exception):
 
 
 def same_answer(got: str, gold: str, seconds: int | None = 5) -> Verdict:
-    """Whether two answers are the same; None if one cannot be read.
+    """Whether two answers are the same; None if the first cannot be read, UNREADABLE_GOLD if the second.
 
     `seconds` bound each call of computer algebra by math-verify's own alarm (in the main thread alone).
     """
@@ -61,39 +58,38 @@ class Comparison:
     algebra: Callable[[str, str], Verdict]
 
     def verdict(self, got: str, gold: str) -> Verdict:
-        """Whether two answers as they stand are the same.
+        """Whether two answers as they stand are the same, in one of their readings (1,234 may be a list).
 
-        `1,234` is one number, or a list of two: answers are the same if they are so in one of both readings.
+        UNREADABLE_GOLD if nothing can be the same as `gold`.
         """
-        if max(len(got), len(gold)) > LONGEST:
-            return True if got == gold else None
-        got, gold = clean(got), clean(gold)
-        if not got or not gold:
-            return None
-        verdict = True if key(got) == key(gold) else self._same(got, gold)
-        grouped = ungrouped(got), ungrouped(gold)
-        return verdict if verdict or grouped == (got, gold) else self._same(*grouped)
+        verdict: Verdict = got == gold or None
+        try:
+            for pair in dict.fromkeys(zip(readings(got), readings(gold), strict=False)):
+                verdict = verdict or self._same(*pair)
+        except UnreadableGold:
+            return UNREADABLE_GOLD
+        return verdict
 
     def _same(self, got: str, gold: str) -> Verdict:
         """Two cleaned answers of any structure; a tuple may be answered by a list in its order."""
         gots, golds = members(got), members(gold)
-        if len(gots) <= 1 and len(golds) <= 1:
-            return self._same_one(clean(gots[0]), clean(golds[0])) if gots and golds else None
+        if not golds:
+            raise UnreadableGold
+        if len(gots) <= 1 and len(golds) == 1:
+            return self._same_one(clean(gots[0]), clean(golds[0])) if gots else None
         (a, ours), (b, theirs) = sequence(got), sequence(gold)
         for left, right in ((ours if a == "()" else [], golds), (gots, theirs if b == "()" else [])):
             if left and len(left) == len(right):
                 return self._in_order(left, right)
-        return self._any_order(gots, golds)
+        if len(gots) == 1:  # `1/2 or 0.5`
+            return all(self._same_one(clean(gots[0]), clean(gold)) for gold in golds)
+        return len(gots) == len(golds) and self._any_order(gots, golds)
 
     def _in_order(self, gots: list[str], golds: list[str]) -> Verdict:
-        if len(gots) != len(golds):
-            return False
         verdicts = [self._same(clean(got), clean(gold)) for got, gold in zip(gots, golds, strict=True)]
         return False if False in verdicts else None if None in verdicts else True
 
     def _any_order(self, gots: list[str], golds: list[str]) -> Verdict:
-        if len(gots) != len(golds):
-            return False
         left, wanted, unread = [clean(text) for text in gots], [clean(text) for text in golds], False
         for want in wanted:
             left.sort(key=lambda text: key(text) != key(want))  # the cheap candidate first
@@ -113,64 +109,53 @@ class Comparison:
         ours, theirs = split(got, "="), split(gold, "=")
         if len(ours) > 1 or len(theirs) > 1:
             return self._same_equation(got, gold, ours, theirs)
-        unions = split(got, "\\cup"), split(gold, "\\cup")
-        if max(map(len, unions)) > 1:
-            return self._any_order(*unions)
         (a, entries), (b, wanted) = sequence(got), sequence(gold)
         if a and b:
-            return a == b and self._in_order(entries, wanted)
-        if (p := _MATRIX.fullmatch(got)) and (q := _MATRIX.fullmatch(gold)):
-            (widths, cells), (wanted_widths, wanted_cells) = _cells(p[2]), _cells(q[2])
-            return widths == wanted_widths and self._in_order(cells, wanted_cells)
+            return a == b and len(entries) == len(wanted) and self._in_order(entries, wanted)
         return self._same_value(got, gold)
 
     def _same_equation(self, got: str, gold: str, ours: list[str], theirs: list[str]) -> Verdict:
         """Two answers, of which one or both have several sides; a name alone may be left out."""
-        if len(ours) == 2 and _NAME.fullmatch(ours[1]) and not _NAME.fullmatch(ours[0]):
+        if len(ours) == 2 and pattern("name").fullmatch(ours[1]) and not pattern("name").fullmatch(ours[0]):
             ours.reverse()  # 3 = x
         if len(ours) < 2:
-            named = _NAME.fullmatch(theirs[0])
+            named = pattern("name").fullmatch(theirs[0])
             return self._same(got, clean(theirs[-1])) if named else self.algebra(got, gold)
         if len(theirs) < 2:
-            return False if _MULTIPLE.fullmatch(ours[0]) else self._same(clean(ours[-1]), gold)
+            return False if pattern("multiple").fullmatch(ours[0]) else self._same(clean(ours[-1]), gold)
         ours = _renamed(ours, theirs[0])
         left, right = (re.sub(r"_(?:\w|\{.*?\})$", "", key(side[0])) for side in (ours, theirs))
         if left == right:
             return self._same(clean(ours[-1]), clean(theirs[-1]))
-        return False if _NAME.fullmatch(left) and _NAME.fullmatch(right) else self.algebra(got, gold)
+        names = all(map(pattern("name").fullmatch, (left, right)))
+        return False if names else self.algebra(got, gold)
 
     def _same_value(self, got: str, gold: str) -> Verdict:
-        if (choice := _CHOICE.fullmatch(key(gold))) and len(key(gold)) < 4:
-            found = _CHOICE.fullmatch(key(got))
-            return bool(found and found[1] == choice[1])
+        if (choice := pattern("choice").fullmatch(key(gold))) and (choice[2] or len(key(gold)) < 4):
+            found = pattern("choice").fullmatch(key(got))
+            return found[1] == choice[1] if found else bool(choice[2]) and self._same(got, choice[2])
         (a, unit_a), (b, unit_b) = unit(got), unit(gold)
         if unit_a and unit_b and unit_a != unit_b:
             return False
         x, y = rational(a), rational(b)
         if x is not None and y is not None:
+            if x.denominator > 1 and abs(x - y) < abs(y) / 10**14:  # a float in full precision
+                x = y
             if unit_a == unit_b or "percent" not in (unit_a, unit_b):
                 return x == y
             if unit_b:  # 50% may be answered by 50 or 0.5
                 return x == y or 100 * x == y
             return x == 100 * y or (x == y and abs(y) >= 1)  # 0.5% is not 0.5, though 50% may mean 50
         words = [bare(key(text)) for text in (a, b)]
-        if words[0] == words[1]:
-            return True
         for text, word in zip((a, b), words, strict=True):
-            if _WORDS.fullmatch(word) and (len(word) > 3 or "\\text" in text):
+            if pattern("words").fullmatch(word) and (len(word) > 3 or "\\text" in text):
                 return re.sub("^(?:the|an?) ", "", words[0].casefold()) == words[1].casefold()
         return self.algebra(a, b)
 
 
-def _cells(matrix: str) -> tuple[list[int], list[str]]:
-    """The width of each row of a matrix, and all its cells."""
-    rows = [row.split("&") for row in matrix.strip().removesuffix("\\\\").split("\\\\")]
-    return [*map(len, rows)], [cell for row in rows for cell in row]
-
-
 def _renamed(ours: list[str], other: str) -> list[str]:
     """`f(n) = n + 1` with the other side's variable, `f(x) = x + 1`, where that cannot clash."""
-    a, b = _FUNCTION.fullmatch(ours[0]), _FUNCTION.fullmatch(other)
+    a, b = pattern("function").fullmatch(ours[0]), pattern("function").fullmatch(other)
     if not (a and b and a[1] == b[1]) or re.search(rf"(?<![A-Za-z\\]){b[2]}(?![A-Za-z])", ours[-1]):
         return ours
     return [re.sub(rf"(?<![A-Za-z\\]){a[2]}(?![A-Za-z])", b[2], side) for side in ours]
@@ -184,9 +169,11 @@ def _algebra(got: str, gold: str, seconds: int | None) -> Verdict:
 
     rules = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="all")
     config, limit = [LatexExtractionConfig(normalization_config=rules)], {"timeout_seconds": seconds}
-    how = {"fallback_mode": "no_fallback", "parsing_timeout": seconds}
-    a, b = (parse(f"\\boxed{{{text}}}", config, **how) for text in (got, gold))
-    if not a or not b:
+    boxes = (f"\\boxed{{{text}}}" for text in (got, gold))
+    a, b = (parse(box, config, "no_fallback", parsing_timeout=seconds) for box in boxes)
+    if not b:
+        raise UnreadableGold
+    if not a:
         return None
     equal, sides = verify(b, a, float_rounding=10, allow_set_relation_comp=True, **limit), (a[0], b[0])
     expressions = all(isinstance(side, Expr) for side in sides)

@@ -4,15 +4,15 @@ Measured are verdicts, length, truncation and reflection words:
 
     row = [Question("Wait, so \\\\boxed{6}.", "6", legacy_rule="number")]
     list(measured_rows([row], load_chat(model).counts, max_gen_toks=512))
-    -> [{"legacy": 1, "symbolic": 1, "truncated": 0, "response_tokens": 9, "reflections": 1}]
+    -> [({"legacy": 1, "symbolic": 1, "boxed": 1, "truncated": 0, "response_tokens": 9, ...}, [Grade(...)])]
 
 lm-eval keeps neither token counts nor finish reasons, so both come from encoding the response again with the
 model's tokenizer, without special tokens: the end-of-turn token is left out, and a response within 1% of
 max_gen_toks counts as truncated. `response_metrics` gives lm-eval's process_results the same, one at a time.
 
 `grade_file` takes rows with a response and a gold answer in columns of any name, or lm-eval's
-`samples_*.jsonl`, and writes them with `extracted`, `legacy`, `symbolic` and `reason` (lists where the
-response is a list), line by line:
+`samples_*.jsonl`, and writes them with the parts of a Grade (lists where the response is a list), line by
+line:
 
     grade_file("old.jsonl", "graded.jsonl", Columns("output", "gold"))
     -> {"n": 500, "legacy": 301, "symbolic": 344, "differ": 43, "reasons": {"correct": 344, ...}}
@@ -30,13 +30,14 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError, nearest
 from ..inputs.chat import load_chat
+from ..inputs.problems import answer_text
 from ..inputs.references import ModelRef
 from ..system.files import Row, atomic_writer, iter_jsonl, json_line
 from .answer import Grade
-from .notation import tables
+from .notation import pattern
 from .workers import LIMITS, Question, grade_rows, grade_safely
 
-VERDICTS = ("legacy", "symbolic")
+VERDICTS = ("legacy", "symbolic", "boxed")
 METRICS = (*VERDICTS, "truncated", "response_tokens", "reflections")
 TRUNCATED_SHARE = 0.99
 PROGRESS_SECONDS = 5.0
@@ -51,25 +52,26 @@ Tell = Callable[[str], None] | None
 class Columns(NamedTuple):
     """Where a row's response and gold answer are; `samples` reads them where lm-eval puts them."""
 
-    response: str = "response"
-    answer: str = "answer"
+    response_field: str = "response"
+    answer_field: str = "answer"
     legacy_rule: str = "hendrycks"
     samples: bool = False
+    answer_format: str = "plain"
 
 
 def count_reflections(text: str) -> int:
     """How many reflection words (notation.yaml) a text holds: whole words, in any case."""
-    return len(tables()["reflections"].findall(text))
+    return len(pattern("reflections").findall(text))
 
 
 def measured_rows(
     rows: Sequence[Sequence[Question]], counts: TokenCounter, max_gen_toks: int
-) -> Iterator[dict[str, float]]:
-    """METRICS of each row's responses to one problem (their means), in order, graded on all cores."""
+) -> Iterator[tuple[dict[str, float], list[Grade]]]:
+    """METRICS of each row's responses to one problem (their means), and the grades, in order."""
     lengths = iter(counts([question.response or "" for row in rows for question in row]))
-    for row, grades in grade_rows(rows, lambda row: row):
-        measured = zip(row, grades, lengths, strict=False)
-        yield mean_metrics([_metrics(*values, max_gen_toks) for values in measured])
+    cut = [[_cut(question, next(lengths), max_gen_toks) for question in row] for row in rows]
+    for row, grades in grade_rows(cut, lambda row: [question for question, _ in row]):
+        yield mean_metrics([_metrics(*one, grade) for one, grade in zip(row, grades, strict=True)]), grades
 
 
 def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
@@ -79,7 +81,8 @@ def response_metrics(doc: Mapping[str, Any], response: str) -> dict[str, float]:
     """
     question, model = Question(response, str(doc["answer"]), legacy_rule=doc["legacy_rule"]), doc["tokenizer"]
     tokens = token_counter(model, doc["tokenizer_revision"])([response])[0] if model else 0
-    values = _metrics(question, grade_safely(question), tokens, doc.get("max_gen_toks", 0))
+    question, tokens = _cut(question, tokens, doc.get("max_gen_toks", 0))
+    values = _metrics(question, tokens, grade_safely(question))
     return values if model else {name: values[name] for name in (*VERDICTS, "reflections")}
 
 
@@ -106,11 +109,15 @@ def usable_tokenizer(model: str | None, revision: str | None = None) -> str | No
     return model
 
 
-def _metrics(question: Question, grade: Grade, tokens: int, max_gen_toks: int) -> dict[str, float]:
+def _cut(question: Question, tokens: int, max_gen_toks: int) -> tuple[Question, int]:
+    """The question, and whether its response was cut, with the response's tokens."""
+    return question._replace(truncated=0 < TRUNCATED_SHARE * max_gen_toks <= tokens), tokens
+
+
+def _metrics(question: Question, tokens: int, grade: Grade) -> dict[str, float]:
     return {
-        "legacy": int(grade.legacy), "symbolic": int(grade.symbolic),
-        "truncated": int(tokens >= TRUNCATED_SHARE * max_gen_toks), "response_tokens": tokens,
-        "reflections": count_reflections(question.response or ""),
+        **{name: int(grade.accepts(name)) for name in VERDICTS}, "truncated": int(question.truncated),
+        "response_tokens": tokens, "reflections": count_reflections(question.response or ""),
     }  # fmt: skip
 
 
@@ -159,18 +166,18 @@ def asked_rows(source: str | Path, columns: Columns) -> Iterator[tuple[Row, list
         if columns.samples:
             response, gold, rule = _sample(row, columns.legacy_rule, where)
         else:
-            response = _column(row, columns.response, "--response-field", where)
-            gold, rule = _column(row, columns.answer, "--answer-field", where), columns.legacy_rule
-        if isinstance(gold, list) and len(gold) == 1:
-            gold = gold[0]
-        if isinstance(gold, bool) or not isinstance(gold, str | int | float) or gold == "":
-            raise UserError(f"{where}: {columns.answer!r} is {gold!r:.60}, not an answer")
+            response = _column(row, columns.response_field, "--response-field", where)
+            gold, rule = _column(row, columns.answer_field, "--answer-field", where), columns.legacy_rule
+        try:
+            gold = answer_text(gold, columns.answer_format)
+        except ValueError as error:
+            raise UserError(f"{where}: {columns.answer_field!r} {error}") from None
         several = response if isinstance(response, list) else [response]
         for one in several:
             if not isinstance(one, str | None):
                 raise UserError(f"{where}: the response is a {type(one).__name__}, not text")
         cut = row.get("truncated") == 1 or row.get("finish_reason", "stop") not in ("stop", None)
-        yield row, [Question(one, str(gold), cut, rule) for one in several], several is response
+        yield row, [Question(one, gold, cut, rule) for one in several], several is response
 
 
 def _sample(row: Row, rule: str, where: str) -> tuple[Any, Any, str]:

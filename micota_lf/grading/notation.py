@@ -22,43 +22,32 @@ LONGEST = 1000
 SHORT = 200
 """Characters of an answer that are compared as text: no pattern takes long on so few."""
 
-# The same groups in both: a unit is what \text marks, or unmarked words behind a value.
-_UNIT_BEFORE = re.compile(
-    r"(?P<sign>-?)\s*\\text\{(?P<marked>[^{}]*)\}(?P<unmarked>)(?P<power>)\s*(?P<value>-?.*\d.*)"
-)
-_UNIT_AFTER = re.compile(
-    r"(?P<sign>)(?P<value>.*?[\w})!.])"
-    r"\s*(?:\\text\{(?P<marked>[^{}]*)\}|(?:\s|(?<=\d))(?P<unmarked>[A-Za-z][A-Za-z/ ]+?))"
-    r"\s*(?:\^\s*\{?(?P<power>[23])\}?)?\s*\.?"
-)
-_BASE = re.compile(r"\(?(\d[\dA-F]*)\)?_\{?(\d+)\}?")
-
 _BRACKETS = dict.fromkeys("([{", 1) | dict.fromkeys(")]}", -1)
-_SEPARATORS = {",": "[,;]", "=": r"(?<![<>!:\\])=|\\in(?![A-Za-z])", "\\cup": r"\\cup(?![A-Za-z])"}
-_GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:(?:, ?\d{3})+|(?: \d{3})+)(?![\d])")  # or, with commas, a list
-_ONE_NUMBER = re.compile(rf"\W*(?:\\text\{{[^{{}}]*\}})?\s*-?{_GROUPED.pattern}(?:\.\d+)?[^\d,]*")
-
-_DECIMAL = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
-_NUMBER = re.compile(rf"({_DECIMAL})(?:(?:(?:\\times|\\cdot|\*)10\^|[eE])\{{?([+-]?\d{{1,3}})\}}?)?")
-_RATIO = re.compile(rf"([+-]?)(?:\\frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}|\(?({_DECIMAL})/({_DECIMAL})\)?)")
-_MIXED = re.compile(r"(-?)(\d+)\s*(\\frac\s*\{\d+\}\s*\{\d+\}|(?<=\s)\d+/\d+)")
 
 
 @cache
 def tables() -> dict[str, Any]:
-    """The tables of notation.yaml, with compiled patterns, and units by all their words."""
+    """The tables of notation.yaml: compiled patterns to replace, units by all their words."""
     found: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     for name in ("notation", "keys"):
-        found[name] = [(re.compile(pattern), new) for pattern, new in found[name].items()]
+        found[name] = [(re.compile(old), new) for old, new in found[name].items()]
     found["units"] = {word: name for name, words in found["units"].items() for word in (name, *words)}
-    words = "|".join(found["reflections"]).replace(" ", r"\s+")
-    found["reflections"] = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+    for name, words in found["words"].items():
+        found["patterns"][name] = rf"(?i:\b(?:{'|'.join(words)})\b)".replace(" ", r"\s+")
     return found
 
 
+@cache
+def pattern(name: str) -> re.Pattern[str]:
+    """A pattern of notation.yaml."""
+    spelt = tables()["patterns"][name]
+    text = "|".join(spelt) if isinstance(spelt, list) else spelt
+    return re.compile(re.sub(r"@(\w+)", lambda other: f"(?:{pattern(other[1]).pattern})", text))
+
+
 def _rewritten(text: str, table: str) -> str:
-    for pattern, new in tables()[table]:
-        text = pattern.sub(new, text)
+    for old, new in tables()[table]:
+        text = old.sub(new, text)
     return text
 
 
@@ -72,19 +61,26 @@ def key(text: str) -> str:
     return _rewritten(text, "keys")
 
 
-def ungrouped(text: str) -> str:
-    """The text with `1,234` and `1 234` written as 1234."""
-    return _GROUPED.sub(lambda number: re.sub("[, ]", "", number[0]), text)
+def readings(text: str) -> list[str]:
+    """What an answer may be: a text, 1,234 or 2,5 in it as one number, or its value before it is rounded.
+
+    Nothing if it is too long.
+    """
+    if len(text) > LONGEST:
+        return []
+    text = clean(text)
+    ungrouped = pattern("grouped").sub(lambda number: re.sub("[, ]", "", number[0]), text)
+    decimal, exact = pattern("decimal comma").sub(r"\1.\2", text), pattern("rounded").sub(r"\1", text)
+    return [text, ungrouped, decimal, exact]
 
 
 def split(text: str, separator: str) -> list[str]:
     """The parts of a text between separators outside all brackets; empty ones are left out.
 
-    A separator is `,` (and `;`), `=` (and `\\in`) or `\\cup`.
+    A separator is `,` (and `;`), `;` or `=` (and `\\in`, `\\approx`).
     """
     depths = _depths(text)
-    found = re.finditer(_SEPARATORS[separator], text)
-    cuts = [separators.span() for separators in found if depths[separators.start()] == 0]
+    cuts = [one.span() for one in pattern(separator).finditer(text) if depths[one.start()] == 0]
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
     parts = [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
     return [part for part in parts if part]
@@ -93,10 +89,9 @@ def split(text: str, separator: str) -> list[str]:
 def inside(text: str, opening: str, closing: str) -> str | None:
     """What one pair of brackets holds that encloses the whole text."""
     if text.startswith(opening) and text.endswith(closing):
-        inner = text[len(opening) : -len(closing)]
-        depths = _depths(inner)
+        depths = _depths(text[1:-1])
         if min(depths) == depths[-1] == 0:
-            return inner.strip()
+            return text[1:-1].strip()
     return None
 
 
@@ -107,63 +102,48 @@ def _depths(text: str) -> list[int]:
 
 def bare(text: str) -> str:
     """The text without braces or round brackets around one value."""
-    if found := re.fullmatch(r"\\text\{([^{}]*\d[^{}]*)\}", text):
-        return bare(found[1].strip())
     for pair in ("{}", "()"):
-        inner = inside(text, *pair)
-        if inner is not None and (pair == "{}" or len(split(inner, ",")) == 1):
+        if (inner := inside(text, *pair)) is not None and (pair == "{}" or len(split(inner, ",")) == 1):
             return bare(inner)
     return text
 
 
 def members(text: str) -> list[str]:
-    """The members of a list or set; `\\pm` stands for two."""
-    parts = split(text, ",")
-    if len(parts) == 1:
-        sides = split(parts[0], "=")
-        inner = inside(sides[-1], "\\{", "\\}") if 0 < len(sides) < 3 else None
-        if inner is not None:
-            parts = split(inner, ",")
-    found: list[str] = []
-    for part in parts:
-        for plus, minus in ("+-", "-+") if "\\pm" in part else ("+-",):
-            signed = re.sub(r"\\mp(?![A-Za-z])", minus, re.sub(r"\\pm(?![A-Za-z])", plus, part))
-            found.append(re.sub(r"(^|[=(]\s*)\+", r"\1", signed))
-    return found
+    """The members of a list or set; `±` stands for two, and `p=5,q=2; p=7,q=2` has two tuples."""
+    parts, groups = split(text, ","), split(text, ";")
+    if len(groups) > 1 and all(len(split(group, ",")) > 1 and "=" in group for group in groups):
+        return [f"({', '.join(sorted(split(group, ',')))})" for group in groups]
+    return [part.replace("±", sign) for part in parts for sign in ("+-" if "±" in part else "+")]
 
 
 def is_list(gold: str) -> bool:
-    """Whether a gold answer is several answers, such as `1, 2` or `\\pm 3`, and not one number."""
+    """Whether a gold answer is several answers, such as `1, 2`, `±3` or a tuple, and not one number."""
     gold = clean(gold[:LONGEST])
-    return len(members(gold)) > 1 and not _ONE_NUMBER.fullmatch(gold)
+    return (len(members(gold)) > 1 and not pattern("one number").fullmatch(gold)) or sequence(gold)[0] == "()"
 
 
 def sequence(text: str) -> tuple[str, list[str]]:
     """Brackets and entries of a tuple or interval; both empty for anything else."""
     for pair in ("()", "[]", "(]", "[)"):
-        inner = inside(text, *pair)
-        if inner is not None and len(entries := split(inner, ",")) > 1:
+        if len(entries := split(inside(text, *pair) or "", ",")) > 1:
             return pair, entries
     return "", []
 
 
 def unit(text: str) -> tuple[str, str | None]:
     """A value and its unit by a short name; a unit that is not in the table counts as none."""
-    if found := _BASE.fullmatch(text.replace(" ", "")):
+    if found := pattern("base").fullmatch(text.replace(" ", "")):
         return found[1], f"base {found[2]}"
     known = tables()
-    for found in filter(None, (_UNIT_BEFORE.fullmatch(text), _UNIT_AFTER.fullmatch(text))):
+    for found in filter(None, (pattern(f"unit {place}").fullmatch(text) for place in ("before", "after"))):
         part = found.groupdict(default="")
         value, power = part["sign"] + part["value"].strip(), part["power"]
         words = (part["marked"] or part["unmarked"]).strip(" .").casefold()
         if not set(re.findall(r"\w+", words)).isdisjoint(known["no_units"]):
             continue
-        shape, _, measure = words.partition(" ")
-        if measure and shape in known["powers"]:
-            words, power = measure, known["powers"][shape]
         words = words.replace(" ", "")
         name = known["units"].get(words) or known["units"].get(words.removesuffix("s"))
-        if part["unmarked"] and (rational(value) is None or len(words) < (2 if name else 4)):
+        if part["unmarked"] and (rational(value) is None or len(words) < (2 if name else 3)):
             continue
         return bare(value), name and name + power
     return text, None
@@ -175,14 +155,14 @@ def rational(text: str) -> Fraction | None:
     if len(text) > SHORT:
         return None
     with suppress(ValueError, ZeroDivisionError):
-        if found := _MIXED.fullmatch(text):
+        if found := pattern("mixed").fullmatch(text):
             part = rational(found[3])
             if part is not None and part < 1:
                 return int(f"{found[1]}1") * (int(found[2]) + part)
         text = key(text)
-        if found := _NUMBER.fullmatch(text):
+        if found := pattern("number").fullmatch(text):
             return Fraction(found[1]) * Fraction(10) ** int(found[2] or 0)
-        if found := _RATIO.fullmatch(text):
+        if found := pattern("ratio").fullmatch(text):
             over, under = (Fraction(part) for part in found.groups()[1:] if part)
             return int(f"{found[1]}1") * over / under
     return None

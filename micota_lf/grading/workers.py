@@ -98,7 +98,7 @@ class Algebra:
         verdict = self._verdict(begun.pair, begun.verdict)
         return grade(*begun.question, same=lambda got, gold: verdict)
 
-    def _verdict(self, pair: Pair, waiting: Future[Verdict]) -> Verdict | str:
+    def _verdict(self, pair: Pair, waiting: Future[Verdict]) -> Verdict:
         for _ in range(2):
             try:
                 return waiting.result()

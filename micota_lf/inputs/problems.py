@@ -5,7 +5,6 @@ chat(rows[0]["problem"], prompts)   -> [{"role": "user", "content": "What is ...
 """
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any, Literal
 
 from ..errors import UserError, first_line, nearest
@@ -15,7 +14,10 @@ from .references import DataRef
 
 
 class Problems(Section):
-    """Problems with answers: a JSONL file, `tiny:NAME`, or a data set id on the hub."""
+    """Problems with answers: a JSONL file, `tiny:NAME`, or a data set id on the hub.
+
+    `answer_format`: `plain` text or number, `gsm8k` (what follows `####`), `list` (several answers).
+    """
 
     path: Apart[str]
     revision: Apart[str | None] = None
@@ -24,16 +26,13 @@ class Problems(Section):
     id_field: str = "id"
     problem_field: str = "problem"
     answer_field: str = "answer"
+    answer_format: Literal["plain", "gsm8k", "list"] = "plain"
     limit: Count | None = None
 
     @property
     def source(self) -> DataRef:
         """The file or data set, and its revision."""
         return DataRef(self.path, self.revision)
-
-    def answer_text(self, value: Any) -> str | None:
-        """An answer column's value as text; an absent answer stays None. ValueError says what is wrong."""
-        return None if value is None else str(value)
 
 
 class Prompts(Problems):
@@ -47,37 +46,36 @@ class Prompts(Problems):
 class Benchmark(Problems):
     """Test problems of one benchmark, and how its answer column is read.
 
-    `answer_format`: `plain` text or number, `gsm8k` (what follows `####`), `list` (several answers).
     `legacy_rule`: string match of the paper's lineage: `hendrycks`; `number`, which first drops leading zeros
     and a trailing `.0`; or `last_number`, which looks at no box (GSM8K). `problems` is how many there should
     be: another number is warned of. A local file has no subset, split or revision.
     """
 
     split: str = "test"
-    answer_format: Literal["plain", "gsm8k", "list"] = "plain"
     legacy_rule: Literal["hendrycks", "number", "last_number"] = "hendrycks"
     licence: Apart[str] = ""
     problems: Apart[Count | None] = None
 
-    def answer_text(self, value: Any) -> str:
-        """The gold answer as text, from the answer column's value. Raises ValueError saying what is wrong.
 
-        `plain`: text or a number, where a float without a fraction is an integer (AMC's 27.0 is 27).
-        `gsm8k`: what follows the last `####`, without thousands separators, as GSM8K's evaluation reads it.
-        `list`: several answers joined by commas; one is kept as it stands.
-        """
-        if self.answer_format == "list" and isinstance(value, list) and value:
-            return ", ".join(map(replace(self, answer_format="plain").answer_text, value))
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-            raise ValueError(f"holds no answer: {value!r}")
-        if self.answer_format != "gsm8k":
-            return str(value).strip()
-        _, mark, final = str(value).rpartition("####")
-        if not mark or not final.strip():
-            raise ValueError("has no answer after '####'")
-        return final.strip().replace(",", "")
+def answer_text(value: Any, answer_format: str = "plain") -> str:
+    """A gold answer as text, from an answer column's value. Raises ValueError saying what is wrong.
+
+    `plain`: text or a number, where a float without a fraction is an integer (AMC's 27.0 is 27).
+    `gsm8k`: what follows the last `####`, without thousands separators, as GSM8K's evaluation reads it.
+    `list`: several answers joined by commas. A list of one is that one in any format.
+    """
+    if isinstance(value, list) and (len(value) == 1 or (value and answer_format == "list")):
+        return ", ".join(map(answer_text, value))
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise ValueError(f"holds no answer: {value!r:.60}")
+    if answer_format != "gsm8k":
+        return str(value).strip()
+    _, mark, final = str(value).rpartition("####")
+    if not mark or not final.strip():
+        raise ValueError("has no answer after '####'")
+    return final.strip().replace(",", "")
 
 
 def load_problems(spec: Problems) -> list[Row]:
@@ -106,7 +104,9 @@ def load_problems(spec: Problems) -> list[Row]:
             first = list(rows).index(key) + 1
             raise UserError(f"{spec.path}: rows {first} and {number} have the same id {key!r}")
         try:
-            rows[key] = {"id": key, "problem": problem, "answer": spec.answer_text(answer)}
+            needed = answer is not None or isinstance(spec, Benchmark)
+            gold = answer_text(answer, spec.answer_format) if needed else None
+            rows[key] = {"id": key, "problem": problem, "answer": gold}
         except ValueError as error:
             raise UserError(f"{at}: {spec.answer_field!r} {error}") from None
     if not rows:

@@ -22,7 +22,7 @@ from ..inputs.references import DataRef, ModelRef
 from ..system.files import digest
 
 # Raise it when a step's outputs change for the same config: old steps are then left alone and made anew.
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)

@@ -127,11 +127,12 @@ class Generation(Section):
 class Filter(Section):
     """Which responses become training rows (paper equation 1): right, finished, not too long.
 
-    `verdict` names the grader that decides; `none` keeps wrong answers too, as section 3.3 of the paper
-    does for the MiCoTA corpus if it is read literally. `max_tokens` is L_max; null is generation's own.
+    `verdict` names the grader that decides (`boxed` is `symbolic` of answers in a box alone); `none` keeps
+    wrong answers too, as section 3.3 of the paper does for the MiCoTA corpus if it is read literally.
+    `max_tokens` is L_max; null is generation's own.
     """
 
-    verdict: Literal["legacy", "symbolic", "none"] = "symbolic"
+    verdict: Literal["legacy", "symbolic", "boxed", "none"] = "symbolic"
     max_tokens: Count | None = None
 
 
@@ -274,7 +275,7 @@ class Evaluation(Section):
     include_path: Apart[str | None] = None
     max_gen_toks: Count = 16384
     limit: Count | None = None
-    verdict: Apart[Literal["legacy", "symbolic"]] = "symbolic"
+    verdict: Apart[Literal["legacy", "symbolic", "boxed"]] = "symbolic"
     overlap_words: Apart[Count | None] = 13
     dtype: Dtype = "bfloat16"
     seed: Natural = 1234

@@ -17,7 +17,7 @@ from ..system.files import Row, read_json, read_jsonl
 
 AVERAGE = "Average"
 Problems = dict[tuple[str, str], Row]
-"""Rows by task and problem id: `legacy`, `symbolic`, `truncated`, `response_tokens`, `reflections`."""
+"""Rows by task and problem id: verdicts, `truncated`, `response_tokens`, `reflections`."""
 
 
 class Outcomes:

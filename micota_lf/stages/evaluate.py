@@ -222,11 +222,12 @@ def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int
         asked += sorted(((task, *one) for one in found), key=lambda one: int(one[1]["doc_id"]))
     measured = measured_rows([one[2] for one in asked], load_chat(model).counts, max_gen_toks)
     samples, problems = list[Row](), list[Row]()
-    for (task, sample, questions, several), numbers in zip(asked, measured, strict=True):
+    for (task, sample, questions, several), (numbers, grades) in zip(asked, measured, strict=True):
         known = {"task": task, "id": sample["doc"].get("id", str(sample["doc_id"]))}
-        texts, first = [question.response for question in questions], questions[0]
-        graded = {"target": first.answer, "legacy_rule": first.legacy_rule}
-        samples.append({**known, **graded, "response": texts if several else texts[0]})
+        told: Row = {"response": [one.response for one in questions]}
+        told |= {part: [vars(one)[part] for one in grades] for part in ("extracted", "reason", "found_by")}
+        graded = {"target": questions[0].answer, "legacy_rule": questions[0].legacy_rule}
+        samples.append({**known, **graded, **(told if several else {key: told[key][0] for key in told})})
         problems.append({**known, **numbers})
     write_jsonl(directory / "samples.jsonl", samples)
     write_jsonl(directory / "problems.jsonl", problems)

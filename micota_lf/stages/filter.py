@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
-from ..grading.answer import Grade
+from ..grading.answer import Grade, unread_golds
 from ..grading.workers import Question, grade_rows
 from ..recipe.sections import Filter
 from ..system.files import Row, digest, iter_jsonl, write_json, write_jsonl
@@ -33,7 +33,8 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
 
     Kept is a row with finish_reason `stop`, at most `rule.max_tokens` response tokens, and a right answer
     in the eyes of `rule.verdict` (`none`: any answer); what grading could not end is rejected as `timeout` or
-    `unparseable` (`grading`). Raises UserError if none is kept, and as `whole_rows` does.
+    `unparseable` (`grading`), and what has no gold answer that can be read as `unreadable gold`. Raises
+    UserError if none is kept, and as `whole_rows` does.
     """
     output, whole = Path(output), list(whole_rows(responses, rule))
     rows = [_judged(row, verdict, rule) for row, (verdict,) in grade_rows(whole, _questions)]
@@ -42,7 +43,8 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
     reasons = dict(sorted(Counter(row["reason"] for row in rows).items()))
     write_jsonl(output.with_name("rejected.jsonl"), (row for row in rows if row["reason"] != KEPT))
     if not kept:
-        raise UserError(f"{responses}: no response passes the filter: {reasons}; rejected.jsonl holds them")
+        said = f"{responses}: no response passes the filter: {reasons}; rejected.jsonl holds them"
+        raise UserError("; ".join([said, *(f"gold answers {line}" for line in unread_golds(rows)[:1])]))
     summary = {
         "responses": len(rows), **vars(rule), "reasons": reasons,
         "kept_not_right": sum(row.get("answer") is not None and not row["symbolic"] for row in kept),
@@ -92,7 +94,8 @@ def _judged(row: Row, verdict: Grade, rule: Filter) -> Row:
     elif rule.max_tokens and row["response_tokens"] > rule.max_tokens:
         reason = "longer than max_tokens"
     else:
-        reason = KEPT if verdict.accepts(rule.verdict) else verdict.reason
+        missed = "not in a box" if rule.verdict == "boxed" and verdict.symbolic else verdict.reason
+        reason = KEPT if verdict.accepts(rule.verdict) else missed
     return {**row, **vars(verdict), "reason": reason}
 
 

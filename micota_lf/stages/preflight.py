@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 
 from ..errors import UserError, first_line
+from ..grading.answer import unread_golds
 from ..inputs.chat import Chat, opened_thought
 from ..inputs.problems import Benchmark, Problems, chat, load_problems
 from ..inputs.references import DataRef, ModelRef, hub_problems
@@ -76,7 +77,11 @@ def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
         key = digest(compared)
         templates[key], strict[key] = compared, settings.check_template or strict.get(key, False)
     apart = {"benchmarks": benchmarks, "budgets": budgets, "cutoffs": cutoffs, "templates": templates}
-    return Settings.of(recipe.prompts, apart={**apart, "merges": merges}, check_template=strict), references
+    judged = any(
+        filtering(recipe, name).verdict != "none" for name, one in recipe.corpora.items() if one.from_
+    )
+    apart |= {"merges": merges}
+    return Settings.of(recipe.prompts, apart=apart, check_template=strict, judged=judged), references
 
 
 def run(step: Context) -> Results:
@@ -129,13 +134,18 @@ def _longest(step: Context, chats: Mapping[ModelRef, Chat], report: Report) -> L
     asked: dict[str, list[list[dict[str, str]]]] = {}
     for role, problems in sets.items():
         try:
-            asked[role] = [chat(row["problem"], step.prompts) for row in load_problems(problems)]
+            rows = load_problems(problems)
         except UserError as error:
             report.problems.append(f"{role}: {error}")
             continue
-        wanted, rows = getattr(problems, "problems", None), len(asked[role])
-        if wanted and not problems.limit and rows != wanted:
-            report.warnings.append(f"{role}.problems: {wanted} are expected, {problems.path} holds {rows}")
+        asked[role] = [chat(row["problem"], step.prompts) for row in rows]
+        if unread := unread_golds(rows):
+            needed = len(unread) == len(rows) and (role != "prompts" or step.how["judged"])
+            lines = report.problems if needed else report.warnings
+            lines.append(f"{role}: {problems.path}: {len(unread)} of {len(rows)} gold answers {unread[0]}")
+        wanted, held = getattr(problems, "problems", None), len(rows)
+        if wanted and not problems.limit and held != wanted:
+            report.warnings.append(f"{role}.problems: {wanted} are expected, {problems.path} holds {held}")
     longest: Longest = {}
     for model, tokens in chats.items() if "prompts" in asked else ():
         own, *others = (max(tokens.counts(map(tokens.prompt, one)), default=0) for one in asked.values())

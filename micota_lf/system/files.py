@@ -113,8 +113,7 @@ def iter_jsonl(path: str | Path, repair: bool = False) -> Iterator[Row]:
         # A gzip is unpacked as a whole: jsonlines takes its early end for the file's.
         packed = path.suffix == ".gz"
         with BytesIO(gzip.decompress(path.read_bytes())) if packed else path.open("rb") as handle:
-            start = handle.read(len(BOM_UTF8))
-            if start == BOM_UTF8:  # engines that read the file may stumble
+            if (start := handle.read(len(BOM_UTF8))) == BOM_UTF8:  # engines that read the file may stumble
                 raise ValueError("line 1 is not JSON: it starts with a byte order mark")
             handle.seek(0)
             if kind == ".csv":
