@@ -53,6 +53,7 @@ CASES = [
         "benchmarks/grading_accuracy.py", f"{BENCHMARKS} --only legacy", marks=[SLOW, NEEDS_BENCHMARKS]
     ),
     pytest.param("benchmarks/orchestration.py", "--no-run", marks=SLOW),
+    pytest.param("benchmarks/unboxed.py", ""),
     pytest.param("benchmarks/schedule.py", "--hour 0.1", marks=SLOW),
     pytest.param("benchmarks/widened.py", "tiny:student-s {out}/wide", marks=SLOW),
 ]
