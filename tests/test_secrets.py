@@ -36,7 +36,7 @@ def test_a_run_that_works_and_one_that_fails_write_no_token_anywhere(tmp_path):
                     continue
             time.sleep(0.3)
     text = (tmp_path / "out.txt").read_text()
-    assert runner.returncode == 1 and "step evaluate student-s failed" in text, text
+    assert runner.returncode == 1 and "step evaluate/student-s/Instruct failed" in text, text
     assert any("micota_lf step" in line for line in arguments)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     written = {path.name for path in files}

@@ -121,7 +121,7 @@ def test_a_job_that_fails_leaves_the_others(first):
     assert code == 1
     now = {slot: run.state(slot) for slot in TRAININGS}
     assert now == dict(zip(TRAININGS, ("done", "failed", "done"), strict=True))
-    assert "step train student-m-on-teacher failed" in (run.events / "said").read_text()
+    assert "step train/student-m/strong failed" in (run.events / "said").read_text()
 
 
 def test_a_killed_coordinator_and_a_second_run_do_each_step_once(first, tmp_path):
