@@ -39,8 +39,8 @@ def tiny() -> Recipe:
 
 @pytest.fixture
 def gap_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shipped gap models in the place of those that `make tiny-gap` makes for seeds 1 to 5."""
-    for seed in range(1, 6):
+    """The shipped gap models in the place of those that `make tiny-gap` makes for some seeds."""
+    for seed in (1, 11, 12, 13, 14, 15):
         made = tmp_path / "tiny-gap" / str(seed)
         shutil.copytree(TINY_ROOT / "models/gap", made, copy_function=os.symlink)
         (made / "data").symlink_to(TINY_ROOT / "data/gap")
