@@ -46,7 +46,7 @@ $(READY): $(LOCK) pyproject.toml
 	$$UV pip install --quiet --no-deps --python $(BIN)/python -e .
 	@touch $@
 
-demo: $(READY)  ## run the whole method in miniature with the real engines (about 5 minutes on 2 cores)
+demo: $(READY)  ## run the whole method in miniature with the real engines (about 6 minutes on 2 cores)
 	@$(BIN)/micota run recipes/tiny.yaml
 
 reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-figures: $(READY)

@@ -1,7 +1,7 @@
 """A recipe and all its variants as one plan: the union of their steps, in which equal ones are one.
 
     swept = sweep("recipes/tiny.yaml", {"assistants.ta.merge.weight": [0.3, 0.5]}, seeds=[1, 2, 3])
-    len(swept.plan.steps), list(swept.variants)      -> 158, ["weight=0.3,seed=1", "weight=0.3,seed=2", ...]
+    len(swept.plan.steps), list(swept.variants)      -> 127, ["weight=0.3,seed=1", "weight=0.3,seed=2", ...]
 
 A slot at which the variants have the same step keeps its name in the union; where they differ, each one's is
 `SLOT/VARIANT`, as in `train/student-s/micota/weight=0.3,seed=1`.
