@@ -33,7 +33,8 @@ from .notation import LONGEST, SHORT, is_list, pattern
 
 UNPARSEABLE, TIMEOUT = "unparseable", "timeout"
 BOX, STATEMENT, LAST = "box", "statement", "last expression"
-REASONS = {True: "correct", False: "wrong", None: UNPARSEABLE, **{w: w for w in (TIMEOUT, UNREADABLE_GOLD)}}
+REASONS: dict[Verdict, str] = {True: "correct", False: "wrong", None: UNPARSEABLE}
+"""Words for a verdict; one that is a text says why there is none."""
 
 Found = tuple[str | None, str | None]
 """An answer and the rule that found it; None and None where there is none."""
@@ -82,7 +83,7 @@ def grade(
     if truncated and rule == LAST:
         final = rule = None
     missing = UNREADABLE_GOLD if gold is None else "no answer"
-    reason = missing if gold is None or final is None else REASONS[same(final, gold)]
+    reason = missing if gold is None or final is None else REASONS.get(said := same(final, gold), str(said))
     right = reason == REASONS[True]
     return Grade(final, legacy, right, "truncated" if truncated and not right else reason, rule)
 
