@@ -120,7 +120,8 @@ def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of
 ):
     out, said, rows = tmp_path / "run" / "out.jsonl", tmp_path / "said", 0
     out.parent.mkdir()
-    argv = client_argv(model, asdict(TRAIN), out, asdict(SAMPLING), engine=SLOWLY)
+    many = Prompts("tiny:train")
+    argv = client_argv(model, asdict(many), out, asdict(SAMPLING), engine=SLOWLY)
     for victims in (["client"], ["server"], ["server", "client"]):
         with said.open("w") as log:
             client = subprocess.Popen(argv, cwd=ROOT, stderr=log, start_new_session=True)
@@ -132,17 +133,19 @@ def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of
         assert len(processes(out)) >= 3  # client, server, vLLM's own
         for victim in victims:
             os.kill({"client": client.pid, "server": server}[victim], signal.SIGKILL)
-        assert client.wait(60) == (-signal.SIGKILL if "client" in victims else 1)
+        ended = client.wait(60)
+        assert ended == (-signal.SIGKILL if "client" in victims else 1), len(out.read_bytes().splitlines())
         assert gone(out), processes(out)
         rows = len(out.read_bytes().splitlines()) - 1
-        assert 0 < rows < ROWS
-    generate(ModelRef(model), TRAIN, out, SAMPLING, LAUNCH)
-    assert complete(out, ROWS) and gone(out)
+        assert 0 < rows < 1200
+    generate(ModelRef(model), many, out, SAMPLING, LAUNCH)
+    assert complete(out, 1200) and gone(out)
     (numerics,) = read_json(out.with_suffix(".meta.json"))["numerics"]
     assert numerics["versions"] == ["vllm 0.32.0"] and numerics["dtype"] == "float32"
     local = tmp_path / "local.jsonl"
     generate(ModelRef(model), TRAIN, local, replace(SAMPLING, backend="transformers", batch_size=200))
-    assert by_id(out) == by_id(local)
+    first = by_id(local)
+    assert {id: row for id, row in by_id(out).items() if id in first} == first
 
 
 def by_id(path):
