@@ -307,10 +307,10 @@ NO_PROMPTS = {
     "deep nesting": ('{"problem": ' + "[" * 100_000 + "\n", "line 1 is not JSON"),
     "a number of 5000 digits": ('{"problem": ' + "1" * 5000 + "}\n", "line 1 is not JSON"),
     "half a surrogate pair": ('{"problem": "\\ud800", "answer": "2"}\n', "row 1"),
-    "the same id twice": (ROW.replace("{", '{"id": 7, ') * 2, "rows 1 and 2 have the same id '7'"),
-    "no problem": ('{"answer": "2"}\n', "row 1 has no"),
-    "an empty problem": (ROW.replace("What is 1+1?", " "), "row 1 has no"),
-    "a problem that is a list": ('{"problem": ["a"], "answer": "2"}\n', "row 1 has no"),
+    "the same id twice": (ROW.replace("{", '{"id": 7, ') * 2, "row 2: has the same id '7' as an earlier row"),
+    "no problem": ('{"answer": "2"}\n', "row 1: has no"),
+    "an empty problem": (ROW.replace("What is 1+1?", " "), "row 1: has no"),
+    "a problem that is a list": ('{"problem": ["a"], "answer": "2"}\n', "row 1: has no"),
 }
 
 
@@ -352,7 +352,7 @@ def test_a_path_with_a_nul_is_refused(lines_of, recipe_file):
 def test_rows_without_answers_are_refused_by_a_recipe_that_filters(lines_of, folder):
     (folder / "p.jsonl").write_text('{"problem": "What is 1+1?", "anser": "2"}\n')
     (line,) = lines_of(TINY, "prompts.path=./p.jsonl")
-    assert "row 1 has no 'answer'; did you mean 'anser'?" in line
+    assert "row 1: has no 'answer'; did you mean 'anser'?" in line
 
 
 @pytest.mark.parametrize("valid", [True, False])
@@ -378,8 +378,8 @@ STAGE = {
     "a mix that is no whole": ("mix --part 0.5=c.jsonl -o out", "must be above 0 and add up to 1"),
     "a mix of one file twice": ("mix --part 0.5=c.jsonl --part 0.5=c.jsonl -o out", "'c.jsonl' twice"),
     "a mix of a missing file": ("mix --part 1=none.jsonl -o out", "no such file: none.jsonl"),
-    "a mix of no prompt": ("mix --part 1=c.jsonl -o out", "c.jsonl: row 1 has no 'prompt'"),
-    "a score of no prompt": ("bpc --model tiny:teacher --corpus c.jsonl -o o", "row 1 has no 'prompt'"),
+    "a mix of no prompt": ("mix --part 1=c.jsonl -o out", "c.jsonl: row 1: has no 'prompt'"),
+    "a score of no prompt": ("bpc --model tiny:teacher --corpus c.jsonl -o o", "row 1: has no 'prompt'"),
     "a mix of size 0": ("mix --part 1=r.jsonl --size 0 -o out", "size"),
     "a mix with a word for a seed": ("mix --part 1=c.jsonl --seed x -o out", "seed: invalid int value: 'x'"),
     "grades over what is graded": ("grade r.jsonl -o ./r.jsonl", "-o: ./r.jsonl is the file that is read"),
@@ -401,12 +401,12 @@ STAGE = {
     "a frozen plan that is not there": ("step none.json x", "none.json: cannot be read"),
     "a workspace that is a file": ("run RECIPE --workspace c.jsonl", "c.jsonl"),
     "an unknown verdict": ("filter --responses r.jsonl filter.verdict=best -o out", "filter.verdict: 'best'"),
-    "responses without columns": ("filter --responses c.jsonl -o out", "c.jsonl: row 1 has no 'prompt'"),
+    "responses without columns": ("filter --responses c.jsonl -o out", "c.jsonl: row 1: has no 'prompt'"),
     "an output in a file": ("filter --responses r.jsonl filter.verdict=none -o c.jsonl/out", "c.jsonl"),
     "an output that is not empty": ("filter --responses r.jsonl -o .", "is not an empty directory"),
     "a corpus without responses": (
         "train --model tiny:student-s --corpus c.jsonl -o out train.check_template=false",
-        "row 1 has no prompt",
+        "row 1: has no prompt",
     ),
     "a model that is nowhere": (
         "bpc --model models/nowhere --corpus r.jsonl -o out", "--model: 'models/nowhere' is not in the local",
@@ -441,7 +441,7 @@ STAGE = {
         "prompts.system=x",
         "generation.prompt_format: raw prompts have no place for prompts.system",
     ),
-    "a grade without answers": ("grade r.jsonl --answer-field gold -o o.jsonl", "row 1 has no 'gold'"),
+    "a grade without answers": ("grade r.jsonl --answer-field gold -o o.jsonl", "row 1: has no 'gold'"),
     "a grade by no worker": ("grade r.jsonl --workers 0 -o o.jsonl", "--workers: 0"),
     "tokens of nobody's": (
         "generate --model tiny:teacher --prompts tiny:two generation.max_tokens=x -o out",

@@ -409,11 +409,11 @@ def test_the_filter_takes_responses_that_exist_already(tmp_path):
 @pytest.mark.parametrize(
     ("change", "rule", "message"),
     [
-        ({"prompt": None}, Filter(), "row 2 has no 'prompt'"),
+        ({"prompt": None}, Filter(), "row 2: has no 'prompt'"),
         ({"response": None, "respones": "x"}, Filter(), "no 'response'; did you mean 'respones'"),
         ({"response": ["x"]}, Filter(), "row 2: 'response' is a list, not str"),
         ({"prompt": 3}, Filter("none"), "row 2: 'prompt' is a int, not str"),
-        ({"answer": None}, Filter(), "row 2 has no 'answer', which verdict symbolic needs"),
+        ({"answer": None}, Filter(), "row 2: has no 'answer', which verdict symbolic needs"),
         ({"response_tokens": None}, Filter(max_tokens=5), "no 'response_tokens', which max_tokens 5 needs"),
         ({"response_tokens": "9"}, Filter(), "row 2: 'response_tokens' is a str, not int"),
     ],
@@ -509,7 +509,7 @@ def test_grade_reads_lm_evals_samples(tmp_path, capsys):
     assert [row["legacy"] for row in found] == [True, False, [True, False]]
     assert [row["symbolic"] for row in found] == [True, True, [True, False]]
     assert run_grade(tmp_path, [{"response": "x", "answer": "y"}], "--samples") == 2
-    assert "row 1 has no 'filtered_resps'" in capsys.readouterr().err
+    assert "row 1: has no 'filtered_resps'" in capsys.readouterr().err
 
 
 def test_a_graded_file_says_which_responses_were_too_long_to_read(tmp_path):
@@ -537,8 +537,11 @@ GOOD = '{"response": "\\\\boxed{1}", "answer": "1"}\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD * 99 + '{"respones": "1", "answer": "1"}', "row 100 has no 'response' (--response-field); did"),
-        (GOOD + '{"response": "1", "Answer": "1"}', "row 2 has no 'answer' (--answer-field); did you mean"),
+        (
+            GOOD * 99 + '{"respones": "1", "answer": "1"}',
+            "row 100: has no 'response' (--response-field); did",
+        ),
+        (GOOD + '{"response": "1", "Answer": "1"}', "row 2: has no 'answer' (--answer-field); did you mean"),
         (GOOD + '{"response": 3, "answer": "1"}', "row 2: the response is a int, not text"),
         (GOOD + '{"response": "3", "answer": null}', "row 2: 'answer' holds no answer: None"),
         (GOOD + "\n{oops", "line 3 is not JSON"),

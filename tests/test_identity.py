@@ -46,6 +46,7 @@ FIELDS = {
         "prompts.path=someone/problems",
     ),
     "prompts.limit": ("prompts.limit=9", "generate overlap preflight"),
+    "prompts.skip_bad": ("prompts.skip_bad=true", "generate merge overlap preflight"),
     "prompts.template": ("prompts.template=Q:{problem}", "evaluate generate merge overlap preflight"),
     "prompts.system": ("prompts.system=Brief", "evaluate generate merge overlap preflight train"),
     "teachers.*.model": ("teachers.teacher.model=tiny:student-m", "generate preflight"),
@@ -104,6 +105,7 @@ FIELDS = {
     "generation.api_key_env": ("generation.api_key_env=KEY", ""),
     "filter.verdict": ("filter.verdict=legacy", "filter"),
     "filter.max_tokens": ("filter.max_tokens=99", "filter preflight"),
+    "filter.skip_bad": ("filter.skip_bad=true", "filter"),
     "train.global_batch_size": ("train.global_batch_size=32", "train"),
     "train.learning_rate": ("train.learning_rate=0.5", "train"),
     "train.num_train_epochs": ("train.num_train_epochs=5", "train"),
@@ -168,6 +170,10 @@ FIELDS = {
     ),
     "evaluation.benchmarks.*.limit": (
         "evaluation.benchmarks.hub.limit=9", "evaluate overlap preflight",
+        "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
+    ),
+    "evaluation.benchmarks.*.skip_bad": (
+        "evaluation.benchmarks.hub.skip_bad=true", "evaluate overlap preflight",
         "evaluation.benchmarks.hub.path=someone/benchmark evaluation.tasks.micota_hub=H",
     ),
     "evaluation.benchmarks.*.answer_format": (

@@ -168,13 +168,31 @@ def test_prompts_may_be_csv_a_json_list_gz_parquet_or_a_datasets_folder(tmp_path
     assert DataRef(str(path)).identity()["content"]
 
 
+def test_bad_rows_are_left_out_and_told_by_their_numbers_where_that_is_asked_for(tmp_path):
+    good = '{"problem": "a", "answer": 1, "id": %d}'
+    lines = [good % 0, "no JSON", '{"problem": 3}', "[]", good % 1, good % 1, '{"problem": "b"}', good % 2]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    prompts = Prompts(str(tmp_path / "p.jsonl"), skip_bad=True)
+    rows = load_problems(prompts, bad := [])
+    assert [row["id"] for row in rows] == ["0", "1", "2"]
+    told = [line.removeprefix(f"{prompts.path}: ") for line in bad]
+    assert [line.split()[:2] for line in told[:2]] == [["line", "2"], ["row", "3:"]]
+    assert (
+        told[2].startswith("line 4 is a list") and told[3] == "row 6: has the same id '1' as an earlier row"
+    )
+    assert told[4:] == ["row 7: 'answer' holds no answer: None"]
+    limited = Prompts(prompts.path, skip_bad=True, limit=1)
+    rows = load_problems(limited, bad := [])
+    assert len(rows) == 1 and not bad
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("a.json", b'[{"problem": "x"}, 3]', "as JSON: line 2 is a int, not a JSON object"),
         ("a.json", b'[{"problem": "x"}', "as JSON: "),
         ("a.csv", b"problem\n\xff\n", "as CSV: 'utf-8' codec can't decode"),
-        ("a.jsonl.gz", gzip.compress(b"{}\nx\n"), "as UTF-8 JSON Lines: line 2 is not JSON"),
+        ("a.jsonl.gz", gzip.compress(b'{"problem": "x"}\nx\n'), "as UTF-8 JSON Lines: line 2 is not JSON"),
         ("a.jsonl.gz", gzip.compress(b"{}\n" * 9)[:-9], "Compressed file ended before"),
         ("a.csv.gz", b"problem\n", "as CSV: Not a gzipped file"),
         ("a.parquet", b"x", "as Parquet: "),
@@ -221,14 +239,14 @@ def test_ids_are_the_rows_own_and_repeated_problems_without_one_stay_apart(tmp_p
     assert own == "0" and (second, third) == (f"{first}-2", f"{first}-3") and other != first
     assert len(load_problems(Prompts(str(tmp_path / "p.jsonl"), limit=2))) == 2
     write_jsonl(tmp_path / "q.jsonl", [{"id": 0, "problem": "a"}, {"id": 0, "problem": "b"}])
-    with pytest.raises(UserError, match="rows 1 and 2 have the same id '0'"):
+    with pytest.raises(UserError, match="row 2: has the same id '0' as an earlier row"):
         load_problems(Problems(str(tmp_path / "q.jsonl")))
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"problem": ["a"]}, "row 1 has no text in 'problem'"),
+        ({"problem": ["a"]}, "row 1: has no text in 'problem'"),
         ({"problem": "a", "answer": "\ud800"}, "row 1: 'answer' holds half a surrogate pair"),
         ({"problem": "a", "id": "\ud800"}, "row 1: 'id' holds half a surrogate pair"),
     ],
@@ -294,7 +312,7 @@ def test_hub_shaped_rows_load_and_their_own_answers_are_right(name, miniature):
         ({"question": "x", "answer": []}, "list", r"row 1: 'answer' holds no answer: \[\]"),
         ({"question": "x", "answer": [" "]}, "list", "row 1: 'answer' holds no answer: ' '"),
         ({"question": "x", "answer": True}, "plain", "row 1: 'answer' holds no answer: True"),
-        ({"problem": "x", "answer": "1"}, "plain", "row 1 has no text in 'question'"),
+        ({"problem": "x", "answer": "1"}, "plain", "row 1: has no text in 'question'"),
     ],
 )
 def test_bad_benchmark_data_is_one_error_with_file_row_and_column(tmp_path, row, answer_format, message):

@@ -98,7 +98,7 @@ def test_an_error_names_the_file_that_holds_the_bad_key(recipe_file):
             "students.student-s.model: no such model directory: ./nowhere",
         ),
         ("prompts.path=./none.jsonl", f"prompts.path: {NONE}: cannot be read"),
-        ("prompts.answer_field=anser", "row 1 has no 'anser'; did you mean 'answer'?"),
+        ("prompts.answer_field=anser", "row 1: has no 'anser'; did you mean 'answer'?"),
         ("train.global_batch_size=17", "17 does not split into per_device_train_batch_size 16 x 1 device(s)"),
         ("assistants.ta.merge.preset=pretrained", "assistants.ta.merge.pretrained_model: the preset"),
         ("prompts.template=hello", "prompts.template: 'hello' does not contain {problem}"),

@@ -77,8 +77,11 @@ def test_responses_to_another_question_are_not_continued(tmp_path):
         ("", "holds no prompts"),
         ("{\n", "line 1 is not JSON"),
         ("[1]\n", "line 1 is a list"),
-        ('{"question": "x"}\n', "row 1 has no text in 'problem'"),
-        ('{"id": 1, "problem": "a"}\n{"id": 1, "problem": "b"}\n', "rows 1 and 2 have the same id '1'"),
+        ('{"question": "x"}\n', "row 1: has no text in 'problem'"),
+        (
+            '{"id": 1, "problem": "a"}\n{"id": 1, "problem": "b"}\n',
+            "row 2: has the same id '1' as an earlier row",
+        ),
         (b'{"problem": "\xff"}\n', "cannot be read as UTF-8"),
     ],
 )
@@ -228,6 +231,22 @@ def test_a_filter_can_ask_for_answers_in_a_box(tmp_path):
     assert counts["reasons"] == {"kept": 1, "not in a box": 2}
     found = [row["found_by"] for name in ("c", "rejected") for row in read_jsonl(tmp_path / f"{name}.jsonl")]
     assert found == ["box", "statement", "last expression"]
+
+
+def test_commands_leave_out_and_count_bad_rows_with_skip_bad_and_refuse_them_without(tmp_path, capsys):
+    whole = response("a", "so \\boxed{12}")
+    write_jsonl(tmp_path / "r.jsonl", [whole, {"prompt": "p"}, {**whole, "id": "b", "answer": "3"}])
+    file, out = str(tmp_path / "r.jsonl"), tmp_path / "out"
+    for command, words in (("filter --responses", "has no 'response'"), ("grade", "has no 'response'")):
+        asked = [*command.split(), file, "-o", str(out / command)]
+        assert main(asked) == 2 and f"{file}: row 2: {words}" in capsys.readouterr().err
+        assert main([*asked, "--skip-bad"]) == 0
+        assert "1 bad row" in capsys.readouterr().out.replace("rows", "row")
+    *_, bad = read_jsonl(out / "filter --responses" / "rejected.jsonl")
+    assert bad["reason"] == "bad row" and bad["error"].startswith(f"{file}: row 2: has no 'response'")
+    counts = read_json(out / "filter --responses" / "counts.json")
+    assert counts["responses"] == 3 and counts["reasons"] == {"bad row": 1, "kept": 1, "wrong": 1}
+    assert [row["id"] for row in read_jsonl(out / "grade")] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

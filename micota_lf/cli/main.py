@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # argparse leaves `key=value` words that follow an option; they belong to the overrides.
     if any(word.startswith("-") or "overrides" not in args for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        args.overrides += rest
+    if more := [*rest, *(vars(args).get("more") or [])]:  # flags that stand for such a word, too
+        args.overrides += more
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop engines on SIGTERM as on Ctrl-C
     try:

@@ -7,6 +7,7 @@ does exactly what it does in a run: render, run the engine, check, write `done.j
 
 import argparse
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,8 +107,12 @@ def grade(args: argparse.Namespace) -> None:
     if output.exists() and output.samefile(source):
         raise UserError(f"-o: {args.output} is the file that is read; name another")
     columns = Columns(*(vars(args)[name] for name in Columns._fields))
-    counts = grade_file(source, output, columns, args.workers, print if args.disagreements else None)
+    tell = print if args.disagreements else None
+    counts = grade_file(source, output, columns, args.workers, tell, args.skip_bad)
+    for line in (bad := counts["bad_rows"]):
+        print(f"left out: {line}", file=sys.stderr)
     right = "n={n}, right: legacy {legacy}, symbolic {symbolic}, {differ} differ".format(**counts)
+    right += f"; {len(bad)} bad rows left out" if bad else ""
     _say(args, f"{right}; {_counted(counts['reasons'])}")
 
 

@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from ..errors import UserError, nearest
 from ..inputs.chat import load_chat
 from ..inputs.problems import answer_text
 from ..inputs.references import ModelRef
-from ..system.files import Row, atomic_writer, iter_jsonl, json_line
+from ..system.files import Row, atomic_writer, iter_jsonl, json_line, usable_rows
 from .answer import Grade
 from .notation import pattern
 from .workers import LIMITS, Question, grade_rows, grade_safely
@@ -122,20 +123,28 @@ def _metrics(question: Question, tokens: int, grade: Grade) -> dict[str, float]:
 
 
 def grade_file(
-    source: str | Path, output: str | Path, columns: Columns, workers: int | None = None, tell: Tell = None
+    source: str | Path,
+    output: str | Path,
+    columns: Columns,
+    workers: int | None = None,
+    tell: Tell = None,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Write each row of `source` with its grades to `output`, by rename; return the counts.
 
     `tell` gets a line for each response on which the verdicts differ. A response longer than the grader looks
     at is graded on its last part, whose length the row then says as `graded_characters`. Raises UserError
-    naming the row if a column is missing or holds no text; then nothing is written.
+    naming the row if a column is missing or holds no text; then nothing is written. With `skip_bad` such rows
+    are left out and told as `bad_rows`.
     """
     counts, reasons = Counter(n=0, legacy=0, symbolic=0, differ=0), Counter[str]()
     started = said = time.monotonic()
-    if next(asked_rows(source, columns), None) is None:
+    bad: list[str] | None = [] if skip_bad else None
+    rows = asked_rows(source, columns, bad)
+    if (first := next(rows, None)) is None:
         raise UserError(f"{source}: holds no rows")
     with atomic_writer(output) as handle:
-        asked = enumerate(asked_rows(source, columns), start=1)
+        asked = enumerate(chain([first], rows), start=1)
         for (number, (row, several, is_list)), grades in grade_rows(asked, lambda item: item[1][1], workers):
             parts = {part: [vars(one)[part] for one in grades] for part in Grade.__annotations__}
             added = parts if is_list else vars(grades[0])
@@ -153,46 +162,50 @@ def grade_file(
                 said = time.monotonic()
                 speed = f"{counts['n'] / (said - started):.0f} a second"
                 print(f"{source}: {counts['n']} responses graded, {speed}", file=sys.stderr, flush=True)
-    return {**counts, "reasons": dict(sorted(reasons.items()))}
+    return {**counts, "reasons": dict(sorted(reasons.items())), "bad_rows": bad or []}
 
 
-def asked_rows(source: str | Path, columns: Columns) -> Iterator[tuple[Row, list[Question], bool]]:
+def asked_rows(
+    source: str | Path, columns: Columns, skipped: list[str] | None = None
+) -> Iterator[tuple[Row, list[Question], bool]]:
     """Each row of a file, what is to be graded in it, and whether its response is a list.
 
-    Raises UserError naming the first bad row.
+    Raises UserError naming the first bad row; with `skipped` such rows are told there and left out.
     """
-    for number, row in enumerate(iter_jsonl(source), start=1):
-        where = f"{source}: row {number}"
+
+    def asked(row: Row) -> tuple[Row, list[Question], bool]:
         if columns.samples:
-            response, gold, rule = _sample(row, columns.legacy_rule, where)
+            response, gold, rule = _sample(row, columns.legacy_rule)
         else:
-            response = _column(row, columns.response_field, "--response-field", where)
-            gold, rule = _column(row, columns.answer_field, "--answer-field", where), columns.legacy_rule
+            response = _column(row, columns.response_field, "--response-field")
+            gold, rule = _column(row, columns.answer_field, "--answer-field"), columns.legacy_rule
         try:
             gold = answer_text(gold, columns.answer_format)
         except ValueError as error:
-            raise UserError(f"{where}: {columns.answer_field!r} {error}") from None
+            raise ValueError(f"{columns.answer_field!r} {error}") from None
         several = response if isinstance(response, list) else [response]
         for one in several:
             if not isinstance(one, str | None):
-                raise UserError(f"{where}: the response is a {type(one).__name__}, not text")
+                raise ValueError(f"the response is a {type(one).__name__}, not text")
         cut = row.get("truncated") == 1 or row.get("finish_reason", "stop") not in ("stop", None)
-        yield row, [Question(one, gold, cut, rule) for one in several], several is response
+        return row, [Question(one, gold, cut, rule) for one in several], several is response
+
+    return usable_rows(iter_jsonl(source, skipped=skipped), source, asked, skipped)
 
 
-def _sample(row: Row, rule: str, where: str) -> tuple[Any, Any, str]:
+def _sample(row: Row, rule: str) -> tuple[Any, Any, str]:
     """Response, gold answer and legacy rule of an lm-eval sample; `rule` is that of a task without one."""
     filtered, doc = row.get("filtered_resps"), row.get("doc")
     if not isinstance(filtered, list) or not filtered:
-        raise UserError(f"{where} has no 'filtered_resps'; --samples reads lm-eval's samples_*.jsonl")
+        raise ValueError("has no 'filtered_resps'; --samples reads lm-eval's samples_*.jsonl")
     known = {"legacy_rule": rule, **(doc if isinstance(doc, dict) else {})}
-    gold = known["answer"] if known.get("answer") is not None else _column(row, "target", "--samples", where)
+    gold = known["answer"] if known.get("answer") is not None else _column(row, "target", "--samples")
     if known["legacy_rule"] not in LEGACY_RULES:
-        raise UserError(f"{where}: legacy_rule {known['legacy_rule']!r} is none of {', '.join(LEGACY_RULES)}")
+        raise ValueError(f"legacy_rule {known['legacy_rule']!r} is none of {', '.join(LEGACY_RULES)}")
     return filtered[0], gold, known["legacy_rule"]
 
 
-def _column(row: Row, name: str, flag: str, where: str) -> Any:
+def _column(row: Row, name: str, flag: str) -> Any:
     if name in row:
         return row[name]
-    raise UserError(f"{where} has no {name!r} ({flag}); {nearest(name, row)}")
+    raise ValueError(f"has no {name!r} ({flag}); {nearest(name, row)}")

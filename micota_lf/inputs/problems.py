@@ -5,11 +5,12 @@ chat(rows[0]["problem"], prompts)   -> [{"role": "user", "content": "What is ...
 """
 
 from collections import Counter
+from itertools import islice
 from typing import Any, Literal
 
 from ..errors import UserError, first_line, nearest
 from ..system.fields import Apart, Count, Section, identity
-from ..system.files import NO_TEXT, Row, digest, is_text, read_jsonl
+from ..system.files import NO_TEXT, Row, digest, is_text, iter_jsonl, usable_rows
 from .references import DataRef
 
 
@@ -17,6 +18,7 @@ class Problems(Section):
     """Problems with answers: a JSONL file, `tiny:NAME`, or a data set id on the hub.
 
     `answer_format`: `plain` text or number, `gsm8k` (what follows `####`), `list` (several answers).
+    `skip_bad` leaves out rows without problem or answer, where the first one would be an error.
     """
 
     path: Apart[str]
@@ -28,6 +30,7 @@ class Problems(Section):
     answer_field: str = "answer"
     answer_format: Literal["plain", "gsm8k", "list"] = "plain"
     limit: Count | None = None
+    skip_bad: bool = False
 
     @property
     def source(self) -> DataRef:
@@ -78,40 +81,45 @@ def answer_text(value: Any, answer_format: str = "plain") -> str:
     return final.strip().replace(",", "")
 
 
-def load_problems(spec: Problems) -> list[Row]:
+def load_problems(spec: Problems, skipped: list[str] | None = None) -> list[Row]:
     """Rows `{id, problem, answer}` of a set of problems.
 
     A row without an id gets one from its problem's hash; where that text repeats, `-2`, `-3`, ... follow.
-    Raises UserError, naming file, row and column, for an empty source, a row without a problem, an answer
-    that cannot be read, or a given id that occurs twice.
+    Raises UserError, naming file, row and column, for an empty source, and for a row without a problem, an
+    answer that cannot be read, or a given id that occurs twice; with `skip_bad` these rows are left out and
+    told to `skipped`.
     """
-    local = spec.source.local
-    source = read_jsonl(local) if local else _hub_rows(spec)
-    rows, copies = dict[str, Row](), Counter[str]()
-    for number, row in enumerate(source[: spec.limit], start=1):
-        at = f"{spec.path}: row {number}"
-        fields = (spec.problem_field, spec.answer_field, spec.id_field)
+    ids, copies = set[str](), Counter[str]()
+    fields = (spec.problem_field, spec.answer_field, spec.id_field)
+
+    def problem_of(row: Row) -> Row:
         problem, answer, given = map(row.get, fields)
         if not isinstance(problem, str) or not problem.strip():
-            raise UserError(f"{at} has no text in {fields[0]!r}; {nearest(fields[0], row)}")
+            raise ValueError(f"has no text in {fields[0]!r}; {nearest(fields[0], row)}")
         if broken := [field for field in fields if not is_text(str(row.get(field)))]:
-            raise UserError(f"{at}: {broken[0]!r} {NO_TEXT}")
+            raise ValueError(f"{broken[0]!r} {NO_TEXT}")
+        gold = None
+        if answer is not None or isinstance(spec, Benchmark) or spec.skip_bad:
+            try:
+                gold = answer_text(answer, spec.answer_format)
+            except ValueError as error:
+                raise ValueError(f"{spec.answer_field!r} {error}") from None
         if given in (None, ""):
             copies[problem] += 1
             given = digest(problem) + (f"-{copies[problem]}" if copies[problem] > 1 else "")
-        key = str(given)
-        if key in rows:
-            first = list(rows).index(key) + 1
-            raise UserError(f"{spec.path}: rows {first} and {number} have the same id {key!r}")
-        try:
-            needed = answer is not None or isinstance(spec, Benchmark)
-            gold = answer_text(answer, spec.answer_format) if needed else None
-            rows[key] = {"id": key, "problem": problem, "answer": gold}
-        except ValueError as error:
-            raise UserError(f"{at}: {spec.answer_field!r} {error}") from None
+        if str(given) in ids:
+            raise ValueError(f"has the same id {str(given)!r} as an earlier row")
+        ids.add(str(given))
+        return {"id": str(given), "problem": problem, "answer": gold}
+
+    bad = ([] if skipped is None else skipped) if spec.skip_bad else None
+    local = spec.source.local
+    source = iter_jsonl(local, skipped=bad) if local else _hub_rows(spec)
+    rows = list(islice(usable_rows(source, spec.path, problem_of, bad), spec.limit))
     if not rows:
-        raise UserError(f"{spec.path}: holds no prompts")
-    return list(rows.values())
+        first = f"; the first bad row: {bad[0]}" if bad else ""
+        raise UserError(f"{spec.path}: holds no prompts{first}")
+    return rows
 
 
 def benchmark_identity(spec: Benchmark) -> dict[str, Any]:

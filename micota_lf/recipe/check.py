@@ -107,9 +107,10 @@ def _prompt_problems(recipe: Recipe) -> Iterator[str]:
         return
     try:
         columns = (prompts.problem_field, prompts.answer_field)
-        for column, (number, row) in product(columns, enumerate(read_jsonl(path), start=1)):
+        rows = [] if prompts.skip_bad else read_jsonl(path)
+        for column, (number, row) in product(columns, enumerate(rows, start=1)):
             if row.get(column) in (None, ""):
-                raise UserError(f"{prompts.path}: row {number} has no {column!r}; {nearest(column, row)}")
+                raise UserError(f"{prompts.path}: row {number}: has no {column!r}; {nearest(column, row)}")
         load_problems(prompts)
     except UserError as error:
         yield f"prompts.path: {error}"

@@ -129,11 +129,13 @@ class Filter(Section):
 
     `verdict` names the grader that decides (`boxed` is `symbolic` of answers in a box alone); `none` keeps
     wrong answers too, as section 3.3 of the paper does for the MiCoTA corpus if it is read literally.
-    `max_tokens` is L_max; null is generation's own.
+    `max_tokens` is L_max; null is generation's own. `skip_bad` leaves out, and counts, rows of a file that
+    lack what is needed, where the first one would be an error.
     """
 
     verdict: Literal["legacy", "symbolic", "boxed", "none"] = "symbolic"
     max_tokens: Count | None = None
+    skip_bad: bool = False
 
 
 class Train(Section):

@@ -15,10 +15,10 @@ from ..errors import UserError, nearest
 from ..grading.answer import Grade, unread_golds
 from ..grading.workers import Question, grade_rows
 from ..recipe.sections import Filter
-from ..system.files import Row, digest, iter_jsonl, write_json, write_jsonl
+from ..system.files import Row, digest, iter_jsonl, usable_rows, write_json, write_jsonl
 from . import Context, Results, Stage
 
-KEPT, ANY = "kept", Filter(verdict="none")
+KEPT, BAD, ANY = "kept", "bad row", Filter(verdict="none")
 KINDS = {"prompt": str, "response": str, "response_tokens": int}
 
 
@@ -33,20 +33,24 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
 
     Kept is a row with finish_reason `stop`, at most `rule.max_tokens` response tokens, and a right answer
     in the eyes of `rule.verdict` (`none`: any answer); what grading could not end is rejected as `timeout` or
-    `unparseable` (`grading`), and what has no gold answer that can be read as `unreadable gold`. Raises
-    UserError if none is kept, and as `whole_rows` does.
+    `unparseable` (`grading`), and what has no gold answer that can be read as `unreadable gold`. With
+    `rule.skip_bad`, what is no row of responses is rejected as `bad row`. Raises UserError if none is kept,
+    and as `whole_rows` does.
     """
-    output, whole = Path(output), list(whole_rows(responses, rule))
+    output, bad = Path(output), list[str]()
+    whole = list(whole_rows(responses, rule, bad if rule.skip_bad else None))
     rows = [_judged(row, verdict, rule) for row, (verdict,) in grade_rows(whole, _questions)]
     rows.sort(key=lambda row: str(row["id"]))  # generation order depends on batching
     kept = [row for row in rows if row["reason"] == KEPT]
-    reasons = dict(sorted(Counter(row["reason"] for row in rows).items()))
-    write_jsonl(output.with_name("rejected.jsonl"), (row for row in rows if row["reason"] != KEPT))
+    rejected = [row for row in rows if row["reason"] != KEPT]
+    rejected += [{"reason": BAD, "error": words} for words in bad]
+    reasons = dict(sorted(Counter(row["reason"] for row in kept + rejected).items()))
+    write_jsonl(output.with_name("rejected.jsonl"), rejected)
     if not kept:
         said = f"{responses}: no response passes the filter: {reasons}; rejected.jsonl holds them"
         raise UserError("; ".join([said, *(f"gold answers {line}" for line in unread_golds(rows)[:1])]))
     summary = {
-        "responses": len(rows), **vars(rule), "reasons": reasons,
+        "responses": len(rows) + len(bad), **vars(rule), "reasons": reasons,
         "kept_not_right": sum(row.get("answer") is not None and not row["symbolic"] for row in kept),
         "legacy_and_symbolic_differ": sum(row["legacy"] != row["symbolic"] for row in rows),
         "mean_response_tokens": sum(row["response_tokens"] for row in kept) / len(kept),
@@ -56,28 +60,30 @@ def filter_responses(responses: str | Path, output: str | Path, rule: Filter) ->
     return summary
 
 
-def whole_rows(responses: str | Path, rule: Filter = ANY) -> Iterator[Row]:
+def whole_rows(responses: str | Path, rule: Filter = ANY, skipped: list[str] | None = None) -> Iterator[Row]:
     """The rows of a file of responses, from here or elsewhere, with the columns that they may leave out.
 
     A row without `finish_reason` counts as finished, one without `id` gets a digest of its prompt, and
-    `response_tokens` without a `max_tokens` count as 0. Raises UserError naming file, row and column for a
-    row without `prompt`, `response`, `answer` (for a verdict) or `response_tokens` (for a `max_tokens`).
+    `response_tokens` without a `max_tokens` count as 0. A row without `prompt`, `response`, `answer` (for a
+    verdict) or `response_tokens` (for a `max_tokens`) is a UserError naming file, row and column, or with
+    `skipped` is told there and left out.
     """
     needs = {
         "answer": rule.verdict != "none" and f", which verdict {rule.verdict} needs (none needs none)",
         "response_tokens": rule.max_tokens and f", which max_tokens {rule.max_tokens} needs",
     }
-    for number, row in enumerate(iter_jsonl(responses), start=1):
-        where = f"{responses}: row {number}"
+
+    def whole(row: Row) -> Row:
         given = {name: value for name, value in row.items() if value is not None}
         for column, kind in {**KINDS, "answer": object}.items():
             if column in given and not isinstance(given[column], kind):
-                found = type(given[column]).__name__
-                raise UserError(f"{where}: {column!r} is a {found}, not {kind.__name__}")
+                raise ValueError(f"{column!r} is a {type(given[column]).__name__}, not {kind.__name__}")
             if column not in given and needs.get(column, True):
-                raise UserError(f"{where} has no {column!r}{needs.get(column, '')}; {nearest(column, given)}")
+                raise ValueError(f"has no {column!r}{needs.get(column, '')}; {nearest(column, given)}")
         defaults = {"id": digest(ascii(row["prompt"])), "finish_reason": "stop", "response_tokens": 0}
-        yield row | defaults | given
+        return row | defaults | given
+
+    return usable_rows(iter_jsonl(responses, skipped=skipped), responses, whole, skipped)
 
 
 def _questions(row: Row) -> list[Question]:

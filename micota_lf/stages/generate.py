@@ -59,7 +59,9 @@ def generate(
     once the server is up. One process at a time: the step's lease sees to that. Raises UserError if `output`
     holds responses to another question, StepFailed if rows failed or the backend's server did.
     """
-    problems = load_problems(prompts)
+    problems = load_problems(prompts, bad := list[str]())
+    if bad:
+        say(f"{len(bad)} bad rows left out, the first: {bad[0]}")
     asked = {
         **identity(sampling), **identity(prompts), "revision": prompts.revision, "model": model.ref,
         "model_revision": model.revision, "problems": {row["id"]: digest(row) for row in problems},

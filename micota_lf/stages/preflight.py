@@ -29,7 +29,10 @@ from . import Context, Results, Settings, Stage, merge, parity
 
 GENERATION, EVALUATION = "generation.max_tokens", "evaluation.max_gen_toks"
 # Of a benchmark: what decides its problems, and how many there should be.
-READ = ("subset", "split", "id_field", "problem_field", "answer_field", "answer_format", "limit", "problems")
+READ = (
+    "subset", "split", "id_field", "problem_field", "answer_field", "answer_format", "limit", "skip_bad",
+    "problems",
+)  # fmt: skip
 Longest = dict[ModelRef, dict[str, int]]
 """By model: tokens of the longest prompt of the prompt set, and of the benchmarks."""
 
@@ -134,11 +137,12 @@ def _longest(step: Context, chats: Mapping[ModelRef, Chat], report: Report) -> L
     asked: dict[str, list[list[dict[str, str]]]] = {}
     for role, problems in sets.items():
         try:
-            rows = load_problems(problems)
+            rows = load_problems(problems, bad := list[str]())
         except UserError as error:
             report.problems.append(f"{role}: {error}")
             continue
         asked[role] = [chat(row["problem"], step.prompts) for row in rows]
+        report.warnings += [f"{role}: {len(bad)} bad rows left out, the first: {line}" for line in bad[:1]]
         if unread := unread_golds(rows):
             needed = len(unread) == len(rows) and (role != "prompts" or step.how["judged"])
             lines = report.problems if needed else report.warnings

@@ -204,7 +204,7 @@ def _data(step: Context, program: str) -> _Data:
     rows, chat = read_jsonl(corpus), load_chat(step.inputs["model"])
     bare = next((n for n, row in enumerate(rows, 1) if not (row.get("prompt") and row.get("response"))), None)
     if bare or not rows:
-        raise UserError(f"corpus: {corpus}: row {bare or 1} has no prompt or no response")
+        raise UserError(f"corpus: {corpus}: row {bare or 1}: has no prompt or no response")
     lengths, size = row_lengths(rows, chat, step.config["system"]), what["global_batch_size"]
     if problem := overlong_problem(lengths, what["cutoff_len"]):
         raise UserError(problem)

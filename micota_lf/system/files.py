@@ -12,11 +12,11 @@ import hashlib
 import json
 import os
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import jsonlines
 import yaml
@@ -24,6 +24,7 @@ import yaml
 from ..errors import UserError, first_line
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 # Above this size a file is identified by its size and both ends: hashing 60 GB of weights would
 # take minutes at every plan, and a safetensors header at the start names every tensor.
@@ -95,13 +96,14 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
         jsonlines.Writer(handle).write_all(rows)
 
 
-def iter_jsonl(path: str | Path, repair: bool = False) -> Iterator[Row]:
+def iter_jsonl(path: str | Path, repair: bool = False, skipped: list[str] | None = None) -> Iterator[Row]:
     """The rows of a file one by one; blank lines are skipped.
 
     A name that ends in `.csv` (its values stay text), `.json` (one list of rows) or `.parquet` is of such a
     file, any other of JSON Lines; but for Parquet, `.gz` may follow. A folder is one of datasets'
     save_to_disk. With `repair`, a last line without its end (the writer was killed in the middle of it) is
-    dropped. Raises UserError naming the file, and of JSON the row, for anything else.
+    dropped; with `skipped`, a line that holds no row is told there and left out. Raises UserError naming the
+    file, and of JSON the row, for anything else.
     """
     path, kind = Path(path), Path(str(path).removesuffix(".gz")).suffix
     try:
@@ -121,12 +123,42 @@ def iter_jsonl(path: str | Path, repair: bool = False) -> Iterator[Row]:
             lines = (line for line in handle if line.endswith(b"\n") or not repair)
             if kind == ".json" and start.startswith(b"["):
                 lines = (json.dumps(row).encode() for row in json.load(handle))
-            yield from jsonlines.Reader(lines, loads=_row).iter(type=dict, skip_empty=True)
+            reader = jsonlines.Reader(lines, loads=_row)
+            with suppress(EOFError):
+                while True:
+                    try:
+                        yield reader.read(type=dict, skip_empty=True)
+                    except jsonlines.InvalidLineError as error:
+                        if skipped is None:
+                            raise
+                        skipped.append(f"{path}: line {error.lineno} {first_line(error.__cause__ or error)}")
     except Exception as error:  # of several libraries: each means that the file is not what its name says
         where = f"line {error.lineno} " if isinstance(error, jsonlines.InvalidLineError) else ""
         reason = first_line(error.__cause__ or error)
         what = {".csv": "CSV", ".json": "JSON", ".parquet": "Parquet"}.get(kind, "UTF-8 JSON Lines")
         raise UserError(f"{path}: cannot be read as {what}: {where}{reason}") from error
+
+
+def usable_rows(
+    rows: Iterable[Row], path: str | Path, read: Callable[[Row], T], skipped: list[str] | None = None
+) -> Iterator[T]:
+    """What `read` makes of each row of a file; it raises ValueError with the words for one that is no good.
+
+    That is a UserError naming file and row, or with `skipped` (the same that `iter_jsonl` was given) it is
+    told there and left out.
+    """
+    refused = 0
+    for index, row in enumerate(rows, start=1):
+        try:
+            made = read(row)
+        except ValueError as error:
+            words = f"{path}: row {index + len(skipped or ()) - refused}: {error}"
+            if skipped is None:
+                raise UserError(words) from error
+            skipped.append(words)
+            refused += 1
+        else:
+            yield made
 
 
 def _row(line: str | bytes) -> Row:
