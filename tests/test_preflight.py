@@ -174,6 +174,18 @@ def test_a_template_that_differs_is_only_warned_of_where_the_recipe_says_so(caps
 
 
 @pytest.mark.slow
+def test_what_a_run_would_refuse_on_this_machine_is_warned_of_as_the_recipe_may_be_for_another(capsys):
+    words = ["train.report_to=trackio", "evaluation.backend=vllm", "engines.vllm=no-such-vllm serve"]
+    assert main(["preflight", str(TINY), *words]) == 0
+    out = capsys.readouterr().out
+    said = [line.partition("a run ends at once: ")[2] for line in out.splitlines() if "this machine" in line]
+    assert sorted(line.split(";")[0] for line in said) == [
+        "engines: 'no-such-vllm' was not found",
+        "train.report_to: trackio, but the package trackio is not installed",
+    ]
+
+
+@pytest.mark.slow
 def test_the_tiny_recipe_has_no_problems_and_the_command_says_what_was_looked_at(capsys):
     assert main(["preflight", str(TINY)]) == 0
     out = capsys.readouterr().out

@@ -149,6 +149,11 @@ def preflight(args: argparse.Namespace) -> None:
             report = read_json(workspace / plan.steps[gate].directory / "report.json")
             for kind, lines in found.items():
                 lines.update(dict.fromkeys(report[kind]))
+        for step_id in plan.steps:  # what a run would refuse here; the recipe may be meant for elsewhere
+            try:
+                check_engines(plan, [step_id])
+            except UserError as error:
+                found["warnings"][f"on this machine a run ends at once: {error}"] = None
     for line in [*found["facts"], *(f"warning: {line}" for line in found["warnings"])]:
         print(line)
     if found["problems"]:
