@@ -77,6 +77,28 @@ def test_a_chain_of_assistants_teaches_the_next_size(plan_of):
         assert edge(plan, slot, role) == plan.slots[after]
 
 
+def test_an_assistant_can_be_two_models_that_exist_already(plan_of):
+    merged = {"ta": {"from": "teacher", "before": "big"}}
+    corpora = {**BASE["corpora"], "micota": {"from": "ta"}}
+    tables = {"table2": {"others": ["MiCoTA"]}}
+    plan = plan_of(assistants=merged, corpora=corpora, methods={"MiCoTA": "micota"}, tables=tables)
+    step = plan.steps[plan.slots["merge/ta"]]
+    assert [step.inputs[role].ref for role in ("before", "after")] == ["tiny:assistant", "tiny:teacher"]
+    assert "train/big/strong" not in plan.slots
+    figures = [plan.slots[f"evaluate/ta/{state}"] for state in ("before", "tuned")]
+    assert [plan.steps[made].inputs["model"].ref for made in figures] == ["tiny:assistant", "tiny:teacher"]
+    assert plan.tables["table2"][1:3] == ["evaluate/teacher", "evaluate/ta"]
+    for wrong, key in (({"before": "bigg"}, "before"), ({"before": None}, "from")):
+        with pytest.raises(RecipeError, match=rf"assistants.ta.{key}: unknown name"):
+            plan_of(assistants={"ta": {"from": "teacher", **wrong}})
+
+
+def test_without_students_a_recipe_makes_its_corpora(plan_of):
+    plan = plan_of(students={}, tables={}, evaluation={})
+    assert {step.kind for step in plan.steps.values()} == {"preflight", "generate", "filter"}
+    assert plan.needed(["filter/strong"])[-1] == plan.slots["filter/strong"]
+
+
 def test_a_corpus_that_needs_its_own_assistant_is_a_circle(plan_of):
     with pytest.raises(RecipeError, match=r"corpora.loop: needs itself: loop <- loop"):
         plan_of(assistants={"ta": {"from": "big/loop"}}, corpora={**BASE["corpora"], "loop": {"from": "ta"}})

@@ -62,6 +62,7 @@ FIELDS = {
     "students.*.train": ("students.student-s.train.seed=7", "train"),
     "students.*.train_for": ("students.student-s.train_for.micota.seed=7", "train"),
     "assistants.*.from_": ("assistants.ta.from=student-m/strong", "merge preflight"),
+    "assistants.*.before": ("assistants.ta.before=student-m", "merge preflight"),
     "assistants.*.merge.preset": (
         "assistants.ta.merge.preset=pretrained", "fetch merge preflight",
         "assistants.ta.merge.pretrained_model=someone/base",

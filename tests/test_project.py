@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 import micota_lf
-from micota_lf import load_recipe
+from micota_lf import compile_plan, load_recipe
 
 LOCKS = {
     name: (ROOT / name).read_text().splitlines() for name in ("requirements.txt", "requirements-gpu.txt")
@@ -138,6 +138,10 @@ def test_every_recipe_loads_and_its_header_says_how_to_run_it(gap_seeds):
         load_recipe(path)
         for word in ("Paper row:", "Hardware:", "Command:", "Override:"):
             assert word in path.read_text()[:900], (path, word)
+    for path in (ROOT / "recipes" / "examples").glob("*.yaml"):
+        compile_plan(load_recipe(path))
+        lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+        assert len(lines) <= 13 and f"micota run recipes/examples/{path.name}" in path.read_text()
 
 
 PUBLIC = (

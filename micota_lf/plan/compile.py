@@ -17,10 +17,15 @@ LABEL_CHARACTERS = 80
 
 
 def compile_plan(recipe: Recipe) -> Plan:
-    """Every step that the recipe's tables need. Reads local model files to identify them, writes nothing."""
+    """Every step that the recipe's tables need, or without students its corpora.
+
+    Reads local model files to identify them, writes nothing.
+    """
     compiler = Compiler(recipe)
     compiler.preflight()
     compiler.plan.tables.update({table: compiler.table(table) for table in table_names(recipe)})
+    for name in () if recipe.students else recipe.corpora:  # nobody learns: the corpora are what is wanted
+        compiler.corpus(name)
     return placed(compiler.plan, recipe)
 
 

@@ -37,8 +37,12 @@ def _name_problems(recipe: Recipe) -> Iterator[str]:
         for name in set(getattr(recipe, first)) & set(getattr(recipe, second)):
             yield f"{second}.{name}: one of {first} has this name too"
     trained = [f"{student}/{corpus}" for student in recipe.students for corpus in recipe.corpora]
+    untrained = [*recipe.teachers, *recipe.students]
     for name, assistant in recipe.assistants.items():
-        yield from _unknown(f"assistants.{name}.from", [assistant.from_], trained)
+        given = [assistant.before] if assistant.before else []
+        yield from _unknown(f"assistants.{name}.before", given, untrained)
+        known = [*trained, *untrained] if given else trained
+        yield from _unknown(f"assistants.{name}.from", [assistant.from_], known)
     yield from _corpus_problems(recipe, trained)
     for method, learnt in recipe.methods.items():
         yield from _unknown(f"methods.{method}", [learnt] if learnt else [], recipe.corpora)
@@ -51,7 +55,7 @@ def _name_problems(recipe: Recipe) -> Iterator[str]:
     for student, spec in recipe.students.items():
         at = f"students.{student}.train_for"
         yield from _unknown(at, spec.train_for, [*recipe.corpora, *recipe.teachers])
-    yield from _unknown("bpc.models", recipe.bpc.models, [*recipe.teachers, *recipe.students])
+    yield from _unknown("bpc.models", recipe.bpc.models, untrained)
     yield from _unknown("bpc.corpora", recipe.bpc.corpora, recipe.corpora)
 
 

@@ -50,22 +50,27 @@ def parents(recipe: Recipe, corpus: str) -> list[str]:
 
 def strong_teachers(recipe: Recipe, corpus: str) -> tuple[str, ...]:
     """Names of the teachers at the root of a corpus, in the order in which they are met."""
-    spec = recipe.corpora[corpus]
-    if spec.from_ in recipe.teachers:
-        return (spec.from_,)
+    source = recipe.corpora[corpus].from_
+    if source in recipe.assistants:  # maybe merged from a teacher
+        source = recipe.assistants[source].from_
+    if source in recipe.teachers:
+        return (source,)
     roots = [root for before in parents(recipe, corpus) for root in strong_teachers(recipe, before)]
     return tuple(dict.fromkeys(roots))
 
 
 def shown_teachers(recipe: Recipe) -> list[str]:
     """The strong teachers of Table 2: those of the assistants, or without any those of the first method."""
+    merged = [spec.from_ for spec in recipe.assistants.values() if spec.from_ in recipe.teachers]
     learnt = [training.corpus for name in recipe.assistants if (training := training_named(recipe, name))]
     learnt = learnt or [corpus for corpus in recipe.methods.values() if corpus][:1]
-    return list(dict.fromkeys(root for corpus in learnt for root in strong_teachers(recipe, corpus)))
+    roots = (root for corpus in learnt for root in strong_teachers(recipe, corpus))
+    return list(dict.fromkeys([*merged, *roots]))
 
 
 def model_of(recipe: Recipe, name: str) -> Model:
-    """The untrained model behind a name."""
+    """The untrained model behind a name; of an assistant, the one that it is merged with."""
+    name = recipe.assistants[name].start if name in recipe.assistants else name
     learnt = training_named(recipe, name)
     return recipe.teachers.get(name) or recipe.students[learnt.student if learnt else name]
 
@@ -150,8 +155,7 @@ def evaluated_models(recipe: Recipe, table: str) -> dict[str, str]:
     if table == "table2":
         found = {name: name for name in (*shown_teachers(recipe), *recipe.assistants)}
     for name, assistant in recipe.assistants.items() if table == "figures" else ():
-        start = assistant.from_.partition("/")[0]
-        found |= {f"{name}/before": start, f"{name}/tuned": assistant.from_, name: name}
+        found |= {f"{name}/before": assistant.start, f"{name}/tuned": assistant.from_, name: name}
     rows = table_rows(recipe, table)
     if table == "table1" and (base := baseline(recipe)):  # its deltas are against the untrained students
         rows += [(student, base) for student in dict(rows)]

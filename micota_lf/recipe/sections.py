@@ -231,10 +231,20 @@ class Merge(Section):
 
 
 class Assistant(Section):
-    """A teacher assistant: the training that `from` names (STUDENT/CORPUS), merged with its start."""
+    """A teacher assistant: the training that `from` names (STUDENT/CORPUS), merged with its start.
+
+    With `before`, two models that exist already, a teacher or an untrained student each: `from` is then the
+    one with long chains of thought, `before` the one with short ones.
+    """
 
     from_: str
+    before: str | None = None
     merge: Merge = field(default_factory=Merge)
+
+    @property
+    def start(self) -> str:
+        """The name of the model that it is merged with."""
+        return self.before or self.from_.partition("/")[0]
 
 
 class Corpus(Section):
