@@ -129,9 +129,8 @@ def _own_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
             raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
         if isinstance(raw, dict) and isinstance(name := raw.get("group") or raw.get("task"), str):
             if isinstance(base := raw.get("include"), str) and not (file.parent / base).is_file():
-                raise UserError(
-                    f"include_path: {file}: include: no such file beside it: {base} (`micota tasks` says where ours are)"
-                )
+                ours = "(`micota tasks` says where ours are)"
+                raise UserError(f"include_path: {file}: include: no such file beside it: {base} {ours}")
             kept = {key: raw[key] for key in ("group", "task", "metadata") if key in raw}
             found[name] = {**kept, "include": str(file)}
     return found
