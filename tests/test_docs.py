@@ -57,7 +57,8 @@ def tree(tmp_path, monkeypatch, gap_seeds) -> Path:
     for name in ("recipes", "data_info"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for page in PAGES:
-        for block in blocks(page, "yaml"):
+        own = [block for block in blocks(page, "python") if block.startswith("# mine.py")]
+        for block in [*blocks(page, "yaml"), *own]:
             (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
     shutil.copytree(TINY_ROOT / "models" / "student-s", tmp_path / "recipes" / "models" / "my-model")
     rows = [

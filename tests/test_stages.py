@@ -249,6 +249,51 @@ def test_commands_leave_out_and_count_bad_rows_with_skip_bad_and_refuse_them_wit
     assert [row["id"] for row in read_jsonl(out / "grade")] == ["a", "b"]
 
 
+OWN = """
+def brief(row):
+    return True if len(row["response"]) < 20 else "wordy"
+
+def broken(row):
+    return row["gold"]
+"""
+
+
+def test_a_function_of_ones_own_decides_what_is_kept_and_is_known_by_its_content(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    rows = [response("a", "so \\boxed{7}"), response("b", "let me think, so \\boxed{12}")]
+    write_jsonl("r.jsonl", [{**row, "answer": None} for row in rows])
+    words = ["filter", "--responses", "r.jsonl", "-o"]
+    assert main([*words, "out", "filter.verdict=./mine.py:brief"]) == 0
+    assert [row["id"] for row in read_jsonl("out/corpus.jsonl")] == ["a"]
+    assert [row["reason"] for row in read_jsonl("out/rejected.jsonl")] == ["wordy"]
+    (tmp_path / "moved.py").write_text(OWN)
+    assert main([*words, "out", "filter.verdict=moved.py:brief"]) == 2  # the file's name is its own, too
+    (tmp_path / "mine.py").write_text(OWN.replace("20", "99"))
+    assert main([*words, "out", "filter.verdict=./mine.py:brief"]) == 2
+    assert "holds the outputs of other settings" in capsys.readouterr().err
+    for verdict, said in {
+        "mine.py:broken": "mine.py: broken({'id': 'a'", "mine.py:brif": "brif cannot be had: KeyError",
+        "nowhere.py:brief": "names no file", "brief": "must be one of legacy, symbolic, boxed, none, or",
+    }.items():  # fmt: skip
+        assert main([*words, "other", f"filter.verdict={verdict}"]) == 2
+        error = capsys.readouterr().err
+        assert "verdict: " in error and said in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_function_of_ones_own_judges_an_evaluation_beside_the_graders(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("def right(row):\n    return row['problem'][-1] == '?'\n")
+    words = ["--model", "tiny:student-s", "--tasks", "micota_tiny_two", "-o", str(tmp_path / "out")]
+    limits = ["evaluation.limit=4", "evaluation.max_gen_toks=32", "evaluation.dtype=float32"]
+    assert main(["evaluate", *words, *limits, f"evaluation.verdict={tmp_path}/mine.py:right"]) == 0
+    score = read_json(tmp_path / "out" / "scores.json")["micota_tiny_two"]
+    assert score["n"] == score["own"] == 4 and score["symbolic"] < 4
+    assert [row["own"] for row in read_jsonl(tmp_path / "out" / "problems.jsonl")] == [1, 1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("text", "gold", "legacy", "symbolic"),
     [

@@ -4,11 +4,12 @@ plan = compile_plan(load_recipe("recipes/tiny.yaml"))
 plan.slots["train/student-s/micota"]          -> a step's id
 """
 
+from dataclasses import replace
 from functools import cache, cached_property
 
 from ..inputs.references import DataRef, ModelRef
 from ..recipe.lineage import evaluated_models, filtering, model_of, table_names, training, training_named
-from ..recipe.sections import Filter, Merge, Recipe, Train
+from ..recipe.sections import OWN, Filter, Merge, Recipe, Train
 from ..stages import Settings, bpc, evaluate, generate, merge, overlap, preflight, stage, train
 from .placement import placed
 from .plan import Input, Plan, Step, step_id
@@ -57,7 +58,9 @@ class Compiler:
 
     def filter(self, slot: str, responses: Input, rule: Filter) -> Input:
         """The responses that become training rows."""
-        return self._add(slot, "filter", {"responses": responses}, Settings.of(rule))
+        own, named = self._own(rule.verdict)
+        settings = Settings.of(replace(rule, verdict=OWN) if own else rule, apart=named)
+        return self._add(slot, "filter", {"responses": responses, **own}, settings)
 
     def mix(self, slot: str, parts: list[Input], ratios: list[float], seed: int, size: int | None) -> Input:
         """Corpora mixed at ratios."""
@@ -81,7 +84,9 @@ class Compiler:
 
     def evaluate(self, slot: str, model: Input) -> Input:
         """A model on all benchmarks: one load of the model for all of them."""
-        return self._add(slot, "evaluate", {"model": model}, self.evaluation)
+        own, named = self._own(self.recipe.evaluation.verdict)
+        settings = self.evaluation._replace(config=self.evaluation.config | named)
+        return self._add(slot, "evaluate", {"model": model, **own}, settings)
 
     def bpc(self, slot: str, model: Input, corpora: list[Input]) -> Input:
         """All corpora of the BPC table under one model: one load of the model for all of them."""
@@ -154,6 +159,11 @@ class Compiler:
     def evaluation(self) -> Settings:
         """Settings of every evaluation: they are read from task files and benchmarks once."""
         return evaluate.settings(self.recipe)
+
+    def _own(self, verdict: str) -> tuple[dict[str, Input], dict[str, str]]:
+        """Of a verdict of one's own: its file as an input, known by its content, and the function's name."""
+        file, _, name = verdict.rpartition(":")
+        return ({"verdict": self.reference(DataRef(file))}, {OWN: name}) if file else ({}, {})
 
     def _label(self, given: Input) -> str:
         return self.plan.steps[given.step].label if given.step else given.reference.label

@@ -12,7 +12,7 @@ from ..inputs.problems import load_problems
 from ..inputs.references import DataRef
 from ..inputs.weights import model_problem
 from ..system.files import read_jsonl
-from .lineage import OTHERS, accumulation, parents, training, trainings
+from .lineage import OTHERS, accumulation, judged, parents, training, trainings
 from .sections import RATIO_TOLERANCE, Recipe
 from .tasks import evaluated_benchmarks
 
@@ -110,7 +110,7 @@ def _prompt_problems(recipe: Recipe) -> Iterator[str]:
     if not (path := prompts.source.local):
         return
     try:
-        columns = (prompts.problem_field, prompts.answer_field)
+        columns = [prompts.problem_field, *([prompts.answer_field] if judged(recipe) else [])]
         rows = [] if prompts.skip_bad else read_jsonl(path)
         for column, (number, row) in product(columns, enumerate(rows, start=1)):
             if row.get(column) in (None, ""):

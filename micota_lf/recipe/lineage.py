@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..errors import UserError, must_know
-from .sections import NAMES, Filter, Model, Recipe, Train
+from .sections import GRADERS, NAMES, Filter, Model, Recipe, Train
 
 OTHERS = "others"  # in a table: every student that it does not name
 
@@ -96,6 +96,12 @@ def filtering(recipe: Recipe, corpus: str) -> Filter:
     spec = replace(recipe.filter, **recipe.corpora[corpus].filter)
     given = spec.max_tokens or recipe.corpora[corpus].file
     return spec if given else replace(spec, max_tokens=recipe.generation.max_tokens)
+
+
+def judged(recipe: Recipe) -> bool:
+    """Whether a grader decides on generated responses, which needs the prompts' answers."""
+    made = (name for name, spec in recipe.corpora.items() if spec.from_)
+    return any(filtering(recipe, name).verdict in GRADERS for name in made)
 
 
 def train_processes(recipe: Recipe) -> int:

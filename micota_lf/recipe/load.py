@@ -38,7 +38,9 @@ RECIPE = TypeAdapter(Recipe)
 OVERRIDES, VARIANTS = "command line", "variants"
 NAME_CHARACTERS = 100  # of a variant's, which names directories
 MAX_NODES = 100_000  # of a file, its aliases written out
-PATHS = ("model", "pretrained_model", "path", "file", "data_dir", "include_path")  # keys that may hold one
+PATHS = (  # keys that may hold one
+    "model", "pretrained_model", "path", "file", "data_dir", "include_path", "verdict",
+)  # fmt: skip
 Layer = tuple[str, dict[str, Any]]
 Layers = list[Layer]
 WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))

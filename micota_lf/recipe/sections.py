@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from annotated_types import Ge, MinLen
-from pydantic import AfterValidator, BeforeValidator, Strict
+from pydantic import AfterValidator, BeforeValidator, Strict, WithJsonSchema
 
 from ..inputs.problems import Benchmark, Prompts
 from ..inputs.references import ModelRef
@@ -52,6 +52,21 @@ def _steps(number: int) -> int:
     return number
 
 
+def _verdict(name: str) -> str:
+    own = re.search(OWN_VERDICT, name)
+    if name not in VERDICTS and not own:
+        raise ValueError(f"must be one of {', '.join(VERDICTS)}, or a function of one's own, FILE.py:NAME")
+    if own and not Path(name.rpartition(":")[0]).is_file():
+        raise ValueError("names no file that is there (from a recipe, with ./ before it)")
+    return name
+
+
+def _judging(verdict: str) -> str:
+    if verdict == "none":
+        raise ValueError("judges nothing")
+    return verdict
+
+
 def _extra(values: dict[str, Any]) -> dict[str, Any]:
     problems = [f"set train.{key} instead" for key in values if key in get_type_hints(Train)]
     problems += [f"{key} follows from the recipe or the step" for key in values if key in NAMES["decided"]]
@@ -80,6 +95,11 @@ def _name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+GRADERS, OWN, OWN_VERDICT = ("legacy", "symbolic", "boxed"), "own", r"\.py:\w+$"
+VERDICTS = (*GRADERS, "none")
+_VERDICT_SCHEMA = WithJsonSchema({"anyOf": [{"enum": VERDICTS}, {"type": "string", "pattern": OWN_VERDICT}]})
+Verdict = Annotated[str, AfterValidator(_verdict), _VERDICT_SCHEMA]
+"""Who says whether a response is right: a grader, or a function of the user's own, `FILE.py:NAME`."""
 
 
 class Model(Section):
@@ -128,12 +148,13 @@ class Filter(Section):
     """Which responses become training rows (paper equation 1): right, finished, not too long.
 
     `verdict` names the grader that decides (`boxed` is `symbolic` of answers in a box alone); `none` keeps
-    wrong answers too, as section 3.3 of the paper does for the MiCoTA corpus if it is read literally.
+    wrong answers too, as section 3.3 of the paper does for the MiCoTA corpus if it is read literally. A
+    function of one's own, `FILE.py:NAME`, is given each row and says True, False or why it is rejected.
     `max_tokens` is L_max; null is generation's own. `skip_bad` leaves out, and counts, rows of a file that
     lack what is needed, where the first one would be an error.
     """
 
-    verdict: Literal["legacy", "symbolic", "boxed", "none"] = "symbolic"
+    verdict: Verdict = "symbolic"
     max_tokens: Count | None = None
     skip_bad: bool = False
 
@@ -287,7 +308,7 @@ class Evaluation(Section):
     include_path: Apart[str | None] = None
     max_gen_toks: Count = 16384
     limit: Count | None = None
-    verdict: Apart[Literal["legacy", "symbolic", "boxed"]] = "symbolic"
+    verdict: Apart[Annotated[Verdict, AfterValidator(_judging)]] = "symbolic"
     overlap_words: Apart[Count | None] = 13
     dtype: Dtype = "bfloat16"
     seed: Natural = 1234
@@ -296,6 +317,11 @@ class Evaluation(Section):
     """Of `transformers`."""
     gpu_memory_utilization: How[Part] = 0.9
     """Of `vllm`."""
+
+    @property
+    def column(self) -> str:
+        """Where an evaluation's numbers have the verdict: its name, or `own`."""
+        return OWN if ":" in self.verdict else self.verdict
 
 
 class Bpc(Section):

@@ -58,7 +58,7 @@ def accuracies(outcomes: Outcomes, slot: str) -> list[Record]:
     spec, cells = outcomes.recipe.evaluation, dict[str, Record]()
     if results := outcomes.results(slot):
         for task in spec.tasks:
-            score, n, correct = results[task], results[task]["n"], results[task][spec.verdict]
+            score, n, correct = results[task], results[task]["n"], results[task][spec.column]
             low, high = intervals.wilson(correct, n)
             cells[task] = {
                 "n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high,
@@ -115,7 +115,7 @@ def differences(outcomes: Outcomes, first: str, second: str) -> dict[str, Record
     cells, counts = dict[str, Record](), []
     for task in spec.tasks:
         shared = [key for key in ours if key[0] == task and key in theirs]
-        both = [(ours[key][spec.verdict], theirs[key][spec.verdict]) for key in shared]
+        both = [(ours[key][spec.column], theirs[key][spec.column]) for key in shared]
         if n := len(both):
             gained, lost = sum(a > b for a, b in both), sum(a < b for a, b in both)
             counts.append((gained, lost, n))

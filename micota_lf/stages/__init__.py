@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import EngineDied, OutOfMemory, StepFailed
+from ..grading.own import OwnVerdict, own_verdict
 from ..inputs.problems import Prompts
 from ..inputs.references import ModelRef
+from ..recipe.sections import OWN
 from ..system.fields import identity, joined, running
 from ..system.processes import by_hand, ending, memory_errors, run_logged
 
@@ -74,6 +76,12 @@ class Context:
         """The section of that name, for the step's input `prompts`."""
         source = self.inputs["prompts"]
         return self.section(Prompts, path=source.ref, revision=source.revision)
+
+    @property
+    def own_verdict(self) -> OwnVerdict | None:
+        """The verdict of the user's own that the step's input of that name has, if there is one."""
+        file = self.inputs.get("verdict")
+        return own_verdict(Path(file.resolved), self.config[OWN]) if file else None
 
     @contextmanager
     def working(self) -> Iterator[None]:

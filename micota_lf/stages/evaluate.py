@@ -30,11 +30,12 @@ from pydantic import TypeAdapter
 from ..backends import Launch, endpoint, vllm
 from ..errors import StepFailed, UserError
 from ..grading.measures import METRICS, VERDICTS, Columns, asked_rows, measured_rows
+from ..grading.own import OwnVerdict
 from ..grading.workers import Question
 from ..inputs.chat import load_chat
 from ..inputs.problems import Benchmark, Prompts, benchmark_identity, chat, load_problems
 from ..inputs.references import ModelRef
-from ..recipe.sections import Evaluation, Generation, Recipe
+from ..recipe.sections import OWN, Evaluation, Generation, Recipe
 from ..recipe.tasks import TaskConfig, chosen_tasks, evaluated_benchmarks, known_tasks, own_contents
 from ..system.fields import joined
 from ..system.files import Row, digest, read_json, read_jsonl, write_json, write_jsonl, write_text, write_yaml
@@ -204,14 +205,16 @@ def run(step: Context) -> Results:
     asking = ask_server if spec.backend == "vllm" else ask
     write_numerics(step, spec, asking(step, spec, chosen_tasks(spec), *words))
     try:
-        scores = finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks)
+        scores = finish(step.directory, tasks, step.inputs["model"], spec.max_gen_toks, step.own_verdict)
     except UserError as error:  # hours after the start: what lm-eval left must not be taken for bad input
         raise StepFailed(f"lm_eval's samples cannot be graded: {error}") from error
     shutil.rmtree(cache, ignore_errors=True)
     return scores
 
 
-def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int) -> Results:
+def finish(
+    directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int, own: OwnVerdict | None = None
+) -> Results:
     """Grade lm-eval's samples; write what the module's docstring names, and return the scores.
 
     Raises UserError for samples without a text or an answer (the document's, else the task's target).
@@ -226,6 +229,9 @@ def finish(directory: Path, tasks: list[str], model: ModelRef, max_gen_toks: int
         known = {"task": task, "id": sample["doc"].get("id", str(sample["doc_id"]))}
         told: Row = {"response": [one.response for one in questions]}
         told |= {part: [vars(one)[part] for one in grades] for part in ("extracted", "reason", "found_by")}
+        if own:  # the share that it says True of
+            said = [own({**sample["doc"], "response": one.response}) is True for one in questions]
+            numbers[OWN] = sum(said) / len(said)
         graded = {"target": questions[0].answer, "legacy_rule": questions[0].legacy_rule}
         samples.append({**known, **graded, **(told if several else {key: told[key][0] for key in told})})
         problems.append({**known, **numbers})
@@ -255,9 +261,10 @@ def lm_eval_samples(output: Path, task: str) -> list[Row]:
 
 def task_scores(rows: list[Row]) -> dict[str, Any]:
     """Of one task: n problems; sums of verdicts and truncated (fractions where a task samples); means."""
-    sums = {name: sum(row[name] for row in rows) for name in METRICS}
+    sums = {name: sum(row[name] for row in rows) for name in (*METRICS, OWN) if name in rows[0]}
     means = {f"mean_{name}": sums[name] / len(rows) for name in ("response_tokens", "reflections")}
-    return {"n": len(rows), **{name: sums[name] for name in (*VERDICTS, "truncated")}, **means}
+    judged = {name: sums[name] for name in (*VERDICTS, OWN, "truncated") if name in sums}
+    return {"n": len(rows), **judged, **means}
 
 
 def write_numerics(step: Context, spec: Evaluation, server: Results | None) -> None:

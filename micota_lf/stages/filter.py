@@ -13,8 +13,9 @@ from typing import Any
 
 from ..errors import UserError, nearest
 from ..grading.answer import Grade, unread_golds
+from ..grading.own import OwnVerdict
 from ..grading.workers import Question, grade_rows
-from ..recipe.sections import Filter
+from ..recipe.sections import GRADERS, Filter
 from ..system.files import Row, digest, iter_jsonl, usable_rows, write_json, write_jsonl
 from . import Context, Results, Stage
 
@@ -24,22 +25,24 @@ KINDS = {"prompt": str, "response": str, "response_tokens": int}
 
 def run(step: Context) -> Results:
     """Filter the step's responses into its `corpus.jsonl`."""
-    corpus = step.directory / STAGE.output
-    return filter_responses(step.inputs["responses"].resolved, corpus, step.section(Filter))
+    corpus, rule = step.directory / STAGE.output, step.section(Filter)
+    return filter_responses(step.inputs["responses"].resolved, corpus, rule, step.own_verdict)
 
 
-def filter_responses(responses: str | Path, output: str | Path, rule: Filter) -> dict[str, Any]:
+def filter_responses(
+    responses: str | Path, output: str | Path, rule: Filter, own: OwnVerdict | None = None
+) -> dict[str, Any]:
     """Write the kept rows to `output`, the others to `rejected.jsonl`, the counts to `counts.json`.
 
     Kept is a row with finish_reason `stop`, at most `rule.max_tokens` response tokens, and a right answer
     in the eyes of `rule.verdict` (`none`: any answer); what grading could not end is rejected as `timeout` or
     `unparseable` (`grading`), and what has no gold answer that can be read as `unreadable gold`. With
-    `rule.skip_bad`, what is no row of responses is rejected as `bad row`. Raises UserError if none is kept,
-    and as `whole_rows` does.
+    `rule.skip_bad`, what is no row of responses is rejected as `bad row`. `own` decides in place of a grader.
+    Raises UserError if none is kept, and as `whole_rows` does.
     """
     output, bad = Path(output), list[str]()
     whole = list(whole_rows(responses, rule, bad if rule.skip_bad else None))
-    rows = [_judged(row, verdict, rule) for row, (verdict,) in grade_rows(whole, _questions)]
+    rows = [_judged(row, verdict, rule, own) for row, (verdict,) in grade_rows(whole, _questions)]
     rows.sort(key=lambda row: str(row["id"]))  # generation order depends on batching
     kept = [row for row in rows if row["reason"] == KEPT]
     rejected = [row for row in rows if row["reason"] != KEPT]
@@ -69,7 +72,7 @@ def whole_rows(responses: str | Path, rule: Filter = ANY, skipped: list[str] | N
     `skipped` is told there and left out.
     """
     needs = {
-        "answer": rule.verdict != "none" and f", which verdict {rule.verdict} needs (none needs none)",
+        "answer": rule.verdict in GRADERS and f", which verdict {rule.verdict} needs (none needs none)",
         "response_tokens": rule.max_tokens and f", which max_tokens {rule.max_tokens} needs",
     }
 
@@ -91,7 +94,7 @@ def _questions(row: Row) -> list[Question]:
     return [Question(row["response"], gold if gold is None else str(gold), row["finish_reason"] != "stop")]
 
 
-def _judged(row: Row, verdict: Grade, rule: Filter) -> Row:
+def _judged(row: Row, verdict: Grade, rule: Filter, own: OwnVerdict | None) -> Row:
     """The row with both verdicts, the extracted answer and the reason for keeping or rejecting it."""
     if row.get("status", "ok") != "ok":
         reason = "generation failed"
@@ -99,6 +102,9 @@ def _judged(row: Row, verdict: Grade, rule: Filter) -> Row:
         reason = "truncated"
     elif rule.max_tokens and row["response_tokens"] > rule.max_tokens:
         reason = "longer than max_tokens"
+    elif own:
+        said = own(row)
+        reason = said if isinstance(said, str) else KEPT if said else "wrong"
     else:
         missed = "not in a box" if rule.verdict == "boxed" and verdict.symbolic else verdict.reason
         reason = KEPT if verdict.accepts(rule.verdict) else missed

@@ -21,7 +21,7 @@ from ..inputs.chat import Chat, opened_thought
 from ..inputs.problems import Benchmark, Problems, chat, load_problems
 from ..inputs.references import DataRef, ModelRef, hub_problems
 from ..inputs.weights import tensors
-from ..recipe.lineage import filtering, model_of, shown_teachers, training, trainings
+from ..recipe.lineage import filtering, judged, model_of, shown_teachers, training, trainings
 from ..recipe.sections import Generation, Recipe
 from ..recipe.tasks import evaluated_benchmarks
 from ..system.files import digest, write_json
@@ -80,11 +80,8 @@ def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
         key = digest(compared)
         templates[key], strict[key] = compared, settings.check_template or strict.get(key, False)
     apart = {"benchmarks": benchmarks, "budgets": budgets, "cutoffs": cutoffs, "templates": templates}
-    judged = any(
-        filtering(recipe, name).verdict != "none" for name, one in recipe.corpora.items() if one.from_
-    )
     apart |= {"merges": merges}
-    return Settings.of(recipe.prompts, apart=apart, check_template=strict, judged=judged), references
+    return Settings.of(recipe.prompts, apart=apart, check_template=strict, judged=judged(recipe)), references
 
 
 def run(step: Context) -> Results:
