@@ -14,6 +14,7 @@ from micota_lf import RecipeError, compile_plan, load_recipe, sweep
 from micota_lf.cli.main import main
 from micota_lf.plan.sweep import union
 from micota_lf.reports.write import write_report
+from micota_lf.system.files import write_json
 
 WEIGHT = "assistants.ta.merge.weight"
 
@@ -181,6 +182,22 @@ def test_results_over_seeds_are_their_mean_with_a_t_interval_and_of_one_seed_tha
     assert "[weight=0.5,seed=1](weight=0.5,seed=1/report.md)" in text
     assert (report.parent / "weight=0.3,seed=2" / "table2.csv").is_file()
     assert report.with_name("variants.png").stat().st_size > 10_000
+
+
+def test_bits_per_character_over_seeds_are_their_mean_with_a_t_interval(tmp_path):
+    for seed, mean in ((1, 0.4), (2, 0.6)):
+        directory = Bench(tmp_path, f"seed={seed}").outcomes().directory("bpc/student-s")
+        directory.mkdir(parents=True)
+        found = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 9}
+        write_json(directory / "done.json", {"results": {"corpus0": found}})
+    report = write_report(sweep(TINY, seeds=[1, 2]), tmp_path)
+    (strong,) = [r for r in rows(report, "variant-bpc") if r["row"] == "student-s: strong"]
+    low, high = scipy.stats.t.interval(0.95, 1, loc=0.5, scale=scipy.stats.sem([0.4, 0.6]))
+    assert low < 0 and [float(strong[key]) for key in ("value", "low", "high")] == pytest.approx(
+        [0.5, 0, high]
+    )
+    assert "| student-s: strong |  | 0.500 [0.000, 1.771] | 2 | 9 |" in report.read_text()
+    assert "with logarithms to base e over the number of characters" in report.read_text()
 
 
 def test_a_single_plan_is_its_own_union():

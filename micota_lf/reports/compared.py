@@ -7,6 +7,8 @@ change them. A single seed has the interval over problems.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from math import inf
 from pathlib import Path
 
 from ..grading.intervals import mean_interval
@@ -17,9 +19,12 @@ from .outcomes import AVERAGE, Outcomes
 from .sheets import Record, Sheet, make_sheet
 from .tables import accuracies, differences
 
+LIMITS = {"accuracy": (0.0, 100.0, 100), "difference": (-100.0, 100.0, 100), "mean": (0.0, inf, 1)}
+"""Of what is shown: the least and the most that it can be, and what it is multiplied by."""
+
 
 def variant_sheets(variants: Mapping[str, Variant], workspace: Path) -> Iterator[Sheet]:
-    """Accuracy and length of each evaluated model; differences of a student's methods."""
+    """Accuracy and length of each evaluated model; differences of a student's methods; BPC of corpora."""
     groups, settings = defaultdict[str, list[Outcomes]](list), dict[str, Record]()
     for values, recipe, plan in variants.values():
         swept = {key: value for key, value in values.items() if key != "seed"}
@@ -33,7 +38,7 @@ def variant_sheets(variants: Mapping[str, Variant], workspace: Path) -> Iterator
     last, none = dict([*pairs, *table_rows(recipe, "table2")]), baseline(recipe)
     sides = [(s, last[s], m) for s, m in pairs] + [(s, m, none) for s, m in pairs if (s, none) in pairs]
     compared = {f"{s}: {a} - {b}": (f"{s}/{a}", f"{s}/{b}") for s, a, b in sides if a != b}
-    shown, differing = [], []
+    shown, differing, scored = [], [], []
     for setting, group in groups.items():
         for model in models:
             found = [accuracies(outcomes, f"evaluate/{model}")[-1] for outcomes in group]
@@ -42,17 +47,25 @@ def variant_sheets(variants: Mapping[str, Variant], workspace: Path) -> Iterator
             slots = f"evaluate/{ours}", f"evaluate/{other}"
             found = [differences(outcomes, *slots).get(AVERAGE, {}) for outcomes in group]
             differing.append([{"row": name, **settings[setting], **_over_seeds("difference", found)}])
+        for model, (number, corpus) in product(recipe.bpc.models, enumerate(recipe.bpc.corpora)):
+            results = (outcomes.results(f"bpc/{model}") or {} for outcomes in group)
+            means = _over_seeds("mean", [one.get(f"corpus{number}", {}) for one in results])
+            scored.append([{"row": f"{model}: {corpus}", **settings[setting], **means}])
     yield make_sheet("variants", "variants", shown)
     yield make_sheet("variant-differences", "variant-differences", differing)
+    if scored:
+        yield make_sheet("variant-bpc", "variant-bpc", scored, **vars(recipe.bpc))
 
 
 def _over_seeds(key: str, found: Sequence[Record]) -> Record:
-    """The mean over seeds of a share, in percent, with its interval; of lengths and shares that were cut."""
+    """The mean over seeds, with its interval, of a share in percent or of BPC; of lengths and shares cut."""
     if not (done := [one for one in found if key in one]):
         return {"state": MISSING}
-    values = [100 * one[key] for one in done]
-    over = mean_interval(values, 0.0 if key == "accuracy" else -100.0, 100.0)
-    low, high = over if len(done) > 1 else (100 * done[0]["low"], 100 * done[0]["high"])
+    least, most, scale = LIMITS[key]
+    values = [scale * one[key] for one in done]
+    low, high = (scale * done[0]["low"], scale * done[0]["high"])
+    if len(done) > 1:
+        low, high = mean_interval(values, least, most)
     means: Record = {n: sum(one[n] for one in done) / len(done) for n in ("tokens", "cut") if n in done[0]}
     middle = sum(values) / len(values)
     return {"seeds": len(done), "value": middle, "low": low, "high": high, "n": done[0]["n"], **means}
