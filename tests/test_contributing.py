@@ -47,7 +47,7 @@ assert rendered["models"][0]["parameters"] == {"weight": 0.5, "density": 0.5}
     "table": """
 from micota_lf.reports.outcomes import Outcomes
 from micota_lf.reports.write import write_report
-report = write_report(micota_lf.sweep(TINY), here).read_text()
+report = write_report(micota_lf.sweep(TINY), here).with_suffix(".md").read_text()
 assert "## Trainings" in report and "| train/student-s/micota | missing |" in report
 """,
 }

@@ -64,7 +64,7 @@ def test_the_report_of_a_half_run_says_the_state_of_each_cell(broken, capsys):
     assert main(["report", str(TINY), "--workspace", str(workspace), *QUICK]) == 0
     text = (workspace / "reports" / "tiny-no-gap" / "report.md").read_text()
     assert "| student-s | Instruct | failed |" in text and "| student-s | MiCoTA | missing |" in text
-    assert "report.md" in capsys.readouterr().out
+    assert "report.html" in capsys.readouterr().out
 
 
 def test_a_rerun_does_only_what_is_not_done(broken):

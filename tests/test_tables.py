@@ -40,7 +40,7 @@ class Bench:
 
     def finish(self, slot, **right):
         """Finish an evaluation with the verdicts of each task, as in two="1101"."""
-        rows, scores = [], {}
+        rows, scores, samples = [], {}, []
         for task in TASKS:
             verdicts = [int(c) for c in right[task.removeprefix("micota_tiny_")]]
             rows += [
@@ -48,6 +48,11 @@ class Bench:
                  "response_tokens": 10 * (n + 1), "reflections": 60 * n}
                 for n, v in enumerate(verdicts)
             ]  # fmt: skip
+            texts = [f"{slot}: \\boxed{{{v}}}" for v in verdicts]
+            samples += [
+                {**row, "target": "1", "response": t}
+                for row, t in zip(rows[-len(texts) :], texts, strict=True)
+            ]
             scores[task] = {
                 "n": len(verdicts), "legacy": sum(verdicts), "symbolic": sum(verdicts), "truncated": 1,
                 "mean_response_tokens": 5 * (len(verdicts) + 1),
@@ -55,6 +60,7 @@ class Bench:
         directory = self.outcomes().directory(slot)
         directory.mkdir(parents=True)
         write_jsonl(directory / "problems.jsonl", rows)
+        write_jsonl(directory / "samples.jsonl", samples)
         write_json(directory / "done.json", {"results": scores})
 
 
@@ -295,14 +301,14 @@ def test_the_papers_value_stands_beside_ours_with_the_difference(tmp_path):
 
 
 def test_the_report_is_written_as_markdown_csv_latex_and_images(bench):
-    report = write_report(sweep(TINY), bench.workspace)
+    report = write_report(sweep(TINY), bench.workspace).with_suffix(".md")
     text = report.read_text()
     for title in ("Table 1", "Table 2", "Table 3", "Table 4", "Figure 3", "Figure 4", "Corpora", "Overlap"):
         assert re.search(rf"^## {title}", text, re.MULTILINE), title
     for name in ("table1", "table2", "table3", "table4", "table2-differences", "corpora"):
         list(csv.DictReader((report.parent / f"{name}.csv").open()))
         assert r"\begin{tabular}" in (report.parent / f"{name}.tex").read_text()
-    assert (report.parent / "figure3.png").is_file() and not (report.parent / "figure2.png").exists()
+    assert (report.parent / "figure3.svg").is_file() and not (report.parent / "figure2.svg").exists()
     (flagged,) = csv.DictReader((report.parent / "figure4.csv").open())
     assert flagged["overthinking"] == "6" and flagged["most"] == "micota_tiny_two 3"
 

@@ -142,7 +142,10 @@ def _frozen(
     problems: list[str] = []
     layers = [*layers, (VARIANTS if file == VARIANTS else OVERRIDES, _from_dots(overrides, problems))]
     found: dict[str, str] = {}  # by dotted key
-    recipe = _checked(_resolved(_merged(layers), found), found)
+    values = _merged(layers)
+    if file != VARIANTS and isinstance(seeds := values["seeds"], list) and seeds:
+        values["seed"] = seeds[0]  # files by `${seed}` need be there for the variants alone
+    recipe = _checked(_resolved(values, found), found)
     recipe = recipe and _shown(recipe, layers)
     lines = [f"{key}: {words}" for key, words in found.items()] + list(check(recipe) if recipe else ())
     problems += [f"{origin(layers, line.partition(': ')[0]) or file}: {line}" for line in lines]

@@ -69,23 +69,3 @@ def _over_seeds(key: str, found: Sequence[Record]) -> Record:
     means: Record = {n: sum(one[n] for one in done) / len(done) for n in ("tokens", "cut") if n in done[0]}
     middle = sum(values) / len(values)
     return {"seeds": len(done), "value": middle, "low": low, "high": high, "n": done[0]["n"], **means}
-
-
-def draw_variants(sheet: Sheet, path: Path) -> None:
-    """Draw accuracies, and lengths below, by setting: a line a model."""
-    from matplotlib.figure import Figure as Canvas
-
-    canvas, lines = Canvas(figsize=(9, 9), layout="constrained"), defaultdict[str, list[Record]](list)
-    for record in sheet.records:
-        lines[record["row"]] += [record] if "value" in record else []
-    shares, lengths = canvas.subplots(2, sharex=True)
-    for name, records in lines.items():
-        at, values = ([record[key] for record in records] for key in ("at", "value"))
-        around = [[abs(record[end] - record["value"]) for record in records] for end in ("low", "high")]
-        shares.errorbar(at, values, yerr=around, marker="o", capsize=3, label=name)
-        lengths.plot(at, [record["tokens"] for record in records], marker="o")
-    shares.set_ylabel("percent right, 95%")
-    lengths.set_ylabel("mean response tokens")
-    lengths.tick_params("x", rotation=90)
-    canvas.legend(loc="outside right center", fontsize=7)
-    canvas.savefig(path, dpi=120)

@@ -6,7 +6,6 @@ of the students by method. Figure 4: reflection words a response (the paper's ca
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from ..grading.intervals import mean_interval
 from ..recipe.lineage import table_rows
@@ -19,22 +18,6 @@ FIGURES = ("figure2", "figure3", "figure4")
 QUANTILES = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
 # A response with as many reflection words overthinks: our choice, between the 1 and 209 of the case study.
 OVERTHINKING = 50
-
-
-def draw(outcomes: Outcomes, sheet: Sheet, path: Path) -> None:
-    """Draw the box plots of a figure that has any numbers to `path`."""
-    from matplotlib.figure import Figure as Canvas
-
-    series, measure = list(_series(outcomes, sheet.name)), sheet.records[0]["unit"]
-    canvas = Canvas(figsize=(1.5 + 1.1 * len(series), 4.5), layout="constrained")
-    axes = canvas.add_subplot()
-    values = [[row[measure] for row in problems.values()] for _, _, problems in series]
-    axes.boxplot(values, whis=(10, 90), showfliers=False, showmeans=True)
-    labels = [f"{model}\n{method}" for model, method, _ in series]
-    axes.set_xticks(range(1, len(series) + 1), labels, fontsize=7)
-    axes.set_ylabel(measure.replace("_", " "))
-    axes.set_title(f"{sheet.title}\nbox: quartiles, whiskers: 10% and 90%, triangle: mean", fontsize=9)
-    canvas.savefig(path, dpi=120)
 
 
 def figure_sheet(outcomes: Outcomes, name: str) -> Sheet:

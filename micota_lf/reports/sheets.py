@@ -128,7 +128,10 @@ def document(template: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = FileSystemLoader(Path(__file__).parent)
-    jinja = Environment(loader=here, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    jinja = Environment(
+        loader=here, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined,
+        autoescape=template.endswith(("html", "svg")),
+    )  # fmt: skip
     jinja.filters |= {"markdown": markdown, "latex": _latex_cell}
     return jinja.get_template(f"{template}.jinja").render(values)
 

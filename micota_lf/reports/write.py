@@ -1,9 +1,9 @@
-"""The report of a run: its tables and figures as Markdown, CSV, LaTeX and PNG.
+"""The report of a run: one HTML page, and its tables and figures as Markdown, CSV, LaTeX and SVG.
 
-In: a recipe with its plan, a workspace. Out: `reports/<recipe>/report.md` with Tables 1 to 4, the corpora and
-Figures 2 to 4, one CSV and one LaTeX file a table, one CSV and one PNG file a figure. Variants have one each,
-in folders of their names, and `variants.md` compares them. It is a pure function of what the steps left, so a
-half-finished run has one too.
+In: a recipe with its plan, a workspace. Out: `reports/<recipe>/report.html` and `report.md`, with Tables 1 to
+4, the corpora and Figures 2 to 4; one CSV and one LaTeX file a table, one CSV and one SVG file a figure.
+Variants have one each, in folders of their names, and `variants.md` compares them. It is a pure function of
+what the steps left, so a half-finished run has one too.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,16 +13,17 @@ from ..plan.sweep import Sweep
 from ..recipe.lineage import table_names
 from ..system.files import write_text
 from . import paper
-from .compared import draw_variants, variant_sheets
-from .figures import FIGURES, draw, figure_sheet
+from .compared import variant_sheets
+from .figures import FIGURES, figure_sheet
 from .outcomes import Outcomes
+from .page import page
 from .sheets import Sheet, csv_text, document, latex
 from .tables import accuracy_sheet, bpc_sheet, comparison_sheet, corpora_sheet, gap_sheet, models_sheet
 
 
 def report_path(swept: Sweep, workspace: Path) -> Path:
     """Where the report is, or of several variants their comparison."""
-    name = "variants.md" if len(swept.variants) > 1 else Path(*swept.variants, "report.md")
+    name = "variants.md" if len(swept.variants) > 1 else Path(*swept.variants, "report.html")
     return workspace / "reports" / swept.recipe.name / name
 
 
@@ -33,12 +34,13 @@ def write_report(swept: Sweep, workspace: Path) -> Path:
         outcomes = Outcomes(recipe, plan, workspace)
         shown = _written(home / name, recipe_sheets(outcomes))
         for sheet in (sheet for sheet in shown if sheet.name in FIGURES):
-            draw(outcomes, sheet, home / name / f"{sheet.name}.png")
+            write_text(home / name / f"{sheet.name}.svg", document("figure.svg", recipe=recipe, sheet=sheet))
         values = {"overlap": outcomes.results("overlap"), "figures": FIGURES, "notes": paper("notes")}
         write_text(home / name / "report.md", document("report.md", recipe=recipe, sheets=shown, **values))
+        write_text(home / name / "report.html", page(outcomes, shown))
     if len(swept.variants) > 1:
         shown = _written(home, variant_sheets(swept.variants, workspace))
-        draw_variants(shown[0], home / "variants.png")
+        write_text(home / "variants.svg", document("figure.svg", recipe=swept.recipe, sheet=shown[0]))
         write_text(home / "variants.md", document("variants.md", swept=swept, sheets=shown))
     return report_path(swept, workspace)
 
