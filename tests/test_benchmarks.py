@@ -272,7 +272,7 @@ def test_lm_eval_runs_the_five_tasks_offline_from_a_folder(run):
     for row in problems:
         assert 0 < row["response_tokens"] <= 24 and row["truncated"] == (row["response_tokens"] == 24)
     for row in samples:
-        known = {"task", "id", "target", "legacy_rule", "response"}
+        known = {"task", "id", "problem", "target", "legacy_rule", "response"}
         assert set(row) == known | {"extracted", "reason", "found_by"}
         assert isinstance(row["response"], str)
     first = lm_eval_samples(out / "lm_eval", "micota_math500")[0]

@@ -50,7 +50,7 @@ class Bench:
             ]  # fmt: skip
             texts = [f"{slot}: \\boxed{{{v}}}" for v in verdicts]
             samples += [
-                {**row, "target": "1", "response": t}
+                {**row, "problem": "1?", "target": "1", "response": t}
                 for row, t in zip(rows[-len(texts) :], texts, strict=True)
             ]
             scores[task] = {

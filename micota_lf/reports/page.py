@@ -7,82 +7,63 @@ Text of models and files is escaped; responses come as JSON, of problems drawn a
 
 import json
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
-from ..errors import UserError
 from ..grading.notation import pattern
-from ..inputs.problems import load_problems
 from ..recipe.lineage import table_names, table_rows
-from ..recipe.tasks import chosen_tasks, evaluated_benchmarks
 from ..run.step import finished
-from ..system.files import Row, iter_jsonl, read_jsonl
+from ..system.files import Row, iter_jsonl
 from . import paper
 from .figures import FIGURES
 from .outcomes import Outcomes
 from .sheets import Sheet, document
 from .tables import shown_model
 
-CASE_BYTES = 2_000_000  # of responses on the page
+MOST_CASES, CASE_BYTES = 400, 2_000_000  # of responses on the page
+SHOWN = ("legacy", "symbolic", "response_tokens", "truncated")  # beside the verdict of the tables
 EXAMPLE_CHARACTERS = 4000  # of a rejected response
 
 
 def page(outcomes: Outcomes, sheets: Sequence[Sheet]) -> str:
     """The page of a recipe whose steps are done, in part or not at all."""
-    found = list(cases(outcomes))
-    random.Random(0).shuffle(found)
+    drawn, of = cases(outcomes)
     shown, left = list[str](), CASE_BYTES
-    for case in found:
+    for case in drawn:
         shown.append(json.dumps(case, ensure_ascii=False).replace("<", "\\u003c"))
         if (left := left - len(shown[-1].encode())) < 0:
             break
-    values = {"cases": shown, "of": len(found), "curves": curves(outcomes), "rejected": rejected(outcomes)}
-    steps = {
-        step.name: finished(outcomes.workspace / step.directory) for step in outcomes.plan.steps.values()
-    }
+    steps = {s.name: finished(outcomes.workspace / s.directory) for s in outcomes.plan.steps.values()}
+    told = {"recipe": outcomes.recipe, "sheets": sheets, "figures": FIGURES, "steps": steps, "cases": shown}
+    told |= {"of": of, "curves": curves(outcomes), "rejected": rejected(outcomes), "notes": paper("notes")}
     words = pattern("reflections").pattern.replace("(?i:", "(?:")
-    told = {"outcomes": outcomes, "recipe": outcomes.recipe, "sheets": sheets, "figures": FIGURES}
-    return document("page.html", **values, **told, steps=steps, words=words, notes=paper("notes"))
+    return document("page.html", outcomes=outcomes, words=words, **told)
 
 
-def cases(outcomes: Outcomes) -> Iterator[Row]:
-    """Each problem with its gold answer and every shown model's response to it.
+def cases(outcomes: Outcomes) -> tuple[list[Row], int]:
+    """At most MOST_CASES problems with gold answer and every shown model's response; of how many.
 
     Of a response: whether it is right by the verdict of the tables and by each grader, tokens, cut, its text.
     """
     recipe, spec = outcomes.recipe, outcomes.recipe.evaluation
-    rows = dict.fromkeys(
-        row for table in table_names(recipe) if table != "table4" for row in table_rows(recipe, table)
-    )
-    found = dict[tuple[str, str], Row]()
-    texts = dict(problem_texts(outcomes))
-    for student, method in rows:
-        slot = f"evaluate/{student}/{method}"
-        if outcomes.results(slot) is None:
-            continue
-        samples = read_jsonl(outcomes.directory(slot) / "samples.jsonl")
-        for sample, verdicts in zip(samples, outcomes.problems(slot).values(), strict=True):
-            key = sample["task"], sample["id"]
-            case = found.setdefault(key, {"task": spec.tasks.get(key[0], key[0]), "id": key[1], "by": {}})
-            case |= {"problem": texts.get(key, ""), "answer": sample["target"]}
-            said = sample["response"]
-            case["by"].setdefault(shown_model(recipe, student), {})[method] = [
-                verdicts[spec.column], verdicts["legacy"], verdicts["symbolic"], verdicts["response_tokens"],
-                verdicts["truncated"], said if isinstance(said, str) else "\n\n---\n\n".join(said),
-            ]  # fmt: skip
-    return iter(found.values())
-
-
-def problem_texts(outcomes: Outcomes) -> Iterator[tuple[tuple[str, str], str]]:
-    """The text of each problem by task and id, as far as the benchmarks are here."""
-    spec = outcomes.recipe.evaluation
-    with suppress(UserError):
-        benchmarks = evaluated_benchmarks(spec)
-        for task, config in chosen_tasks(spec).items():
-            name = (config.get("metadata") or {}).get("benchmark")
-            for row in load_problems(benchmarks[name]) if name else ():
-                yield (task, row["id"]), row["problem"]
+    tables = (table for table in table_names(recipe) if table != "table4")
+    rows = dict.fromkeys(row for table in tables for row in table_rows(recipe, table))
+    slots = {f"evaluate/{student}/{method}": (student, method) for student, method in rows}
+    known = list(dict.fromkeys(key for slot in slots for key in outcomes.problems(slot)))
+    drawn = random.Random(0).sample(known, min(MOST_CASES, len(known)))
+    found: dict[tuple[str, str], Row] = {
+        (task, name): {"task": spec.tasks.get(task, task), "id": name, "by": {}} for task, name in drawn
+    }
+    for slot, (student, method) in slots.items():
+        problems, model = outcomes.problems(slot), shown_model(recipe, student)
+        for sample in iter_jsonl(outcomes.directory(slot) / "samples.jsonl") if problems else ():
+            if case := found.get(key := (sample["task"], sample["id"])):
+                said = sample["response"]
+                text = said if isinstance(said, str) else "\n\n---\n\n".join(said)
+                verdicts = [problems[key][name] for name in (spec.column, *SHOWN)]
+                case["by"].setdefault(model, {})[method] = [*verdicts, text]
+                case |= {"problem": sample["problem"] or "", "answer": sample["target"]}
+    return list(found.values()), len(known)
 
 
 def curves(outcomes: Outcomes) -> dict[str, list[tuple[int, float]]]:

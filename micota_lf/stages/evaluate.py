@@ -1,10 +1,11 @@
 """Benchmarks through lm-evaluation-harness, with tasks that are rendered from the benchmarks' entries.
 
 In: a model, task names. Out: lm-eval's own results under `lm_eval/`, its tasks under `tasks/`, and from its
-samples, graded on all cores once it has ended: `samples.jsonl` (`task`, `id`, `target`, `legacy_rule`,
-`response`, a row a problem), `problems.jsonl` (the same problems in the same order: `task`, `id` and the
-numbers of grading/measures.py), `scores.json` (per task: n, correct by each grader, truncated, mean response
-tokens and reflection words) and `numerics.json` (what last digits, and so greedy responses, depend on).
+samples, graded on all cores once it has ended: `samples.jsonl` (`task`, `id`, `problem`, `target`,
+`legacy_rule`, `response`, a row a problem), `problems.jsonl` (the same problems in the same order: `task`,
+`id` and the numbers of grading/measures.py), `scores.json` (per task: n, correct by each grader, truncated,
+mean response tokens and reflection words) and `numerics.json` (what last digits, and so greedy responses,
+depend on).
 
 With `evaluation.backend: vllm` lm-eval asks a vLLM server of our own, whose words go to `server.log`. Answers
 are kept one by one in lm-eval's cache until the step is done: a killed one goes on where it was.
@@ -232,7 +233,8 @@ def finish(
         if own:  # the share that it says True of
             said = [own({**sample["doc"], "response": one.response}) is True for one in questions]
             numbers[OWN] = sum(said) / len(said)
-        graded = {"target": questions[0].answer, "legacy_rule": questions[0].legacy_rule}
+        asked_for = {"problem": sample["doc"].get("problem"), "target": questions[0].answer}
+        graded = {**asked_for, "legacy_rule": questions[0].legacy_rule}
         samples.append({**known, **graded, **(told if several else {key: told[key][0] for key in told})})
         problems.append({**known, **numbers})
     write_jsonl(directory / "samples.jsonl", samples)
