@@ -1,4 +1,4 @@
-"""Instant responses that depend on the prompt and the seed alone: for tests and notebooks."""
+"""Instant responses that depend on prompt, seed and which of several they are: for tests and notebooks."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,8 @@ class Backend(Base):
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield them in the order of the requests."""
         for request in requests:
-            rng = random.Random(digest([self.model.ref, request.text, self.sampling.seed]))
+            own = [request.id] if self.sampling.samples > 1 else []
+            rng = random.Random(digest([self.model.ref, request.text, self.sampling.seed, *own]))
             words = f"Let me think. The answer is \\boxed{{{rng.randrange(100)}}}.".split(" ")
             kept = words[: self.sampling.room(len(request.text.split()))]
             reason = "stop" if len(kept) == len(words) else "length"

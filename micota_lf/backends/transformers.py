@@ -11,6 +11,7 @@ from ..errors import UserError, first_line
 from ..inputs.chat import opened_thought, stop_tokens
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
+from ..system.files import digest
 from . import Base, Completion, Launch, Request, positions_needed
 
 
@@ -50,7 +51,7 @@ class Backend(Base):
         for start in range(0, len(encoded), self.sampling.batch_size):
             batch = encoded[start : start + self.sampling.batch_size]
             try:
-                yield from self._complete_batch(batch, start)
+                yield from self._complete_batch(batch)
             except RuntimeError as error:  # out of memory, mostly: the other batches can still succeed
                 yield from (Completion(request_id, error=first_line(error)) for request_id, _, _ in batch)
 
@@ -74,10 +75,11 @@ class Backend(Base):
         ids: list[int] = self.tokenizer(text, add_special_tokens=not chat)["input_ids"]
         return request.id, ids, opened_thought(text) if chat else ""
 
-    def _complete_batch(self, batch: list[tuple[str, list[int], str]], start: int) -> Iterator[Completion]:
+    def _complete_batch(self, batch: list[tuple[str, list[int], str]]) -> Iterator[Completion]:
         prompts = {"input_ids": [ids for _, ids, _ in batch]}
         padded = self.tokenizer.pad(prompts, return_tensors="pt").to(self.device)
-        torch.manual_seed(self.sampling.seed + start)
+        # By what is asked: the next batch, or the first one after a crash, must not repeat these answers.
+        torch.manual_seed(int(digest([self.sampling.seed, batch[0][0]], 7), 16))
         with torch.inference_mode():
             output = self.loaded.generate(**padded)[:, padded["input_ids"].shape[1] :]
         for (request_id, prompt, opened), row in zip(batch, output.tolist(), strict=True):

@@ -2,12 +2,13 @@
 
 wilson(130, 200)          -> (0.581, 0.713)   accuracy of one cell
 average_interval([...])   -> interval of an unweighted mean over benchmarks
+sampled(rows, "symbolic") -> {"pass@1": {"mean": 0.375, "low": ..., "high": ...}, ..., "maj@16": ...}
 mcnemar(7, 1)             -> 0.070            p that two methods are right equally often, on the same problems
 least_difference(30)      -> 0.2              what 30 problems can show at best
 """
 
-from collections.abc import Sequence
-from math import hypot, inf
+from collections.abc import Mapping, Sequence
+from math import comb, hypot, inf
 from statistics import fmean, stdev
 
 SIGNIFICANCE = 0.05
@@ -29,6 +30,32 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
     centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * (share * (1 - share) / n + Z * Z / (4 * n * n)) ** 0.5
     return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
+
+
+def pass_at(k: int, right: int, n: int) -> float:
+    """The unbiased estimate of pass@k, the chance that one of k responses is right at least.
+
+    1 - C(n-c, k) / C(n, k) from n responses of which c are right (Chen et al. 2021, arXiv 2107.03374).
+    """
+    return 1 - comb(n - right, k) / comb(n, k)
+
+
+def sampled(problems: Sequence[Mapping[str, float]], verdict: str) -> dict[str, dict[str, float]]:
+    """Shares `mean`, `low`, `high` over problems: of pass@1, 2, 4, ... n, and of maj@n where it is known.
+
+    A problem has its number of `responses`, the share of them that is right by a verdict, and perhaps its
+    `majority` (measures.py); n is the fewest responses that one has. Empty where that is 1. Intervals are
+    Wilson's: too wide for pass@1, as for any mean of several responses, but never of no width, as Student's
+    are where all pass.
+    """
+    counts = [(round(one[verdict] * one["responses"]), round(one["responses"])) for one in problems]
+    n = min(responses for _, responses in counts)
+    tries = sorted({2**power for power in range(n.bit_length())} | {n})
+    values = {f"pass@{k}": [pass_at(k, *count) for count in counts] for k in tries}
+    if all("majority" in one for one in problems):
+        values[f"maj@{n}"] = [one["majority"] for one in problems]
+    found = {name: (fmean(each), *wilson(sum(each), len(each))) for name, each in values.items() if n > 1}
+    return {name: {"mean": mean, "low": low, "high": high} for name, (mean, low, high) in found.items()}
 
 
 def mean_interval(values: Sequence[float], least: float = -inf, most: float = inf) -> tuple[float, float]:

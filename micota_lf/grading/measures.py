@@ -1,6 +1,6 @@
 """What is measured on the responses to one problem, and any JSON Lines file of responses graded again.
 
-Measured are verdicts, length, truncation and reflection words:
+Measured are verdicts, length, truncation, loops and reflection words:
 
     row = [Question("Wait, so \\\\boxed{6}.", "6", legacy_rule="number")]
     list(measured_rows([row], load_chat(model).counts, max_gen_toks=512))
@@ -35,12 +35,13 @@ from ..inputs.problems import answer_text
 from ..inputs.references import ModelRef
 from ..system.files import Row, atomic_writer, iter_jsonl, json_line, usable_rows
 from .answer import Grade
-from .notation import pattern
+from .notation import SHORT, clean, key, pattern, rational
 from .workers import LIMITS, Question, grade_rows, grade_safely
 
 VERDICTS = ("legacy", "symbolic", "boxed")
-METRICS = (*VERDICTS, "truncated", "response_tokens", "reflections")
+METRICS = (*VERDICTS, "truncated", "loops", "response_tokens", "reflections")
 TRUNCATED_SHARE = 0.99
+LOOP_CHARACTERS, LOOP_TIMES = 50, 4
 PROGRESS_SECONDS = 5.0
 LEGACY_RULES = ("hendrycks", "number", "last_number")
 
@@ -63,6 +64,11 @@ class Columns(NamedTuple):
 def count_reflections(text: str) -> int:
     """How many reflection words (notation.yaml) a text holds: whole words, in any case."""
     return len(pattern("reflections").findall(text))
+
+
+def loops(text: str) -> bool:
+    """Whether a response that was cut had come to repeat itself: its last 50 characters are in it 4 times."""
+    return text.count(text[-LOOP_CHARACTERS:]) >= LOOP_TIMES
 
 
 def measured_rows(
@@ -92,6 +98,20 @@ def mean_metrics(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: mean(value[key] for value in values) for key in values[0]}
 
 
+def majority(grades: Sequence[Grade]) -> float:
+    """maj@n: whether the answer that most responses give is right by `symbolic`; 0 if none gives any.
+
+    (Wang et al. 2022, arXiv 2203.11171.) Answers count as one if they are the same number, or the same text
+    in one notation (notation.py; of 200 characters). Of several that are given equally often it is the share
+    that is right: what a draw among them gives on average.
+    """
+    answers = [(clean(one.extracted[:SHORT]), one.symbolic) for one in grades if one.extracted is not None]
+    given = [(rational(answer) or key(answer), correct) for answer, correct in answers]
+    votes, right = Counter(answer for answer, _ in given), {answer for answer, correct in given if correct}
+    tied = {answer for answer, count in votes.items() if count == max(votes.values())}
+    return len(tied & right) / max(1, len(tied))
+
+
 @cache
 def token_counter(model: str, revision: str | None = None) -> TokenCounter:
     """The counter of a model's tokenizer. Raises UserError if it has no fast one."""
@@ -116,9 +136,10 @@ def _cut(question: Question, tokens: int, max_gen_toks: int) -> tuple[Question, 
 
 
 def _metrics(question: Question, tokens: int, grade: Grade) -> dict[str, float]:
+    text, cut = question.response or "", question.truncated
     return {
-        **{name: int(grade.accepts(name)) for name in VERDICTS}, "truncated": int(question.truncated),
-        "response_tokens": tokens, "reflections": count_reflections(question.response or ""),
+        **{name: int(grade.accepts(name)) for name in VERDICTS}, "truncated": int(cut),
+        "loops": int(cut and loops(text)), "response_tokens": tokens, "reflections": count_reflections(text),
     }  # fmt: skip
 
 

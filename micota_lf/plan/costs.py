@@ -21,7 +21,7 @@ from ..inputs.problems import Problems
 from ..inputs.references import ModelRef
 from ..inputs.weights import BILLION, FORWARD, ModelSize, missing_bytes, model_size, training_flops
 from ..recipe.sections import Recipe
-from ..recipe.tasks import evaluated_benchmarks
+from ..recipe.tasks import chosen_tasks, evaluated_benchmarks
 from ..stages.train import LONGER, SAVE_SECONDS, SAVE_STEPS
 from ..system.files import iter_jsonl
 from . import memory
@@ -106,7 +106,9 @@ class Estimator:
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
         self.plan, self.recipe, self.size_of = plan, recipe, cache(model_size)
-        self.problems = sum(benchmark_problems(recipe).values())
+        counts, tasks = benchmark_problems(recipe), chosen_tasks(recipe.evaluation).values()
+        named = [((one.get("metadata") or {}).get("benchmark", ""), one.get("repeats", 1)) for one in tasks]
+        self.problems = sum(counts.get(benchmark, 0) * repeats for benchmark, repeats in named)
         self.prompts = problem_count(recipe.prompts) or DEFAULT_PROMPTS
         self.figures = figures = recipe.estimates
         a_gpu = figures.tflops * 1e12 * figures.mfu, figures.decode_tokens_per_second, 0.0, 0.0
@@ -207,11 +209,14 @@ class Estimator:
         step = self.plan.steps[given.step]
         if step.kind in LONGEST:
             section, longest = LONGEST[step.kind]
-            asked = self.prompts if step.kind == "generate" else self.problems
-            return asked, min(self._length(step), step.config[section][longest])
+            spec = step.config[section]
+            asked = self.prompts * spec["samples"] if step.kind == "generate" else self.problems
+            return asked, min(self._length(step), spec[longest])
         parts = map(self._rows, step.inputs.values())
         shares = list(zip(step.config.get("ratios", [1]), parts, strict=True))  # a filter has one part
         most = min(rows / ratio for ratio, (rows, _) in shares)
+        if step.config.get("filter", {}).get("per_prompt", "all") != "all":
+            most = min(most, self.prompts)
         return step.config.get("size") or most, sum(ratio * tokens for ratio, (_, tokens) in shares)
 
     def _length(self, step: Step) -> float:

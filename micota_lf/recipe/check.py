@@ -101,6 +101,8 @@ def asking_problems(recipe: Recipe) -> Iterator[str]:
         yield f"prompts.template: {prompts.template!r} does not contain {{problem}}"
     if spec.backend == "endpoint" and not spec.endpoints:
         yield "generation.endpoints: the backend 'endpoint' needs at least one address"
+    if spec.samples > 1 and not spec.temperature:
+        yield f"generation.samples: {spec.samples} greedy responses are the same: set generation.temperature"
     if spec.prompt_format == "raw" and prompts.system:
         yield "generation.prompt_format: raw prompts have no place for prompts.system"
 

@@ -129,6 +129,8 @@ class Generation(Section):
     context_len: Count | None = None
     temperature: NotNegative = 0.0
     top_p: Share = 1.0
+    samples: Count = 1
+    """Responses to each prompt; several need a temperature."""
     seed: Natural = 0
     dtype: Dtype = "bfloat16"
     batch_size: How[Count] = 64
@@ -150,13 +152,15 @@ class Filter(Section):
     `verdict` names the grader that decides (`boxed` is `symbolic` of answers in a box alone); `none` keeps
     wrong answers too, as section 3.3 of the paper does for the MiCoTA corpus if it is read literally. A
     function of one's own, `FILE.py:NAME`, is given each row and says True, False or why it is rejected.
-    `max_tokens` is L_max; null is generation's own. `skip_bad` leaves out, and counts, rows of a file that
-    lack what is needed, where the first one would be an error.
+    `max_tokens` is L_max; null is generation's own. Of several such responses to a prompt, `per_prompt`
+    keeps all, the one of fewest tokens, or the first of those that were asked for. `skip_bad` leaves out, and
+    counts, rows of a file that lack what is needed, where the first one would be an error.
     """
 
     verdict: Verdict = "symbolic"
     max_tokens: Count | None = None
     skip_bad: bool = False
+    per_prompt: Literal["all", "shortest", "first"] = "all"
 
 
 class Train(Section):
@@ -299,7 +303,8 @@ class Evaluation(Section):
     `data_dir`, those on the hub are read from `data_dir/NAME/test.jsonl` instead. Training prompts are
     searched for runs of `overlap_words` words that they share with test problems (null: they are not).
     `backend` is how a model is run, for BPC too: by lm-eval with transformers, or by vLLM, whose server on
-    the step's GPUs lm-eval asks (for BPC, vLLM runs in lm-eval's own process).
+    the step's GPUs lm-eval asks (for BPC, vLLM runs in lm-eval's own process). Tasks that sample
+    (`micota_NAME_avg`) ask each problem `samples` times at `temperature`; the others are greedy.
     """
 
     tasks: Apart[dict[str, str]] = field(default_factory=dict)
@@ -312,6 +317,9 @@ class Evaluation(Section):
     overlap_words: Apart[Count | None] = 13
     dtype: Dtype = "bfloat16"
     seed: Natural = 1234
+    samples: Count = 16
+    temperature: Positive = 0.6
+    """With top_p 0.95 that of R1's evaluations (arXiv 2501.12948, section 3)."""
     backend: Literal["transformers", "vllm"] = "transformers"
     batch_size: How[Count] = 32
     """Of `transformers`."""

@@ -79,11 +79,19 @@ def known_tasks(spec: Evaluation) -> dict[str, TaskConfig]:
         if tasks := evaluation.get("tasks"):
             name = "micota" if stem == "benchmarks" else f"micota_{stem}"
             found[name] = {"group": name, "include": "_group.yaml", "task": list(tasks)}
-    for suffix, template in (("_avg", "_avg.yaml"), ("", "_math.yaml")):
+    for suffix, settings in (("_avg", sampling(spec)), ("", {})):
         for name in {**package_benchmarks(), **spec.benchmarks}:
             task, metadata = f"micota_{name.replace('-', '')}{suffix}", {"benchmark": name, "version": 1.0}
-            found[task] = {"task": task, "include": template, "metadata": metadata}
+            found[task] = {"task": task, "include": "_math.yaml", "metadata": metadata, **settings}
     return found | _own_tasks(spec)
+
+
+def sampling(spec: Evaluation) -> TaskConfig:
+    """What a task that samples says beyond _math.yaml; `take_first_k` hands all to process_results."""
+    kept = {"name": f"avg{spec.samples}", "filter": [{"function": "take_first_k", "k": spec.samples}]}
+    generation = {"until": [], "do_sample": True, "temperature": spec.temperature, "top_p": 0.95}
+    generation["max_gen_toks"] = spec.max_gen_toks
+    return {"repeats": spec.samples, "generation_kwargs": generation, "filter_list": [kept]}
 
 
 def own_contents(tasks: Mapping[str, TaskConfig]) -> list[str]:

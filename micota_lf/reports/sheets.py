@@ -5,7 +5,8 @@ failed). An accuracy reads
 
     62.5 [55.6, 68.9]           percent right with its 95% Wilson interval (average: from those)
     paper 60.00, +2.5 (noise)   the paper's value, ours minus it, and whether it lies in our interval
-    n=200, 31 tok, 0.0% cut     problems, mean response tokens, share of responses cut at max_gen_toks
+    n=200, 31 tok, 0.0% cut     problems, mean response tokens, share of responses cut at max_gen_toks;
+                                if any also of those among them that repeat themselves (`loops`)
 
 A benchmark with too few problems says so: `n=30 (too few to tell <20.0)`.
 """
@@ -69,6 +70,7 @@ def _accuracy(cell: Record) -> str:
         return str(cell["state"]) + _paper(cell["paper"])
     few = f" (too few to tell <{100 * cell['least']:.1f})" if cell.get("least", 0) > intervals.TELLING else ""
     lengths = f"n={cell['n']}{few}, {cell['tokens']:.0f} tok, {cell['cut']:.1%} cut"
+    lengths += f", {cell['loops']:.1%} loops" if cell.get("loops") else ""
     return f"{_interval(*_percent(cell, 'accuracy', 'low', 'high'), paper=cell.get('paper'))}\n{lengths}"
 
 

@@ -6,6 +6,7 @@ The average is the paper's, unweighted over the benchmarks.
 """
 
 from collections.abc import Collection, Iterable
+from itertools import product
 
 from ..grading import intervals
 from ..recipe.lineage import baseline, model_of, shown_teachers, strong_teachers, table_rows
@@ -52,8 +53,8 @@ def shown_model(recipe: Recipe, name: str) -> str:
 def accuracies(outcomes: Outcomes, slot: str) -> list[Record]:
     """Records of an evaluation, one a benchmark and last their average.
 
-    `accuracy`, `low`, `high` and `cut` are shares; `least` is the smallest difference that the benchmark's
-    problems can show (intervals.least_difference). One that is not done has its `state` alone.
+    `accuracy`, `low`, `high`, `cut` and `loops` are shares; `least` is the smallest difference that the
+    benchmark's problems can show (intervals.least_difference). One that is not done has its `state` alone.
     """
     spec, cells = outcomes.recipe.evaluation, dict[str, Record]()
     if results := outcomes.results(slot):
@@ -62,15 +63,28 @@ def accuracies(outcomes: Outcomes, slot: str) -> list[Record]:
             low, high = intervals.wilson(correct, n)
             cells[task] = {
                 "n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high,
-                "tokens": score["mean_response_tokens"], "cut": score["truncated"] / n, "paper": None,
-                "least": intervals.least_difference(n),
+                "tokens": score["mean_response_tokens"], "cut": score["truncated"] / n,
+                "loops": score.get("loops", 0) / n, "paper": None, "least": intervals.least_difference(n),
             }  # fmt: skip
         bounds = intervals.average_interval([(cell["correct"], cell["n"]) for cell in cells.values()])
-        cells[AVERAGE] = _average(cells, bounds, ("n", "correct"), ("accuracy", "tokens", "cut"))
+        cells[AVERAGE] = _average(cells, bounds, ("n", "correct"), ("accuracy", "tokens", "cut", "loops"))
     state = outcomes.state(slot)
     return [
         {"benchmark": title, "state": state, **cells.get(task, {})} for task, title in outcomes.titles.items()
     ]
+
+
+def samples_sheet(outcomes: Outcomes, slots: Iterable[str]) -> Sheet:
+    """pass@k and maj@k of the evaluations in slots, on the tasks that sample; empty without any."""
+    spec, rows = outcomes.recipe.evaluation, []
+    for slot, (task, title) in product(slots, spec.tasks.items()):
+        score = (outcomes.results(slot) or {}).get(task, {})
+        if found := score.get("sampled", {}).get(spec.verdict):
+            names = {"row": slot.partition("/")[2], "benchmark": title, "n": score["n"], "state": "-"}
+            rows.append((names, found))
+    measures = dict.fromkeys(measure for _, found in rows for measure in found)
+    cells = [[{**row, "measure": one, **found.get(one, {})} for one in measures] for row, found in rows]
+    return make_sheet("samples", "samples", cells, measures, **vars(spec))
 
 
 def _average(
@@ -199,6 +213,8 @@ def corpora_sheet(outcomes: Outcomes, steps: Collection[str] | None = None) -> S
                 total, kept, counts = results["responses"], results["reasons"]["kept"], results["reasons"]
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
             reasons += f" ({wrong} kept are not right)" if (wrong := results.get("kept_not_right")) else ""
+            if passed := [f", {name} {one['mean']:.1%}" for name, one in results.get("passed", {}).items()]:
+                reasons += "; {prompts_kept} of {prompts} prompts".format(**results) + "".join(passed)
             record |= {"responses": total, "kept": kept}
             record |= {"mean_response_tokens": results["mean_response_tokens"], "reasons": reasons}
         rows.append([record])

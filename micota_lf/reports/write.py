@@ -12,13 +12,12 @@ from pathlib import Path
 from ..plan.sweep import Sweep
 from ..recipe.lineage import table_names
 from ..system.files import write_text
-from . import paper
+from . import paper, tables
 from .compared import variant_sheets
 from .figures import FIGURES, figure_sheet
 from .outcomes import Outcomes
 from .page import page
 from .sheets import Sheet, csv_text, document, latex
-from .tables import accuracy_sheet, bpc_sheet, comparison_sheet, corpora_sheet, gap_sheet, models_sheet
 
 
 def report_path(swept: Sweep, workspace: Path) -> Path:
@@ -66,12 +65,13 @@ def recipe_sheets(outcomes: Outcomes) -> Iterator[Sheet]:
     """The recipe's tables in the paper's order, the corpora, and the numbers of figures that have any."""
     for table in table_names(outcomes.recipe):
         if table == "table1":
-            yield gap_sheet(outcomes)
+            yield tables.gap_sheet(outcomes)
         elif table == "table4":
-            yield bpc_sheet(outcomes)
+            yield tables.bpc_sheet(outcomes)
         elif table != "figures":
-            yield accuracy_sheet(outcomes, table)
-            yield comparison_sheet(outcomes, table)
-    yield corpora_sheet(outcomes)
-    rest = (models_sheet(outcomes), *(figure_sheet(outcomes, name) for name in FIGURES))
+            yield tables.accuracy_sheet(outcomes, table)
+            yield tables.comparison_sheet(outcomes, table)
+    yield tables.corpora_sheet(outcomes)
+    rest = [tables.samples_sheet(outcomes, outcomes.plan.slots), tables.models_sheet(outcomes)]
+    rest += [figure_sheet(outcomes, name) for name in FIGURES]
     yield from (sheet for sheet in rest if sheet.lines)

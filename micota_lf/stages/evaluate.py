@@ -3,9 +3,10 @@
 In: a model, task names. Out: lm-eval's own results under `lm_eval/`, its tasks under `tasks/`, and from its
 samples, graded on all cores once it has ended: `samples.jsonl` (`task`, `id`, `problem`, `target`,
 `legacy_rule`, `response`, a row a problem), `problems.jsonl` (the same problems in the same order: `task`,
-`id` and the numbers of grading/measures.py), `scores.json` (per task: n, correct by each grader, truncated,
-mean response tokens and reflection words) and `numerics.json` (what last digits, and so greedy responses,
-depend on).
+`id` and the numbers of grading/measures.py; of a task that samples also how many `responses`, and its
+`majority`), `scores.json` (per task: n, correct by each grader, truncated, loops, mean response tokens and
+reflection words; of a task that samples pass@k by each grader and maj@k) and `numerics.json` (what last
+digits, and so greedy responses, depend on).
 
 With `evaluation.backend: vllm` lm-eval asks a vLLM server of our own, whose words go to `server.log`. Answers
 are kept one by one in lm-eval's cache until the step is done: a killed one goes on where it was.
@@ -30,7 +31,8 @@ from pydantic import TypeAdapter
 
 from ..backends import Launch, endpoint, vllm
 from ..errors import StepFailed, UserError
-from ..grading.measures import METRICS, VERDICTS, Columns, asked_rows, measured_rows
+from ..grading.intervals import sampled
+from ..grading.measures import METRICS, VERDICTS, Columns, asked_rows, majority, measured_rows
 from ..grading.own import OwnVerdict
 from ..grading.workers import Question
 from ..inputs.chat import load_chat
@@ -43,7 +45,7 @@ from ..system.files import Row, digest, read_json, read_jsonl, write_json, write
 from ..system.processes import engine_argv, log_tail
 from . import LOG, Context, Results, Settings, Stage
 
-GREEDY = "_math.yaml"
+OURS = "_math.yaml"
 SHARED = sorted((Path(__file__).parent / "tasks").glob("*.*"))  # what rendered tasks include and call
 
 
@@ -62,12 +64,13 @@ def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[s
 def settings(recipe: Recipe) -> Settings:
     """Of an evaluation: benchmarks and own task files enter by their content, not by where they are.
 
-    On how many GPUs, its model says (plan/placement.py). It has no seed of its own unless a task samples.
+    On how many GPUs, its model says (plan/placement.py). Unless a task samples, it has no seed of its own.
     """
     spec, prompts = recipe.evaluation, recipe.prompts
     tasks, found = chosen_tasks(spec), evaluated_benchmarks(spec)
-    if all(config["include"] == GREEDY for config in tasks.values()):
-        spec = replace(spec, seed=Evaluation.seed)
+    if all(config["include"] == OURS and "repeats" not in config for config in tasks.values()):
+        plain = {key: getattr(Evaluation, key) for key in ("seed", "samples", "temperature")}
+        spec = replace(spec, **plain)
     apart = {
         "prompts": {"template": prompts.template, "system": prompts.system},
         "tasks": list(tasks),
@@ -236,7 +239,8 @@ def finish(
         asked_for = {"problem": sample["doc"].get("problem"), "target": questions[0].answer}
         graded = {**asked_for, "legacy_rule": questions[0].legacy_rule}
         samples.append({**known, **graded, **(told if several else {key: told[key][0] for key in told})})
-        problems.append({**known, **numbers})
+        together = {"responses": len(grades), "majority": majority(grades)} if several else {}
+        problems.append({**known, **numbers, **together})
     write_jsonl(directory / "samples.jsonl", samples)
     write_jsonl(directory / "problems.jsonl", problems)
     scores = {task: task_scores([row for row in problems if row["task"] == task]) for task in tasks}
@@ -262,11 +266,16 @@ def lm_eval_samples(output: Path, task: str) -> list[Row]:
 
 
 def task_scores(rows: list[Row]) -> dict[str, Any]:
-    """Of one task: n problems; sums of verdicts and truncated (fractions where a task samples); means."""
+    """Of one task: n problems; sums of verdicts, truncated and loops (fractions where a task samples); means.
+
+    `sampled`, where it does, is by verdict what grading/intervals.py says of its problems.
+    """
     sums = {name: sum(row[name] for row in rows) for name in (*METRICS, OWN) if name in rows[0]}
-    means = {f"mean_{name}": sums[name] / len(rows) for name in ("response_tokens", "reflections")}
-    judged = {name: sums[name] for name in (*VERDICTS, OWN, "truncated") if name in sums}
-    return {"n": len(rows), **judged, **means}
+    more: Results = {f"mean_{name}": sums[name] / len(rows) for name in ("response_tokens", "reflections")}
+    verdicts = [name for name in (*VERDICTS, OWN) if name in sums]
+    if "responses" in rows[0]:
+        more["sampled"] = {name: sampled(rows, name) for name in verdicts}
+    return {"n": len(rows), **{name: sums[name] for name in (*verdicts, "truncated", "loops")}, **more}
 
 
 def write_numerics(step: Context, spec: Evaluation, server: Results | None) -> None:

@@ -6,20 +6,22 @@ rows with their reasons beside it, and the counts by reason.
     filter_responses("responses.jsonl", "corpus.jsonl", Filter(max_tokens=16384))
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
 from ..grading.answer import Grade, unread_golds
+from ..grading.intervals import sampled
+from ..grading.measures import loops
 from ..grading.own import OwnVerdict
 from ..grading.workers import Question, grade_rows
 from ..recipe.sections import GRADERS, Filter
 from ..system.files import Row, digest, iter_jsonl, usable_rows, write_json, write_jsonl
 from . import Context, Results, Stage
 
-KEPT, BAD, ANY = "kept", "bad row", Filter(verdict="none")
+KEPT, BAD, ANY, SHORTEST = "kept", "bad row", Filter(verdict="none"), "shortest"
 KINDS = {"prompt": str, "response": str, "response_tokens": int}
 
 
@@ -35,15 +37,19 @@ def filter_responses(
     """Write the kept rows to `output`, the others to `rejected.jsonl`, the counts to `counts.json`.
 
     Kept is a row with finish_reason `stop`, at most `rule.max_tokens` response tokens, and a right answer
-    in the eyes of `rule.verdict` (`none`: any answer); what grading could not end is rejected as `timeout` or
-    `unparseable` (`grading`), and what has no gold answer that can be read as `unreadable gold`. With
-    `rule.skip_bad`, what is no row of responses is rejected as `bad row`. `own` decides in place of a grader.
-    Raises UserError if none is kept, and as `whole_rows` does.
+    in the eyes of `rule.verdict` (`none`: any answer), of several such to a prompt all or one
+    (`rule.per_prompt`). What was cut is rejected as `loops` if it repeats itself (grading/measures.py), what
+    grading could not end as `timeout` or `unparseable` (`grading`), what has no gold answer that can be read
+    as `unreadable gold`, and with `rule.skip_bad` what is no row of responses as `bad row`. `own` decides in
+    place of a grader. Counted too are `prompts`, those of which a row is kept and, where all have several
+    responses, `passed`: pass@k of the rule before it chooses among a prompt's. Raises UserError if none is
+    kept, and as `whole_rows` does.
     """
     output, bad = Path(output), list[str]()
     whole = list(whole_rows(responses, rule, bad if rule.skip_bad else None))
     rows = [_judged(row, verdict, rule, own) for row, (verdict,) in grade_rows(whole, _questions)]
     rows.sort(key=lambda row: str(row["id"]))  # generation order depends on batching
+    prompts = list(_by_prompt(rows, rule))
     kept = [row for row in rows if row["reason"] == KEPT]
     rejected = [row for row in rows if row["reason"] != KEPT]
     rejected += [{"reason": BAD, "error": words} for words in bad]
@@ -54,6 +60,8 @@ def filter_responses(
         raise UserError("; ".join([said, *(f"gold answers {line}" for line in unread_golds(rows)[:1])]))
     summary = {
         "responses": len(rows) + len(bad), **vars(rule), "reasons": reasons,
+        "prompts": len(prompts), "prompts_kept": sum(one[KEPT] > 0 for one in prompts),
+        "passed": sampled(prompts, KEPT),
         "kept_not_right": sum(row.get("answer") is not None and not row["symbolic"] for row in kept),
         "legacy_and_symbolic_differ": sum(row["legacy"] != row["symbolic"] for row in rows),
         "mean_response_tokens": sum(row["response_tokens"] for row in kept) / len(kept),
@@ -71,9 +79,10 @@ def whole_rows(responses: str | Path, rule: Filter = ANY, skipped: list[str] | N
     verdict) or `response_tokens` (for a `max_tokens`) is a UserError naming file, row and column, or with
     `skipped` is told there and left out.
     """
+    reads = f"max_tokens {rule.max_tokens}" if rule.max_tokens else f"per_prompt {rule.per_prompt}"
     needs = {
         "answer": rule.verdict in GRADERS and f", which verdict {rule.verdict} needs (none needs none)",
-        "response_tokens": rule.max_tokens and f", which max_tokens {rule.max_tokens} needs",
+        "response_tokens": (rule.max_tokens or rule.per_prompt == SHORTEST) and f", which {reads} needs",
     }
 
     def whole(row: Row) -> Row:
@@ -94,12 +103,28 @@ def _questions(row: Row) -> list[Question]:
     return [Question(row["response"], gold if gold is None else str(gold), row["finish_reason"] != "stop")]
 
 
+def _by_prompt(rows: list[Row], rule: Filter) -> Iterator[dict[str, int | float]]:
+    """Of each prompt how many `responses` it has, and what share the rule keeps before it chooses among them.
+
+    Those that `per_prompt` does not choose are given their reason.
+    """
+    prompts: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (len(str(row["id"])), str(row["id"]))):  # `a#2` before `a#10`
+        prompts[row["prompt"]].append(row)
+    for several in prompts.values():
+        passed = [row for row in several if row["reason"] == KEPT]
+        yield {"responses": len(several), KEPT: len(passed) / len(several)}
+        passed.sort(key=lambda row: row["response_tokens"] if rule.per_prompt == SHORTEST else 0)
+        for row in passed[1:] if rule.per_prompt != "all" else ():
+            row["reason"] = f"not the {rule.per_prompt}"
+
+
 def _judged(row: Row, verdict: Grade, rule: Filter, own: OwnVerdict | None) -> Row:
     """The row with both verdicts, the extracted answer and the reason for keeping or rejecting it."""
     if row.get("status", "ok") != "ok":
         reason = "generation failed"
     elif row["finish_reason"] != "stop":
-        reason = "truncated"
+        reason = "loops" if loops(row["response"]) else "truncated"
     elif rule.max_tokens and row["response_tokens"] > rule.max_tokens:
         reason = "longer than max_tokens"
     elif own:

@@ -1,6 +1,7 @@
 """Responses of one model to a file of problems, appended as they finish and resumed by id.
 
-In: a model, a prompt set, how to sample. Out: `OUT.jsonl`, one row a problem:
+In: a model, a prompt set, how to sample. Out: `OUT.jsonl`, one row a problem, or `samples` rows with the ids
+`ID#1`, `ID#2`, ...:
 
     {"id", "prompt", "response", "finish_reason", "prompt_tokens", "response_tokens",
      "status", "error", "answer"}
@@ -53,7 +54,7 @@ def run(step: Context, output: str = "responses.jsonl") -> Results:
 def generate(
     model: ModelRef, prompts: Prompts, output: Path, sampling: Generation, launch: Launch = DEFAULT_LAUNCH
 ) -> Results:
-    """Write one row a problem to `output` and return the counts and token statistics.
+    """Write a row for each response to a problem to `output` and return the counts and token statistics.
 
     If all are made in one go, `generation_seconds` are among them: from the first request to the last answer,
     once the server is up. One process at a time: the step's lease sees to that. Raises UserError if `output`
@@ -72,14 +73,16 @@ def generate(
         said = "; ".join([*changed[:NAMED], *(["..."] if len(changed) > NAMED else [])])
         raise UserError(f"{output}: holds responses to another request ({said}); choose another")
     done = {row["id"] for row in _finished(output)}
-    missing = {row["id"]: row for row in problems if row["id"] not in done}
+    numbers = [f"#{n + 1}" for n in range(sampling.samples)] if sampling.samples > 1 else [""]
+    wanted = {row["id"] + number: row for row in problems for number in numbers}
+    missing = {key: row for key, row in wanted.items() if key not in done}
     if not missing:
         return response_summary(output)
-    say(f"{len(done)}/{len(problems)} responses are there, {len(missing)} to generate")
+    say(f"{len(done)}/{len(wanted)} responses are there, {len(missing)} to generate")
     with open_backend(model, sampling, replace(launch, log=output.with_suffix(".server.log"))) as backend:
         raw = sampling.prompt_format == "raw"
-        requests = [Request(row["id"], chat(row["problem"], prompts), raw) for row in missing.values()]
-        completions = watched(backend.complete(requests), len(problems), len(done))
+        requests = [Request(key, chat(row["problem"], prompts), raw) for key, row in missing.items()]
+        completions = watched(backend.complete(requests), len(wanted), len(done))
         began = time.monotonic()
         first = next(completions)  # a model or limit that is refused leaves no file behind
         numerics, known = {"backend": sampling.backend, **backend.numerics()}, before.get("numerics", [])

@@ -55,10 +55,10 @@ def merge_config(
 def settings(recipe: Recipe, spec: Merge) -> Settings:
     """Of a merge step; the merged model is asked for a few greedy answers, on GPUs where there are any."""
     limit = min(spec.health_prompts, recipe.prompts.limit or spec.health_prompts)
-    prompts, sampling = replace(recipe.prompts, limit=limit), replace(recipe.generation, temperature=0.0)
+    sampling = replace(recipe.generation, temperature=0.0, samples=1)
     if sampling.backend == "endpoint":  # no server serves the merged model yet
         sampling = replace(sampling, backend="transformers")
-    asked = replace(recipe, generation=sampling, prompts=prompts)
+    asked = replace(recipe, generation=sampling, prompts=replace(recipe.prompts, limit=limit))
     health, how, gpus = generate.settings(asked) if limit else (None, {}, 0)
     return Settings.of(spec, gpus=gpus, apart={"health": health}, engine=recipe.engines.mergekit, answers=how)
 
