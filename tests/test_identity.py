@@ -106,6 +106,7 @@ FIELDS = {
     "generation.api_key_env": ("generation.api_key_env=KEY", ""),
     "filter.verdict": ("filter.verdict=legacy", "filter"),
     "filter.max_tokens": ("filter.max_tokens=99", "filter preflight"),
+    "filter.keep_truncated": ("filter.keep_truncated=true", "filter"),
     "filter.skip_bad": ("filter.skip_bad=true", "filter"),
     "train.global_batch_size": ("train.global_batch_size=32", "train"),
     "train.learning_rate": ("train.learning_rate=0.5", "train"),

@@ -198,6 +198,10 @@ def test_the_filter_keeps_equation_1_and_says_why_it_rejects_the_rest(tmp_path):
     assert legacy["reasons"]["kept"] == 1
     anyhow = filter_responses(tmp_path / "r.jsonl", tmp_path / "n.jsonl", Filter("none", 50))
     assert anyhow["reasons"]["kept"] == 4 and anyhow["kept_not_right"] == 2
+    cut = filter_responses(
+        tmp_path / "r.jsonl", tmp_path / "k.jsonl", Filter("none", 50, keep_truncated=True)
+    )
+    assert cut["reasons"]["kept"] == 6 and cut["kept_truncated"] == 2 and cut["kept_not_right"] == 3
     write_jsonl(tmp_path / "r.jsonl", [{**rows[1], "answer": None}, rows[5]])
     unknown = filter_responses(tmp_path / "r.jsonl", tmp_path / "u.jsonl", Filter("none"))
     assert unknown["reasons"]["kept"] == 2 and unknown["kept_not_right"] == 1

@@ -153,12 +153,14 @@ class Filter(Section):
     wrong answers too, as section 3.3 of the paper does for the MiCoTA corpus if it is read literally. A
     function of one's own, `FILE.py:NAME`, is given each row and says True, False or why it is rejected.
     `max_tokens` is L_max; null is generation's own. Of several such responses to a prompt, `per_prompt`
-    keeps all, the one of fewest tokens, or the first of those that were asked for. `skip_bad` leaves out, and
-    counts, rows of a file that lack what is needed, where the first one would be an error.
+    keeps all, the one of fewest tokens, or the first of those that were asked for. With `keep_truncated`,
+    responses that were cut are kept like others. `skip_bad` leaves out, and counts, rows of a file that lack
+    what is needed, where the first one would be an error.
     """
 
     verdict: Verdict = "symbolic"
     max_tokens: Count | None = None
+    keep_truncated: bool = False
     skip_bad: bool = False
     per_prompt: Literal["all", "shortest", "first"] = "all"
 

@@ -212,7 +212,9 @@ def corpora_sheet(outcomes: Outcomes, steps: Collection[str] | None = None) -> S
             else:
                 total, kept, counts = results["responses"], results["reasons"]["kept"], results["reasons"]
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-            reasons += f" ({wrong} kept are not right)" if (wrong := results.get("kept_not_right")) else ""
+            odd = {"not right": results.get("kept_not_right"), "cut": results.get("kept_truncated")}
+            told = ", ".join(f"{number} kept are {what}" for what, number in odd.items() if number)
+            reasons += f" ({told})" if told else ""
             if passed := [f", {name} {one['mean']:.1%}" for name, one in results.get("passed", {}).items()]:
                 reasons += "; {prompts_kept} of {prompts} prompts".format(**results) + "".join(passed)
             record |= {"responses": total, "kept": kept}

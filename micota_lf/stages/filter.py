@@ -36,12 +36,12 @@ def filter_responses(
 ) -> dict[str, Any]:
     """Write the kept rows to `output`, the others to `rejected.jsonl`, the counts to `counts.json`.
 
-    Kept is a row with finish_reason `stop`, at most `rule.max_tokens` response tokens, and a right answer
-    in the eyes of `rule.verdict` (`none`: any answer), of several such to a prompt all or one
-    (`rule.per_prompt`). What was cut is rejected as `loops` if it repeats itself (grading/measures.py), what
-    grading could not end as `timeout` or `unparseable` (`grading`), what has no gold answer that can be read
-    as `unreadable gold`, and with `rule.skip_bad` what is no row of responses as `bad row`. `own` decides in
-    place of a grader. Counted too are `prompts`, those of which a row is kept and, where all have several
+    Kept is a row with finish_reason `stop` (unless `rule.keep_truncated`), at most `rule.max_tokens` response
+    tokens, and a right answer in the eyes of `rule.verdict` (`none`: any answer; `own` decides in its place),
+    of several such to a prompt all or one (`rule.per_prompt`). What was cut is rejected as `loops` if it
+    repeats itself (grading/measures.py), what grading could not end as `timeout` or `unparseable`, what has
+    no gold answer that can be read as `unreadable gold`, and with `rule.skip_bad` what is no row of responses
+    as `bad row`. Counted too are `prompts`, those of which a row is kept and, where all have several
     responses, `passed`: pass@k of the rule before it chooses among a prompt's. Raises UserError if none is
     kept, and as `whole_rows` does.
     """
@@ -63,6 +63,7 @@ def filter_responses(
         "prompts": len(prompts), "prompts_kept": sum(one[KEPT] > 0 for one in prompts),
         "passed": sampled(prompts, KEPT),
         "kept_not_right": sum(row.get("answer") is not None and not row["symbolic"] for row in kept),
+        "kept_truncated": sum(row["finish_reason"] != "stop" for row in kept),
         "legacy_and_symbolic_differ": sum(row["legacy"] != row["symbolic"] for row in rows),
         "mean_response_tokens": sum(row["response_tokens"] for row in kept) / len(kept),
     }  # fmt: skip
@@ -123,7 +124,7 @@ def _judged(row: Row, verdict: Grade, rule: Filter, own: OwnVerdict | None) -> R
     """The row with both verdicts, the extracted answer and the reason for keeping or rejecting it."""
     if row.get("status", "ok") != "ok":
         reason = "generation failed"
-    elif row["finish_reason"] != "stop":
+    elif row["finish_reason"] != "stop" and not rule.keep_truncated:
         reason = "loops" if loops(row["response"]) else "truncated"
     elif rule.max_tokens and row["response_tokens"] > rule.max_tokens:
         reason = "longer than max_tokens"
