@@ -20,7 +20,7 @@ from ..recipe.load import Sourced
 from ..recipe.sections import Recipe
 from ..reports.write import sheets
 from ..run.step import DONE, states
-from ..system.gpus import gpu_shortage, present_gpus
+from ..system.machines import gpu_shortage, present_gpus
 
 WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 

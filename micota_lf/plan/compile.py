@@ -10,7 +10,7 @@ from ..inputs.references import DataRef, ModelRef
 from ..recipe.lineage import evaluated_models, filtering, model_of, table_names, training, training_named
 from ..recipe.sections import Filter, Merge, Recipe, Train
 from ..stages import Settings, bpc, evaluate, generate, merge, overlap, preflight, stage, train
-from .placement import placed
+from .costs import placed
 from .plan import Input, Plan, Step, step_id
 
 LABEL_CHARACTERS = 80
