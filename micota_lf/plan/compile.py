@@ -83,11 +83,6 @@ class Compiler:
         inputs = {"model": model, **_numbered("corpus", corpora)}
         return self._add(slot, "bpc", inputs, bpc.settings(self.recipe))
 
-    def overlap(self) -> None:
-        """The search for benchmark problems among the training prompts."""
-        settings = overlap.settings(self.recipe, self.evaluation)
-        self._add("overlap", "overlap", {"prompts": self.prompts}, settings)
-
     def preflight(self) -> None:
         """The step that every other one waits for without reading it (run/snakemake.py)."""
         settings, references = preflight.questions(self.recipe)
@@ -135,7 +130,8 @@ class Compiler:
         if not evaluation.tasks:  # the models alone
             return []
         if evaluation.overlap_words:
-            self.overlap()
+            settings = overlap.settings(self.recipe, self.evaluation)
+            self._add("overlap", "overlap", {"prompts": self.prompts}, settings)
         for slot, model in models.items():
             self.evaluate(slot, model)
         return [*(["overlap"] if evaluation.overlap_words else []), *models]

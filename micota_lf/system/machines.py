@@ -20,7 +20,6 @@ The machine of the run offers a meeting and goes on when all have come; the othe
 
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import threading
@@ -34,7 +33,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import StepFailed
 from .files import read_note, write_json
-from .processes import ending, running
+from .processes import ending, output_of, running
 
 MEETING = "rendezvous.json"
 GPU_POLL_SECONDS, POLL_SECONDS = 1.0, 0.5
@@ -44,10 +43,8 @@ END_SECONDS = 60.0  # for an engine's part to end by itself when the first machi
 
 def present_gpus() -> list[float]:
     """Memory in GiB of each GPU of this machine that may be used, as `nvidia-smi` tells; none without it."""
-    argv = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    if shutil.which(argv[0]) is None:
-        return []
-    lines = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60).stdout.split()
+    asked = "--query-gpu=memory.total", "--format=csv,noheader,nounits"
+    lines = (output_of("nvidia-smi", *asked) or "").split()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     usable = len(lines) if visible is None else len([name for name in visible.split(",") if name])
     return [int(line) / 1024 for line in lines if line.isdigit()][:usable]
