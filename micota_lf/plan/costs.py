@@ -115,7 +115,8 @@ class Estimator:
     """Costs of the steps of one plan, from the rows and tokens that they handle."""
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
-        self.plan, self.recipe, self.size_of = plan, recipe, cache(model_size)
+        self.plan, self.recipe = plan, recipe
+        self.size_of, self.row_count = cache(model_size), cache(row_count)  # one file has many readers
         self.problems = sum(benchmark_problems(recipe).values())
         self.prompts = problem_count(recipe.prompts) or DEFAULT_PROMPTS
         self.figures = figures = recipe.estimates
@@ -213,7 +214,7 @@ class Estimator:
     def _rows(self, given: Input) -> Rows:
         """A corpus if its filter keeps everything, a generation's prompts, an evaluation's problems."""
         if not given.step:  # responses that exist already
-            return row_count(given.reference) or DEFAULT_PROMPTS, self.figures.default_response_tokens
+            return self.row_count(given.reference) or DEFAULT_PROMPTS, self.figures.default_response_tokens
         step = self.plan.steps[given.step]
         if step.kind in LONGEST:
             section, longest = LONGEST[step.kind]

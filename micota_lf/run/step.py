@@ -58,8 +58,7 @@ def execute(
     """
     context = Context(directory, step.config, inputs, step.how, step.gpus, step.threads)
     # Under Slurm, a job that a killed run has left may be at it: it is waited for, and its work taken over.
-    busy = f"{directory} is being worked on"
-    with lease(directory / LEASE, busy, wait="SLURM_JOB_ID" in os.environ):
+    with lease(directory / LEASE, f"{directory} is being worked on", wait="SLURM_JOB_ID" in os.environ):
         if done := finished(directory):
             return dict(done["results"])
         for left in (directory / "failed.json", *directory.glob(PARTIAL)):

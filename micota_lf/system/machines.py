@@ -8,10 +8,8 @@ LLaMA-Factory would train on all visible ones, which multiplies the global batch
 and host, freed by the kernel if the step is killed. GPUs that Slurm gave to this step alone are left to it;
 of a larger allocation, in which a whole run may live, it takes its share like anywhere else.
 
-Machines meet in a step's directory.
-
-The machine of the run offers a meeting and goes on when all have come; the others, each with one
-`micota join WORKSPACE`, take part in every meeting until the run ends.
+Machines meet in a step's directory: that of the run offers a meeting and goes on when all have come; the
+others, each with one `micota join WORKSPACE`, take part in every meeting until the run ends.
 
     with meeting(directory, 2, 8, argv, env) as env:    # rendezvous.json: what to run and where to call
         run_logged(argv, directory, log, **env)         # env has NODE_RANK, MASTER_ADDR and MASTER_PORT
@@ -44,7 +42,8 @@ END_SECONDS = 60.0  # for an engine's part to end by itself when the first machi
 def present_gpus() -> list[float]:
     """Memory in GiB of each GPU of this machine that may be used, as `nvidia-smi` tells; none without it."""
     asked = "--query-gpu=memory.total", "--format=csv,noheader,nounits"
-    lines = (output_of("nvidia-smi", *asked) or "").split()
+    # It fails for a mere warning too, as of a corrupted infoROM, and names the GPUs all the same.
+    lines = (output_of("nvidia-smi", *asked, check=False) or "").split()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     usable = len(lines) if visible is None else len([name for name in visible.split(",") if name])
     return [int(line) / 1024 for line in lines if line.isdigit()][:usable]

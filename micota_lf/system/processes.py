@@ -107,10 +107,10 @@ def run_logged(argv: list[str], cwd: Path, log: Path, **env: str) -> int:
         return child.wait()
 
 
-def output_of(*argv: str) -> str | None:
-    """What a short command prints; None if it is absent, fails or takes over a minute."""
+def output_of(*argv: str, check: bool = True) -> str | None:
+    """What a short command prints; None if it is absent, takes over a minute or, with `check`, fails."""
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(argv, capture_output=True, text=True, check=check, timeout=60).stdout
     return None
 
 
