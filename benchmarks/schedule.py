@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from micota_lf import compile_plan, load_recipe
-from micota_lf.plan import placement
+from micota_lf.plan import costs
 from micota_lf.plan.costs import estimate
 from micota_lf.plan.plan import Plan
 from micota_lf.plan.schedule import wall_hours
@@ -79,10 +79,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value of the recipe")
     args = parser.parse_args()
     for name, limit in RULES.items():
-        placement.EVALUATION_HOURS = limit
+        costs.EVALUATION_HOURS = limit
         plan, hours, useful = planned(args.recipe, args.target, args.overrides)
         print(row(f"evaluations: {name}", wall_hours(plan, hours), useful, plan.gpus))
-    placement.EVALUATION_HOURS = RULES["half an hour each"]
+    costs.EVALUATION_HOURS = RULES["half an hour each"]
     plan, hours, useful = planned(args.recipe, args.target, args.overrides)
     print(f"bound: {useful:.1f} GPU-hours over {plan.gpus} GPUs, {useful / plan.gpus:.2f} h")
     print(row("simulated", wall_hours(plan, hours), useful, plan.gpus), flush=True)

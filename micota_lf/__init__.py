@@ -20,8 +20,7 @@ def _homes() -> dict[str, str | None]:
     import ast
 
     stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
-    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
-    return {name.name: node.module for node in imports for name in node.names}
+    return {n.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for n in node.names}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,8 +18,8 @@ from micota_lf.errors import StepLocked
 from micota_lf.run.snakemake import check_engines, pending_steps, run_plan
 from micota_lf.run.step import LEASE, RUN_LEASE, run_step, state, states
 from micota_lf.run.workspace import explain
-from micota_lf.system.gpus import assigned_gpus
 from micota_lf.system.locks import lease
+from micota_lf.system.machines import assigned_gpus
 
 QUICK = [
     "generation.backend=fake", "filter.verdict=none", "prompts.limit=20",

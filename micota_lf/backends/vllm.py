@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import yaml
-
 from ..errors import EngineDied, StepFailed
 from ..inputs.chat import load_chat
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation
+from ..system.files import read_beside
 from ..system.machines import free_port
 from ..system.processes import engine_argv, last_errors, memory_errors, running
 from . import Base, Completion, Launch, Request, endpoint, positions_needed
@@ -31,7 +30,7 @@ from . import Base, Completion, Launch, Request, endpoint, positions_needed
 HOST = "127.0.0.1"
 START_SECONDS = 3600.0  # 72B from a slow disk, then compilation
 SPARE_TOKENS = 16  # special tokens that an engine may add to a prompt beyond our count
-ADVICE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))["advice"]
+ADVICE = read_beside(__file__)["advice"]
 
 
 class Backend(Base):

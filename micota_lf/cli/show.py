@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import yaml
-
 from ..plan.costs import downloads, estimate, total
 from ..plan.memory import READY
 from ..plan.plan import Plan
@@ -20,9 +18,10 @@ from ..recipe.load import Sourced
 from ..recipe.sections import Recipe
 from ..reports.write import sheets
 from ..run.step import DONE, states
-from ..system.gpus import gpu_shortage, present_gpus
+from ..system.files import read_beside
+from ..system.machines import gpu_shortage, present_gpus
 
-WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+WORDS = read_beside(__file__)
 
 
 def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]) -> None:

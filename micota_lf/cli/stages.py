@@ -17,7 +17,7 @@ from ..inputs.problems import Prompts
 from ..inputs.references import DataRef, ModelRef, hub_problems
 from ..inputs.weights import model_problem
 from ..plan.compile import Compiler
-from ..plan.placement import placed
+from ..plan.costs import placed
 from ..plan.plan import Input
 from ..recipe.load import settings
 from ..run.step import execute, failure_report

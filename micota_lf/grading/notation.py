@@ -11,10 +11,9 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
-import yaml
+from ..system.files import read_beside
 
 LONGEST = 1000
 """Characters of an answer that is still taken apart; a longer one is a response that repeats itself."""
@@ -28,7 +27,7 @@ _BRACKETS = dict.fromkeys("([{", 1) | dict.fromkeys(")]}", -1)
 @cache
 def tables() -> dict[str, Any]:
     """The tables of notation.yaml: compiled patterns to replace, units by all their words."""
-    found: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_beside(__file__)
     for name in ("notation", "keys"):
         found[name] = [(re.compile(old), new) for old, new in found[name].items()]
     found["units"] = {word: name for name, words in found["units"].items() for word in (name, *words)}

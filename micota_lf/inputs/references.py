@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
-
 from ..errors import first_line, nearest
-from ..system.files import directory_digest, file_digest, read_json
+from ..system.files import directory_digest, file_digest, read_beside, read_json
 from ..tiny import TINY_ROOT
 
-REASONS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+REASONS = read_beside(__file__)
 HUB_SECONDS = 10.0  # for an answer that is only good to know
 
 

@@ -18,11 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError
-from ..system.files import read_json
+from ..system.files import read_beside, read_json
 from .references import ModelRef
 
 BILLION = 10**9
@@ -134,7 +133,7 @@ def model_size(model: ModelRef) -> ModelSize | None:
 @cache
 def known_models() -> dict[str, ModelSize]:
     """The models of models.yaml by hub id."""
-    rows = yaml.safe_load(Path(__file__).with_name("models.yaml").read_text(encoding="utf-8"))
+    rows = read_beside(__file__, "models")
     return {name: ModelSize(row["billions"] * BILLION, _shape(row)) for name, row in rows.items()}
 
 

@@ -11,7 +11,7 @@ from ..inputs.references import DataRef, ModelRef
 from ..recipe.lineage import evaluated_models, filtering, model_of, table_names, training, training_named
 from ..recipe.sections import OWN, Filter, Merge, Recipe, Train
 from ..stages import Settings, bpc, evaluate, generate, merge, overlap, preflight, stage, train
-from .placement import placed
+from .costs import placed
 from .plan import Input, Plan, Step, step_id
 
 LABEL_CHARACTERS = 80
@@ -93,11 +93,6 @@ class Compiler:
         inputs = {"model": model, **_numbered("corpus", corpora)}
         return self._add(slot, "bpc", inputs, bpc.settings(self.recipe))
 
-    def overlap(self) -> None:
-        """The search for benchmark problems among the training prompts."""
-        settings = overlap.settings(self.recipe, self.evaluation)
-        self._add("overlap", "overlap", {"prompts": self.prompts}, settings)
-
     def preflight(self) -> None:
         """The step that every other one waits for without reading it (run/snakemake.py)."""
         settings, references = preflight.questions(self.recipe)
@@ -145,7 +140,8 @@ class Compiler:
         if not evaluation.tasks:  # the models alone
             return []
         if evaluation.overlap_words:
-            self.overlap()
+            settings = overlap.settings(self.recipe, self.evaluation)
+            self._add("overlap", "overlap", {"prompts": self.prompts}, settings)
         for slot, model in models.items():
             self.evaluate(slot, model)
         return [*(["overlap"] if evaluation.overlap_words else []), *models]

@@ -1,7 +1,8 @@
-"""What a plan's steps cost, before they run: GPU-hours, time, disk, memory.
+"""What a plan's steps cost, before they run: GPU-hours, time, disk, memory; and on how many GPUs they run.
 
     costs = estimate(plan, recipe)                      # step id -> Cost
     total(costs.values()).gpu_hours
+    placed(plan, recipe)                                # the plan, its models on as many GPUs as suit them
 
 Sizes come from inputs/models.yaml, speeds and response lengths from the recipe's `estimates`. Lengths are by
 the name of the model that responds: a teacher, a student, STUDENT/CORPUS or an assistant. A trained model
@@ -9,6 +10,11 @@ that is not named there responds as long as the corpus that it has learnt from; 
 `default_response_tokens` says. Every response is counted as kept by its filter, so trainings are upper
 bounds. None is unknown (no size, no shape). Without GPUs a step has the speed of a CPU core, and
 what a GPU would hold counts as the host's memory.
+
+How many GPUs a model is asked on enters no identity. It is split over `hardware.inference_gpus`, or by its
+size. vLLM serves as many copies as there are GPUs for to generate, and to evaluate so many that a step takes
+about EVALUATION_HOURS: others wait for a corpus, nothing does for an evaluation, and many short ones fill the
+gaps that steps on all GPUs leave.
 """
 
 import math
@@ -20,7 +26,7 @@ from typing import Any, NamedTuple
 from ..inputs.problems import Problems
 from ..inputs.references import ModelRef
 from ..inputs.weights import BILLION, FORWARD, ModelSize, missing_bytes, model_size, training_flops
-from ..recipe.sections import Recipe
+from ..recipe.sections import Hardware, Recipe
 from ..recipe.tasks import chosen_tasks, evaluated_benchmarks
 from ..stages.train import LONGER, SAVE_SECONDS, SAVE_STEPS
 from ..system.files import iter_jsonl
@@ -43,6 +49,10 @@ CPU_SPEED = 1e11, 10.0, 2.5e-4, 5e-5
 # CPU seconds a billion parameters: mergekit 0.1.5, dare_ties in bf16, on 424M. Responses of 16,000
 # characters that are graded a second: docs/numbers.md.
 MERGED, GRADED = 75.0, 300.0
+SPLITS = (1, 2, 4, 8)  # heads divide by them, and one machine has so many GPUs
+WEIGHTS_SHARE = 0.5  # of a GPU's memory; the rest is for keys and values of many sequences
+EVALUATION_HOURS = 0.5
+ASKING = ("generate", "evaluate", "bpc", "merge")
 
 
 class Cost(NamedTuple):
@@ -105,7 +115,8 @@ class Estimator:
     """Costs of the steps of one plan, from the rows and tokens that they handle."""
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
-        self.plan, self.recipe, self.size_of = plan, recipe, cache(model_size)
+        self.plan, self.recipe = plan, recipe
+        self.size_of, self.row_count = cache(model_size), cache(row_count)  # one file has many readers
         counts, tasks = benchmark_problems(recipe), chosen_tasks(recipe.evaluation).values()
         named = [((one.get("metadata") or {}).get("benchmark", ""), one.get("repeats", 1)) for one in tasks]
         self.problems = sum(counts.get(benchmark, 0) * repeats for benchmark, repeats in named)
@@ -205,7 +216,7 @@ class Estimator:
     def _rows(self, given: Input) -> Rows:
         """A corpus if its filter keeps everything, a generation's prompts, an evaluation's problems."""
         if not given.step:  # responses that exist already
-            return row_count(given.reference) or DEFAULT_PROMPTS, self.figures.default_response_tokens
+            return self.row_count(given.reference) or DEFAULT_PROMPTS, self.figures.default_response_tokens
         step = self.plan.steps[given.step]
         if step.kind in LONGEST:
             section, longest = LONGEST[step.kind]
@@ -233,3 +244,33 @@ class Estimator:
         if made and (learnt := self.plan.steps[made].inputs.get("corpus")):
             return self._rows(learnt)[1]
         return self.figures.default_response_tokens
+
+
+def placed(plan: Plan, recipe: Recipe) -> Plan:
+    """The plan with GPUs and copies for all that asks a model on GPUs."""
+    asking = [step for step in plan.steps.values() if step.gpus and step.kind in ASKING]
+    if not asking:
+        return plan
+    estimator = Estimator(plan, recipe)
+    return replace(plan, steps=plan.steps | {step.id: _placed(step, recipe, estimator) for step in asking})
+
+
+def _placed(step: Step, recipe: Recipe, estimator: Estimator) -> Step:
+    spec = recipe.evaluation if step.kind in ("evaluate", "bpc") else recipe.generation
+    split = _split(recipe.hardware, estimator.size(step).parameters * DTYPE_BYTES[spec.dtype])
+    most = recipe.hardware.gpus // split if spec.backend == "vllm" else 1
+    hours = (estimator.cost(step).gpu_hours or 0.0) / split
+    many = {"generate": most, "evaluate": min(most, max(1, math.ceil(hours / EVALUATION_HOURS)))}
+    parallel: dict[str, Any] = {"tensor_parallel": split, "data_parallel": many.get(step.kind, 1)}
+    if step.kind == "merge":  # it asks the model once it is made
+        parallel = {"answers": step.how["answers"] | parallel}
+    return replace(step, gpus=split * many.get(step.kind, 1), how=step.how | parallel)
+
+
+def _split(hardware: Hardware, weights: float) -> int:
+    """GPUs of one copy of a model whose weights take so many bytes; one if that is unknown."""
+    if hardware.inference_gpus:
+        return min(hardware.inference_gpus, hardware.gpus)
+    splits = [split for split in SPLITS if split <= hardware.gpus]
+    room = WEIGHTS_SHARE * hardware.gpu_memory_gib * GIB
+    return next((split for split in splits if not weights / split > room), splits[-1])

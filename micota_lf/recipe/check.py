@@ -32,8 +32,7 @@ def semantic_problems(recipe: Recipe, known: Recipe | None = None) -> list[str]:
 
 
 def _name_problems(recipe: Recipe) -> Iterator[str]:
-    models = ("teachers", "students", "assistants")
-    for first, second in combinations(models, 2):
+    for first, second in combinations(("teachers", "students", "assistants"), 2):
         for name in set(getattr(recipe, first)) & set(getattr(recipe, second)):
             yield f"{second}.{name}: one of {first} has this name too"
     trained = [f"{student}/{corpus}" for student in recipe.students for corpus in recipe.corpora]

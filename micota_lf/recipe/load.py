@@ -31,6 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import RecipeError, UserError, first_line, nearest
 from ..inputs.problems import Prompts
+from ..system.files import read_beside
 from .check import asking_problems, semantic_problems
 from .sections import NAMES, Recipe, leaves
 
@@ -43,7 +44,7 @@ PATHS = (  # keys that may hold one
 )  # fmt: skip
 Layer = tuple[str, dict[str, Any]]
 Layers = list[Layer]
-WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+WORDS = read_beside(__file__)
 
 
 class Sourced(NamedTuple):

@@ -11,21 +11,20 @@ Limits and the marks `How` and `Apart` (what enters no step's identity; system/f
 import re
 from collections.abc import Iterator
 from dataclasses import field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, get_type_hints
 from urllib.parse import urlsplit
 
-import yaml
 from annotated_types import Ge, MinLen
 from pydantic import AfterValidator, BeforeValidator, Strict, WithJsonSchema
 
 from ..inputs.problems import Benchmark, Prompts
 from ..inputs.references import ModelRef
 from ..system.fields import Apart, Count, How, Natural, NotNegative, Part, Positive, Section, Share, keys_of
+from ..system.files import read_beside
 
 RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
 Dtype = Literal["bfloat16", "float16", "float32"]
-NAMES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
+NAMES = read_beside(__file__, "names")
 
 
 class MergeMethod(NamedTuple):

@@ -9,16 +9,15 @@ printed, but for a misprint, which is corrected there.
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import yaml
+from ..system.files import read_beside
 
 
 @cache
 def read(name: str) -> Any:
     """A YAML file of this folder: `paper`, the paper's numbers, or `sheets`, how the report's tables read."""
-    return yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
+    return read_beside(__file__, name)
 
 
 def paper(*keys: str) -> Any:

@@ -11,15 +11,14 @@ machine, and takes the cluster's defaults for what `hardware.slurm` leaves out.
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..system.files import digest
+from ..system.processes import output_of
 
 # sbatch's options that the executor (snakemake-executor-plugin-slurm) wants as resources; others go through.
 RESOURCES = {"account": "slurm_account", "partition": "slurm_partition", "time": "runtime", "mem": "mem",
@@ -45,7 +44,7 @@ def check(settings: Settings, nodes: int) -> None:
 def options(workspace: Path, jobs: int) -> list[str]:
     """Snakemake's arguments: at most `jobs` jobs at a time in Slurm's hands."""
     # Without accounting sacct answers nothing, and the executor would ask it for ever.
-    accounting = _output("sacct", "--allocations", "--noheader", "--starttime=now") is not None
+    accounting = output_of("sacct", "--allocations", "--noheader", "--starttime=now") is not None
     return [
         "--executor", "slurm", "--jobs", str(jobs), "--latency-wait", "120",
         "--slurm-status-command", "sacct" if accounting else "squeue",
@@ -67,7 +66,7 @@ def resources(gpus: int, settings: Settings, after: str | None = None) -> dict[s
 
 def leftovers(workspace: Path) -> dict[str, str]:
     """Ids and states of the workspace's jobs that are queued or running."""
-    lines = (_output("squeue", "--me", "--noheader", "--format=%i %T %j") or "").splitlines()
+    lines = (output_of("squeue", "--me", "--noheader", "--format=%i %T %j") or "").splitlines()
     jobs = [line.split(maxsplit=2) for line in lines]
     return {made: state for made, state, name in jobs if name.startswith(_prefix(workspace))}
 
@@ -75,14 +74,8 @@ def leftovers(workspace: Path) -> dict[str, str]:
 def cancel(jobs: list[str]) -> None:
     """Cancel jobs; those that have ended are no error."""
     if jobs:
-        _output("scancel", *jobs)
+        output_of("scancel", *jobs)
 
 
 def _prefix(workspace: Path) -> str:
     return f"micota-{digest(str(workspace))}"
-
-
-def _output(*argv: str) -> str | None:
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
-    return None

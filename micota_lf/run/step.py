@@ -28,8 +28,8 @@ from ..inputs.references import ModelRef
 from ..plan.plan import Plan, Step
 from ..stages import LOG, Context, Results, Stage, stage
 from ..system.files import PARTIAL, read_json, sha256_file, write_json
-from ..system.gpus import assigned_gpus
 from ..system.locks import holder, lease
+from ..system.machines import assigned_gpus
 from ..system.processes import last_errors, versions
 
 SILENT = "ended without a word: killed from outside, or at a limit of time, memory or disk"
@@ -58,8 +58,7 @@ def execute(
     """
     context = Context(directory, step.config, inputs, step.how, step.gpus, step.threads)
     # Under Slurm, a job that a killed run has left may be at it: it is waited for, and its work taken over.
-    busy = f"{directory} is being worked on"
-    with lease(directory / LEASE, busy, wait="SLURM_JOB_ID" in os.environ):
+    with lease(directory / LEASE, f"{directory} is being worked on", wait="SLURM_JOB_ID" in os.environ):
         if done := finished(directory):
             return dict(done["results"])
         for left in (directory / "failed.json", *directory.glob(PARTIAL)):
@@ -98,12 +97,16 @@ def _work(context: Context, kind: Stage, machine_gpus: int) -> Results:
 
     After an engine that died it is done once more, from what it has written.
     """
+    from unittest.mock import patch  # not at the top: it takes longer than all of this module
+
     offline = not kind.hub and all(given.local for given in context.inputs.values())
     env = {"HF_HUB_OFFLINE": "1"} if offline else {}  # nothing to look up: do not wait for a hub
     if not context.gpus:  # unlimited, every engine starts a thread a core, and two at a time fight for them
         env |= {"OMP_NUM_THREADS": str(context.threads), "TOKENIZERS_PARALLELISM": "false"}
     locks = context.directory.parent.parent / ".micota" / "gpus"
-    with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, context.environment({**env, **gpus}):
+    # In this process too, as some stages load a model here.
+    with assigned_gpus(context.gpus, machine_gpus, locks) as gpus, patch.dict(os.environ, env | gpus):
+        context.env |= env | gpus
         while True:
             try:
                 return kind.run(context)

@@ -5,7 +5,6 @@
 A new kind is a module here with a `STAGE`, and a line in plan/compile.py that makes such steps.
 """
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -103,15 +102,6 @@ class Context:
         if short := [line for log in sorted(self.directory.glob(LOGS)) for line in memory_errors(log)]:
             raise OutOfMemory("; ".join([said, *(line[:400] for line in short[:SHOWN_RANKS])]))
         raise StepFailed(said) if -code in STOPPED else EngineDied(said)
-
-    @contextmanager
-    def environment(self, given: dict[str, str]) -> Iterator[None]:
-        """The environment of this step, in this process too, as some stages load a model here."""
-        from unittest.mock import patch  # not at the top: it takes longer than all of this module
-
-        self.env |= given
-        with patch.dict(os.environ, given):
-            yield
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def settings(recipe: Recipe) -> Settings:
     """Of a step that scores corpora: what runs the model decides values too, as numerics differ."""
     spec = recipe.evaluation
     apart = {"evaluation": {"dtype": spec.dtype, "backend": spec.backend}}
-    gpus = min(1, recipe.hardware.gpus)  # as the model needs: plan/placement.py
+    gpus = min(1, recipe.hardware.gpus)  # as the model needs: plan/costs.py
     return Settings.of(recipe.bpc, spec, gpus=gpus, apart=apart, engine=recipe.engines.lm_eval)
 
 

@@ -64,7 +64,7 @@ def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[s
 def settings(recipe: Recipe) -> Settings:
     """Of an evaluation: benchmarks and own task files enter by their content, not by where they are.
 
-    On how many GPUs, its model says (plan/placement.py). Unless a task samples, it has no seed of its own.
+    On how many GPUs, its model says (plan/costs.py). Unless a task samples, it has no seed of its own.
     """
     spec, prompts = recipe.evaluation, recipe.prompts
     tasks, found = chosen_tasks(spec), evaluated_benchmarks(spec)

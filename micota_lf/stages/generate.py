@@ -34,7 +34,7 @@ NAMED = 5  # of the values that differ, in an error
 
 
 def settings(recipe: Recipe) -> Settings:
-    """Of a step that generates, on GPUs or not; on how many, its model says (plan/placement.py).
+    """Of a step that generates, on GPUs or not; on how many, its model says (plan/costs.py).
 
     What is greedy has no seed of its own, so that runs with several seeds share it.
     """

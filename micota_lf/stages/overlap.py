@@ -8,8 +8,6 @@ C, where n is 13). A problem shorter than n words overlaps only with one that ha
 
 import string
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..inputs.problems import Benchmark, load_problems
 from ..recipe.sections import Recipe
@@ -42,9 +40,7 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     return [found[i : i + n] for i in range(max(1, len(found) - n + 1))]
 
 
-def overlap(
-    prompts: Sequence[Row], benchmarks: Mapping[str, Sequence[Row]], n: int
-) -> tuple[dict[str, Any], list[Row]]:
+def overlap(prompts: list[Row], benchmarks: dict[str, list[Row]], n: int) -> tuple[Results, list[Row]]:
     """Counts by benchmark, and one row a pair of a prompt and a benchmark problem that share an n-gram.
 
     Rows stand in the order of the benchmarks and of their ids, each with the problem's first shared n-gram.
@@ -55,7 +51,7 @@ def overlap(
     for prompt in prompts:
         for gram in ngrams(prompt["problem"], n):
             index[gram].append(prompt)
-    counts, pairs = dict[str, Any](), list[Row]()
+    counts, pairs = Results(), list[Row]()
     for name, problems in benchmarks.items():
         found: dict[tuple[str, str], Row] = {}
         for problem in problems:

@@ -15,20 +15,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
-
-import yaml
 
 from ..errors import UserError, first_line, nearest
 from ..inputs.chat import Chat, load_chat, opened_thought, row_lengths, stop_tokens
 from ..inputs.problems import Prompts, chat
 from ..inputs.references import ModelRef
+from ..system.files import read_beside
 
 NO_CUTOFF = 2**20
 COPY = "parity"  # the name of our copy of a template, into which LLaMA-Factory writes its arguments
 SHOWN = 16  # tokens of a difference that are quoted
-SAMPLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+SAMPLES = read_beside(__file__)
 # LLaMA-Factory's data arguments that change a template's tokens.
 DATA_ARGUMENTS = ("default_system", "enable_thinking", "preserve_thinking", "train_on_prompt", "mask_history")
 

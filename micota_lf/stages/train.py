@@ -26,15 +26,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from ..errors import StepFailed, UserError
 from ..inputs.chat import Chat, load_chat, overlong_problem, row_lengths
 from ..inputs.references import ModelRef
 from ..inputs.weights import KINSHIP, ModelSize, cosines, model_size, training_flops
 from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import NAMES, Recipe, Train
-from ..system.files import Row, read_json, read_jsonl, read_note, write_json, write_yaml
+from ..system.files import Row, read_beside, read_json, read_jsonl, read_note, write_json, write_yaml
 from ..system.machines import meeting
 from ..system.processes import engine_argv
 from . import LOG, Context, Results, Settings, Stage
@@ -128,7 +126,7 @@ def deepspeed_config(stage: str) -> dict[str, Any]:
 
 def _fixed(part: str) -> Any:
     """What is the same in every training: a part of train.yaml."""
-    return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))[part]
+    return read_beside(__file__)[part]
 
 
 def launch_env(how: Mapping[str, Any], program: str) -> dict[str, str]:

@@ -179,6 +179,12 @@ def read_jsonl(path: str | Path) -> list[Row]:
     return list(iter_jsonl(path))
 
 
+def read_beside(module: str, name: str = "") -> Any:
+    """The YAML file beside a module of ours, given its `__file__`: of the same name, or of another `name`."""
+    path = Path(module).with_suffix(".yaml")
+    return yaml.safe_load((path.with_stem(name) if name else path).read_text(encoding="utf-8"))
+
+
 def write_yaml(path: str | Path, data: Any) -> None:
     """Write YAML by rename, keys in the order given."""
     write_text(path, yaml.safe_dump(data, sort_keys=False))

@@ -1,7 +1,15 @@
-"""An engine on several machines that share a file system: they meet in a step's directory.
+"""Which GPUs of a machine a step uses, and an engine on several machines that share a file system.
 
-The machine of the run offers a meeting and goes on when all have come; the others, each with one
-`micota join WORKSPACE`, take part in every meeting until the run ends.
+    with assigned_gpus(4, of=8, locks=Path("runs/.micota/gpus")) as env:
+        ...                                             # env == {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+
+Snakemake counts GPUs but does not say which; without a choice every engine would take the first, and
+LLaMA-Factory would train on all visible ones, which multiplies the global batch. There is one lock file a GPU
+and host, freed by the kernel if the step is killed. GPUs that Slurm gave to this step alone are left to it;
+of a larger allocation, in which a whole run may live, it takes its share like anywhere else.
+
+Machines meet in a step's directory: that of the run offers a meeting and goes on when all have come; the
+others, each with one `micota join WORKSPACE`, take part in every meeting until the run ends.
 
     with meeting(directory, 2, 8, argv, env) as env:    # rendezvous.json: what to run and where to call
         run_logged(argv, directory, log, **env)         # env has NODE_RANK, MASTER_ADDR and MASTER_PORT
@@ -15,19 +23,68 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ..errors import StepFailed
 from .files import read_note, write_json
-from .gpus import assigned_gpus, present_gpus
-from .processes import ending, running
+from .processes import ending, output_of, running
 
 MEETING = "rendezvous.json"
-POLL_SECONDS = 0.5
+GPU_POLL_SECONDS, POLL_SECONDS = 1.0, 0.5
 JOIN_SECONDS = 300.0  # for all to come; a file server may show new files late
 END_SECONDS = 60.0  # for an engine's part to end by itself when the first machine's has
+
+
+def present_gpus() -> list[float]:
+    """Memory in GiB of each GPU of this machine that may be used, as `nvidia-smi` tells; none without it."""
+    asked = "--query-gpu=memory.total", "--format=csv,noheader,nounits"
+    # It fails for a mere warning too, as of a corrupted infoROM, and names the GPUs all the same.
+    lines = (output_of("nvidia-smi", *asked, check=False) or "").split()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    usable = len(lines) if visible is None else len([name for name in visible.split(",") if name])
+    return [int(line) / 1024 for line in lines if line.isdigit()][:usable]
+
+
+def gpu_shortage(count: int, memory_gib: float, present: list[float]) -> str | None:
+    """What this machine lacks for `count` GPUs of that memory, in words, or None."""
+    # Vendors sell 80 GB as GB or GiB, and the driver keeps a little: an A800 shows 79.3 GiB, an H100 79.6.
+    enough = [memory for memory in present if memory >= 0.9 * memory_gib]
+    if len(enough) >= count:
+        return None
+    has = ", ".join(f"{memory:.0f} GiB" for memory in present) or "none"
+    return f"{count} GPUs of {memory_gib:g} GiB are needed; this machine has {has}"
+
+
+@contextmanager
+def assigned_gpus(count: int, of: int, locks: Path) -> Iterator[dict[str, str]]:
+    """Hold `count` free GPUs of the machine's `of`; yield the environment that names them to an engine.
+
+    Waits until enough are free. GPUs are those of CUDA_VISIBLE_DEVICES where it is set.
+    """
+    if not count:
+        yield {"CUDA_VISIBLE_DEVICES": ""}  # a step counted on the CPU stays there
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else list(map(str, range(of)))
+    if "SLURM_JOB_ID" in os.environ and len(names) == count:
+        yield {}
+        return
+    locks.mkdir(parents=True, exist_ok=True)
+    while True:
+        with ExitStack() as held:
+            taken: list[str] = []
+            for name in names:
+                with suppress(Timeout):
+                    held.enter_context(FileLock(locks / f"{platform.node()}-{name}.lock", timeout=0))
+                    taken.append(name)
+                if len(taken) == count:
+                    yield {"CUDA_VISIBLE_DEVICES": ",".join(taken)}
+                    return
+        time.sleep(GPU_POLL_SECONDS)
 
 
 @contextmanager

@@ -107,6 +107,13 @@ def run_logged(argv: list[str], cwd: Path, log: Path, **env: str) -> int:
         return child.wait()
 
 
+def output_of(*argv: str, check: bool = True) -> str | None:
+    """What a short command prints; None if it is absent, takes over a minute or, with `check`, fails."""
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(argv, capture_output=True, text=True, check=check, timeout=60).stdout
+    return None
+
+
 def ending(code: int) -> str:
     """How a process ended, in words, from its exit code; those of shells count from 128."""
     number = -code if code < 0 else code - 128
