@@ -30,6 +30,8 @@ from micota_lf.grading.measures import (
     METRICS,
     Columns,
     asked_rows,
+    loops,
+    majority,
     measured_rows,
     response_metrics,
     token_counter,
@@ -336,16 +338,42 @@ def test_measured_rows_are_lm_evals_metrics_and_their_means_over_several_respons
     assert [one.found_by for one in grades[1]] == ["box", None]
     assert set(first) == set(METRICS)
     assert first == {
-        "legacy": 1, "symbolic": 1, "boxed": 1, "reflections": 1, "response_tokens": 2, "truncated": 0
+        "legacy": 1, "symbolic": 1, "boxed": 1, "reflections": 1, "response_tokens": 2, "truncated": 0,
+        "loops": 0,
     }  # fmt: skip
     assert several == {
-        "legacy": 0, "symbolic": 0.5, "boxed": 0.5, "reflections": 0.5, "response_tokens": 3, "truncated": 0.5
+        "legacy": 0, "symbolic": 0.5, "boxed": 0.5, "reflections": 0.5, "response_tokens": 3,
+        "truncated": 0.5, "loops": 0,
     }  # fmt: skip
     assert set(empty.values()) == {0}
     doc = {"answer": 3, "legacy_rule": "number", "max_gen_toks": 5}
     doc |= {"tokenizer": str(ModelRef("tiny:teacher").local), "tokenizer_revision": None}
     ((ours, _),) = measured_rows(rows[:1], token_counter(doc["tokenizer"]), 5)
     assert response_metrics(doc, rows[0][0].response) == ours
+
+
+def test_a_loop_is_a_cut_response_that_repeats_its_last_passage_to_the_end():
+    steps = " ".join(f"Wait, {n} + 17 = {n + 17}, so that is not it yet." for n in range(200))
+    again = steps + " Let me check once more, then the sum is 40 and not 41." * 4
+    assert [loops(text) for text in ("", "so 3", steps, again, again + " I am", "no " * 90)] == [
+        False, False, False, True, True, True
+    ]  # fmt: skip
+    rows = [[Question(text, "3")] for text in (again, steps, "\\boxed{3}")]
+    measured = [numbers for numbers, _ in measured_rows(rows, words, max_gen_toks=99)]
+    assert [(row["truncated"], row["loops"]) for row in measured] == [(1, 1), (1, 0), (0, 0)]
+    ((ended, _),) = measured_rows(rows[:1], words, max_gen_toks=10**6)
+    assert ended["loops"] == 0  # it came to an end by itself
+
+
+def grades(*answers):
+    return [Grade(answer, False, answer in ("1/2", "0.5"), "") for answer in answers]
+
+
+def test_the_majority_is_of_equal_answers_and_a_tie_counts_by_its_share():
+    assert majority(grades("1/2", "3", "$0.5$", "4", "0.5")) == 1
+    assert majority(grades("3", "1/2", "\\text{3}", None, None, None)) == 0  # no answer has no vote
+    assert majority(grades("1/2", "3")) == majority(grades("3", "1/2")) == 0.5
+    assert majority(grades(None, None)) == 0 and majority(grades("(" * 5000)) == 0
 
 
 def test_a_sample_of_lm_eval_is_a_row_to_grade(tmp_path):

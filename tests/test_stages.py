@@ -1,5 +1,6 @@
 """The stages on files, as functions and as commands, statistics and BPC arithmetic."""
 
+import itertools
 import json
 import math
 
@@ -9,7 +10,7 @@ from micota_lf import StepFailed, UserError
 from micota_lf.backends import Completion, Request, fake, open_backend
 from micota_lf.cli.main import main
 from micota_lf.grading.answer import grade
-from micota_lf.grading.intervals import average_interval, mean_interval, wilson
+from micota_lf.grading.intervals import average_interval, mean_interval, pass_at, sampled, wilson
 from micota_lf.inputs.problems import Prompts, load_problems
 from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Bpc, Filter, Generation
@@ -205,6 +206,86 @@ def test_the_filter_keeps_equation_1_and_says_why_it_rejects_the_rest(tmp_path):
     write_jsonl(tmp_path / "r.jsonl", [{**rows[1], "answer": None}, rows[5]])
     unknown = filter_responses(tmp_path / "r.jsonl", tmp_path / "u.jsonl", Filter("none"))
     assert unknown["reasons"]["kept"] == 2 and unknown["kept_not_right"] == 1
+
+
+def test_pass_at_k_is_the_share_of_all_choices_of_k_that_hold_a_right_one():
+    for n in range(1, 7):
+        for right, k in itertools.product(range(n + 1), range(1, n + 1)):
+            choices = [min(choice) < right for choice in itertools.combinations(range(n), k)]
+            assert pass_at(k, right, n) == pytest.approx(sum(choices) / len(choices))
+    rows = [
+        {"symbolic": 1 / 3, "responses": 6, "majority": 1},
+        {"symbolic": 0.0, "responses": 6, "majority": 0},
+    ]
+    found = sampled(rows, "symbolic")
+    assert list(found) == ["pass@1", "pass@2", "pass@4", "pass@6", "maj@6"]
+    assert found["maj@6"] == dict(zip(("mean", "low", "high"), (0.5, *wilson(1, 2)), strict=True))
+    assert sampled([{"kept": 1.0, "responses": 1}], "kept") == {}
+
+
+@pytest.mark.parametrize("backend", ["fake", "transformers"])
+def test_several_responses_to_a_prompt_differ_go_on_after_a_crash_and_are_refused_if_greedy(
+    tmp_path, backend, capsys
+):
+    prompts, out = Prompts("tiny:train", limit=2), tmp_path / "r.jsonl"
+    sampling = Generation(backend, samples=5, temperature=20, max_tokens=12, batch_size=3, dtype="float32")
+    generate(ModelRef("tiny:student-s"), prompts, out, sampling)
+    rows = read_jsonl(out)
+    ids = {f"{row['id']}#{n}" for row in load_problems(prompts) for n in range(1, 6)}
+    assert {row["id"] for row in rows} == ids and len(rows) == 10
+    for prompt in {row["prompt"] for row in rows}:
+        assert len({row["response"] for row in rows if row["prompt"] == prompt}) >= 4
+    write_jsonl(out, rows[:3])
+    generate(ModelRef("tiny:student-s"), prompts, out, sampling)
+    again = read_jsonl(out)
+    assert {row["id"] for row in again} == ids and again[:3] == rows[:3]
+    assert again[0]["response"] not in [
+        row["response"] for row in again[3:6]
+    ]  # no batch draws as the first did
+    words = ["generate", "--model", "tiny:student-s", "--prompts", "tiny:train", "generation.samples=2"]
+    assert main([*words, "-o", str(tmp_path / "greedy")]) == 2
+    assert (
+        "generation.samples: 2 greedy responses are the same: set generation.temp" in capsys.readouterr().err
+    )
+
+
+def test_of_several_right_responses_to_a_prompt_all_or_one_are_kept_and_the_counts_say_so(tmp_path):
+    answered = {"a": [(12, 9), (13, 1), (12, 5)], "b": [(12, 3), (12, 3), (1, 1)], "c": [(1, 1)] * 3}
+    rows = [
+        {**response(f"{name}#{n}", f"so \\boxed{{{value}}}", tokens=tokens), "prompt": name}
+        for name, answers in answered.items()
+        for n, (value, tokens) in enumerate(answers, start=9)
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "r.jsonl", reversed(rows))  # generation ends in any order
+    kept = {}
+    for choice in ("all", "shortest", "first"):
+        rule = Filter(per_prompt=choice)
+        counts = filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", rule)
+        kept[choice] = {row["id"] for row in read_jsonl(tmp_path / "c.jsonl")}
+        assert (counts["prompts"], counts["prompts_kept"], counts["responses"]) == (3, 2, 9)
+        means = {name: found["mean"] for name, found in counts["passed"].items()}
+        assert means == {"pass@1": pytest.approx(4 / 9), "pass@2": 2 / 3, "pass@3": 2 / 3}
+    assert kept == {
+        "all": {"a#9", "a#11", "b#9", "b#10"},
+        "shortest": {"a#11", "b#9"},
+        "first": {"a#9", "b#9"},
+    }
+    assert counts["reasons"] == {"kept": 2, "not the first": 2, "wrong": 5}
+    write_jsonl(tmp_path / "r.jsonl", [{"prompt": "p", "response": "so \\boxed{12}", "answer": "12"}])
+    with pytest.raises(UserError, match="no 'response_tokens', which per_prompt shortest needs"):
+        filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", Filter(per_prompt="shortest"))
+
+
+def test_a_cut_response_that_repeats_itself_is_rejected_as_a_loop(tmp_path):
+    again = "Let me check that once more, as it may be wrong after all. " * 9
+    rows = [
+        response("loop", again, reason="length"),
+        response("ends", again + "\\boxed{12}"),
+        response("cut", "so", reason="length"),
+    ]
+    write_jsonl(tmp_path / "r.jsonl", rows)
+    counts = filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", Filter())
+    assert counts["reasons"] == {"kept": 1, "loops": 1, "truncated": 1} and not counts["passed"].get("pass@4")
 
 
 def test_a_filter_that_keeps_nothing_is_an_error_that_names_the_reasons(tmp_path):
