@@ -11,6 +11,7 @@ Limits and the marks `How` and `Apart` (what enters no step's identity; system/f
 import re
 from collections.abc import Iterator
 from dataclasses import field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, get_type_hints
 from urllib.parse import urlsplit
 
