@@ -74,6 +74,7 @@ def tree(tmp_path, monkeypatch, gap_seeds) -> Path:
     for folder in ("kept", "kept-short"):
         whole = [{**row, "id": str(n), "response_tokens": 5} for n, row in enumerate(rows)]
         write_jsonl(tmp_path / folder / "corpus.jsonl", whole)
+    write_jsonl(tmp_path / "four" / "responses.jsonl", [{**row, "response_tokens": 5} for row in rows])
     for workspace in ("runs", "pilot"):
         (tmp_path / workspace).mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

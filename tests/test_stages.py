@@ -228,7 +228,7 @@ def test_several_responses_to_a_prompt_differ_go_on_after_a_crash_and_are_refuse
     tmp_path, backend, capsys
 ):
     prompts, out = Prompts("tiny:train", limit=2), tmp_path / "r.jsonl"
-    sampling = Generation(backend, samples=5, temperature=20, max_tokens=12, batch_size=3, dtype="float32")
+    sampling = Generation(backend, samples=5, temperature=20.0, max_tokens=12, batch_size=3, dtype="float32")
     generate(ModelRef("tiny:student-s"), prompts, out, sampling)
     rows = read_jsonl(out)
     ids = {f"{row['id']}#{n}" for row in load_problems(prompts) for n in range(1, 6)}

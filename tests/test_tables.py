@@ -1,6 +1,7 @@
 """The report's numbers against hand-made verdicts: cells, differences, states, and what files they go to."""
 
 import csv
+import json
 import math
 import re
 
@@ -16,13 +17,21 @@ from micota_lf.grading.intervals import (
     least_difference,
     mcnemar,
     mean_interval,
+    sampled,
     wilson,
 )
 from micota_lf.reports.figures import figure_sheet
 from micota_lf.reports.outcomes import Outcomes
 from micota_lf.reports.sheets import CELLS, csv_text, latex, markdown
-from micota_lf.reports.tables import accuracy_sheet, bpc_sheet, comparison_sheet, corpora_sheet, gap_sheet
-from micota_lf.reports.write import write_report
+from micota_lf.reports.tables import (
+    accuracy_sheet,
+    bpc_sheet,
+    comparison_sheet,
+    corpora_sheet,
+    gap_sheet,
+    samples_sheet,
+)
+from micota_lf.reports.write import recipe_sheets, write_report
 from micota_lf.system.files import write_json, write_jsonl
 
 TASKS = ("micota_tiny_two", "micota_tiny_three")
@@ -88,6 +97,28 @@ def test_a_cell_has_its_share_interval_n_length_and_cut_and_the_average_is_unwei
     assert re.fullmatch(r"75\.0 \[[\d.]+, [\d.]+\]\nn=8, 25 tok, 25\.0% cut", line[-1])
 
 
+def test_loops_are_shown_where_there_are_any_and_samples_have_a_sheet_of_their_own(bench):
+    outcomes = bench.outcomes()
+    assert samples_sheet(outcomes, outcomes.plan.slots).lines == []
+    done = outcomes.directory("evaluate/student-s/MiCoTA") / "done.json"
+    scores = json.loads(done.read_text())["results"]
+    rows = [
+        {"symbolic": 0.5, "responses": 4, "majority": 0.5},
+        {"symbolic": 1.0, "responses": 4, "majority": 1},
+    ]
+    scores["micota_tiny_two"] |= {"loops": 1, "sampled": {"symbolic": sampled(rows, "symbolic")}}
+    write_json(done, {"results": scores})
+    sheet = accuracy_sheet(bench.outcomes(), "table2")
+    (line,) = [line for line in sheet.lines if line[:2] == ["student-s", "MiCoTA"]]
+    assert [cell.rpartition("cut")[2] for cell in line[2:]] == [", 25.0% loops", "", ", 12.5% loops"]
+    outcomes = bench.outcomes()
+    sheet = samples_sheet(outcomes, outcomes.plan.slots)
+    assert sheet.head[3:] == ["pass@1", "pass@2", "pass@4", "maj@4"]
+    assert [line[0] for line in sheet.lines] == ["student-s/MiCoTA"]
+    assert sheet.lines[0][3].startswith("75.0% [") and sheet.lines[0][4].startswith("91.7% [")
+    assert sheet in list(recipe_sheets(outcomes))
+
+
 def test_corpora_of_other_numerics_are_named_in_their_note(bench):
     for slot, backend in (("generate/teacher", "vllm"), ("generate/assistant/strong", "transformers")):
         assert "numerics" not in corpora_sheet(bench.outcomes()).note
@@ -106,7 +137,11 @@ def test_rows_that_a_filter_kept_although_they_are_not_right_are_counted(bench):
         write_json(
             bench.outcomes().directory(slot) / "done.json", {"results": {**found, "kept_not_right": wrong}}
         )
+    several = {"prompts": 4, "prompts_kept": 3, "passed": {"pass@1": {"mean": 0.5}, "pass@2": {"mean": 0.75}}}
+    short = bench.outcomes().directory("filter/short") / "done.json"
+    write_json(short, {"results": {**found, **several}})
     reasons = {row["corpus"]: row.get("reasons") for row in corpora_sheet(bench.outcomes()).records}
+    assert reasons["short"] == "7 kept, 2 truncated; 3 of 4 prompts, pass@1 50.0%, pass@2 75.0%"
     assert reasons["strong"] == "7 kept, 2 truncated (3 kept are not right)"
     assert reasons["half"] == "7 kept, 2 truncated"
 

@@ -160,6 +160,9 @@ def test_the_tasks_folder_is_known_by_content_and_lm_eval_reads_every_task_in_it
     sampling = tiny["tasks"]["micota_tiny_two_avg"].config
     assert sampling.repeats == 16 and sampling.generation_kwargs["temperature"] == 0.6
     assert sampling.generation_kwargs["max_gen_toks"] == Evaluation.max_gen_toks
+    other = known_tasks(Evaluation(samples=4, temperature=1.0))["micota_tiny_two_avg"]
+    assert (other["repeats"], other["generation_kwargs"]["temperature"]) == (4, 1.0)
+    assert other["filter_list"][0]["filter"][0]["k"] == 4
 
 
 def test_the_command_by_hand_grades_and_finds_the_recipes_own_benchmark(cache):
@@ -195,7 +198,12 @@ def test_a_step_grades_what_lm_eval_asked_own_tasks_and_repeats_too(own, tmp_pat
     assert [row["target"] for row in samples[:2]] == ["2", "3"]
     assert [len(row["response"]) for row in samples[4:]] == [16, 16]
     assert [(row["task"], row["id"]) for row in samples] == [(row["task"], row["id"]) for row in problems]
-    assert all(set(row) == {"task", "id", *METRICS} for row in problems)
+    assert all(set(row) == {"task", "id", *METRICS} for row in problems[:4])
+    assert all(set(row) == {"task", "id", *METRICS, "responses", "majority"} for row in problems[4:])
+    found = scores["micota_few_avg"]["sampled"]["symbolic"]
+    assert list(found) == [f"pass@{k}" for k in (1, 2, 4, 8, 16)] + ["maj@16"]
+    assert found["pass@1"]["mean"] == scores["micota_few_avg"]["symbolic"] / 2
+    assert "sampled" not in scores["micota_few"]
     numerics = read_json(directory / "numerics.json")
     assert numerics["dtype"] == "float32" and numerics["torch"] and numerics["batch_size"] == 48
     (directory / "log.txt").write_text(

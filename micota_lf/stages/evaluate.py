@@ -69,8 +69,7 @@ def settings(recipe: Recipe) -> Settings:
     spec, prompts = recipe.evaluation, recipe.prompts
     tasks, found = chosen_tasks(spec), evaluated_benchmarks(spec)
     if all(config["include"] == OURS and "repeats" not in config for config in tasks.values()):
-        plain = {key: getattr(Evaluation, key) for key in ("seed", "samples", "temperature")}
-        spec = replace(spec, **plain)
+        spec = replace(spec, **{key: getattr(Evaluation, key) for key in ("seed", "samples", "temperature")})
     apart = {
         "prompts": {"template": prompts.template, "system": prompts.system},
         "tasks": list(tasks),
