@@ -28,8 +28,8 @@ from micota_lf.tiny import TINY_ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("plan", "explain", "schema", "tasks", "report", "filter", "mix", "grade")  # where their input is there
-PARSED = ("run", "verify", "gc", "export", "generate", "train", "merge", "evaluate", "bpc", "preflight", "templates",
-          "join", "sweep")  # fmt: skip
+PARSED = ("run", "verify", "gc", "export", "generate", "train", "merge", "evaluate", "bpc", "preflight",
+          "join", "sweep", "templates")  # fmt: skip
 STAGES = ("generate", "filter", "mix", "train", "merge", "evaluate", "bpc")
 MORE_THAN_THIS_MACHINE = ("Qwen/",)  # in a stage command: a hub, a GPU or a server is needed
 
