@@ -126,7 +126,7 @@ def _after_end(model: ModelRef, template: str | None, prompts: Prompts, extra: M
             found = f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"
         if found:
             names = [one for one, share in agreement(model, prompts).items() if share == 1]
-            same = f"the same tokens have {', '.join(names)}" if names else "no template has the same tokens"
+            same = f"try {', '.join(names)}" if names else "no template has the same tokens"
             raise UserError(f"template {name_of}, {name}: {found}; {same}, or train.template=null")
         after_end = original.decode(training[len(asked + answered) + 1 :])
     return after_end
