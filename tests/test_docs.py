@@ -29,7 +29,7 @@ from micota_lf.tiny import TINY_ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("plan", "explain", "schema", "tasks", "report", "filter", "mix", "grade")  # where their input is there
 PARSED = ("run", "verify", "gc", "export", "generate", "train", "merge", "evaluate", "bpc", "preflight",
-          "join", "sweep")  # fmt: skip
+          "join", "sweep", "templates")  # fmt: skip
 STAGES = ("generate", "filter", "mix", "train", "merge", "evaluate", "bpc")
 MORE_THAN_THIS_MACHINE = ("Qwen/",)  # in a stage command: a hub, a GPU or a server is needed
 
@@ -92,7 +92,7 @@ def run_micota(words: list[str]) -> None:
 def parse_micota(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse a command as `micota` does, load its recipe, look up its targets; do nothing."""
     parsed = []
-    home = stage_commands if words[0] in STAGES else plain_commands
+    home = stage_commands if words[0] in (*STAGES, "templates") else plain_commands
     monkeypatch.setattr(home, "run" if words[0] == "sweep" else words[0], parsed.append)
     assert main(words) == 0
     (args,) = parsed
@@ -106,7 +106,7 @@ def parse_micota(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for path in recipes:
         plan = sweep(path, overrides=getattr(args, "overrides", [])).plan
         plan.select([*getattr(args, "target", []), *([args.step] if hasattr(args, "step") else [])])
-    assert recipes or words[0] == "join" or words == ["verify", "--quick"]
+    assert recipes or words[0] in ("join", "templates") or words == ["verify", "--quick"]
 
 
 def check_make(words: list[str]) -> None:

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import BENCHMARKS, ROOT
+from conftest import BENCHMARKS, ROOT, TINY
 from datasets import Dataset
 from miniatures import MINIATURES, write_miniatures
 
-from micota_lf import UserError
+from micota_lf import RecipeError, UserError, load_recipe
 from micota_lf.grading.answer import grade
 from micota_lf.inputs import weights
 from micota_lf.inputs.chat import Chat, load_chat, opened_thought, overlong_problem, row_lengths
@@ -669,3 +669,33 @@ def test_the_refusal_of_rows_that_would_be_cut_says_how_many_and_what_length_the
     assert line.startswith("train.cutoff_len: 7 of 30 rows (23.3%) are longer than cutoff_len")
     assert line.endswith(f"raise train.cutoff_len to at least {longest}, or lower filter.max_tokens")
     assert row_lengths([], load_chat(STUDENT)) == [] and overlong_problem([], 1) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            {"adapter_config.json": '{"base_model_name_or_path": "some/base"}'},
+            "is an adapter (adapter_config.json) of",
+        ),
+        ({"model-Q4_K_M.gguf": "GGUF"}, "is quantised (model-Q4_K_M.gguf): take the unquantised"),
+    ],
+)
+def test_a_folder_that_is_no_whole_model_is_named_as_what_it_is(tmp_path, files, words):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert words in model_problem(ModelRef(str(tmp_path)), chat=True)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes"])
+def test_quantised_weights_are_refused_for_a_student_and_not_for_a_teacher(tmp_path, method):
+    shutil.copytree(STUDENT.local, tmp_path / "q")
+    config = json.loads((tmp_path / "q" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4}
+    (tmp_path / "q" / "config.json").write_text(json.dumps(config))
+    model = tmp_path / "q"
+    with pytest.raises(
+        RecipeError, match=rf"students.student-s.model: .*quantization_config: {method}\): take the"
+    ):
+        load_recipe(TINY, [f"students.student-s.model={model}"])
+    assert load_recipe(TINY, [f"teachers.teacher.model={model}"]).teachers["teacher"].model == str(model)

@@ -98,10 +98,11 @@ def test_an_end_at_which_inference_does_not_stop_is_named(tmp_path, template):
                              ("generation_config.json", "eos_token_id", [0])):  # fmt: skip
         values = json.loads((tmp_path / "m" / file).read_text())
         (tmp_path / "m" / file).write_text(json.dumps({**values, key: value}))
-    assert template_parity(model, "qwen", PROMPTS, {}).problems == [
+    (line,) = template_parity(model, "qwen", PROMPTS, {}).problems
+    assert line == (
         "template 'qwen', a plain answer: training ends a response with '<|im_end|>', but inference stops at "
-        "'<|endoftext|>'"
-    ]
+        "'<|endoftext|>'; no template has the same tokens, or train.template=null"
+    )
 
 
 def test_a_chat_template_that_opens_a_thought_trains_the_same_tokens_for_thoughts_alone(opening):
@@ -433,3 +434,41 @@ def test_a_failed_preflight_ends_the_run_with_its_lines(tmp_path, capsys):
     assert "step preflight failed: train.template (students.assistant): template 'qwen3', a plain" in error
     assert "2 steps that need others could not run" in error
     assert [path.name for path in tmp_path.glob("*/*/step.json")] == ["step.json"]
+
+
+ODD = (
+    "{{ '[[' }}{% for m in messages %}{{ m['role'] + '>> ' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ ' <<' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant>> ' }}{% endif %}"
+)
+
+
+def test_a_model_that_no_template_fits_is_trained_with_its_own_chat_template(tmp_path, capsys):
+    model = with_template(tmp_path / "odd", ODD)
+    (line,) = template_parity(model, "qwen", PROMPTS, {}).problems
+    assert line.endswith("no template has the same tokens, or train.template=null")
+    assert template_parity(model, None, PROMPTS, {}).problems == []
+    write_jsonl(tmp_path / "c.jsonl", [{"prompt": "Say A", "response": "A"}] * 8)
+    words = ["--model", model.ref, "--corpus", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]
+    words += ["train.use_cpu=true", "train.bf16=false", "train.template=null", "train.global_batch_size=4"]
+    words += ["train.num_train_epochs=10", "train.learning_rate=3.0e-3", "train.enable_liger_kernel=false"]
+    assert main(["train", *words]) == 0, capsys.readouterr().err
+    trained = ModelRef(str(tmp_path / "out" / "model"))
+    assert load_chat(trained).template == ODD
+    with open_backend(trained, Generation(max_tokens=16, dtype="float32")) as backend:
+        (made,) = backend.complete([Request("a", [{"role": "user", "content": "Say A"}])])
+    assert (made.text, made.finish_reason) == ("A", "stop")
+
+
+def test_a_template_of_null_is_refused_beside_packing(tmp_path, capsys):
+    write_jsonl(tmp_path / "c.jsonl", rows(3))
+    words = ["--model", STUDENT.ref, "--corpus", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]
+    assert main(["train", *words, "train.template=null", "train.packing=true"]) == 2
+    assert "train.template: null cannot go with train.packing" in capsys.readouterr().err
+
+
+def test_the_templates_that_fit_a_model_are_listed_first(capsys):
+    assert main(["templates", STUDENT.ref]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "qwen: equal" and "null, its own: equal" in lines
+    assert any(line.startswith("equal once prompts.system is set: ") and "chatml" in line for line in lines)

@@ -10,6 +10,7 @@
     micota verify recipes/tiny.yaml     whether finished steps are still what they were
     micota gc recipes/tiny.yaml         steps that no recipe refers to
     micota export merge/ta out          a checkpoint as a hub folder with its model card
+    micota templates tiny:student-s     which train.template gives a model its own tokens
     micota schema                       the JSON Schema of recipes, for editors
     micota generate|filter|grade|mix|train|merge|evaluate|bpc --help
 

@@ -9,6 +9,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import StepFailed, UserError
@@ -24,6 +25,8 @@ from ..run.step import execute, failure_report
 from ..stages import Results, parity
 from ..stages.generate import summary_lines
 from ..system.files import read_json
+
+NEAREST = 3  # templates that are told with how they differ
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -67,6 +70,30 @@ def train(args: argparse.Namespace) -> None:
 
     made = _made(args, build)
     _say(args, f"{made['steps']} steps, mean training loss {made['train_loss']:.4f}")
+
+
+def templates(args: argparse.Namespace) -> None:
+    """LLaMA-Factory's templates beside a model's chat template: those with its tokens, then the nearest."""
+    if not parity.available():
+        raise UserError("llamafactory cannot be imported here, which has the templates")
+    model, plain, told = (
+        ModelRef(args.model, args.model_revision),
+        Prompts(""),
+        Prompts("", system="Be brief."),
+    )
+    parity.sound_chat(model)
+    shares, with_system = parity.agreement(model, plain), dict[str, float]()
+    with suppress(UserError):  # a chat template may refuse system messages
+        with_system = parity.agreement(model, told)
+    equal = [name for name, share in shares.items() if share == 1]
+    system = [name for name, share in with_system.items() if share == 1 and name not in equal]
+    nearest = [name for name in shares if name not in (*equal, *system)][:NEAREST]
+    for name in (*equal, *nearest, None):
+        problems = parity.template_parity(model, name, plain, {}).problems
+        words = problems[0] if problems else "equal"
+        print(f"{'null, its own' if name is None else name}: {words}", flush=True)
+    if system:
+        print(f"equal once prompts.system is set: {', '.join(system)}")
 
 
 def merge(args: argparse.Namespace) -> None:

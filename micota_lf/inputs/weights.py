@@ -188,10 +188,23 @@ def model_problem(model: ModelRef, chat: bool) -> str | None:
     return problem and f"model {model.ref} {problem}"
 
 
+def quantised_problem(model: ModelRef) -> str | None:
+    """Why a model can be neither trained nor merged: its weights are quantised. Else, or if unknown, None."""
+    how = model.settings("config.json").get("quantization_config") or {}
+    name = how.get("quant_method", "without quant_method") if how else None
+    words = f"model {model.ref} is quantised (config.json, quantization_config: {name})"
+    return f"{words}: take the unquantised weights that it was made of" if name else None
+
+
 def _directory_problems(path: Path, chat: bool) -> Iterator[str]:
     """One by one, since each check relies on those before it."""
     settings = ("config.json", "tokenizer_config.json")
     files = {file.name for file in path.iterdir() if file.is_file()}
+    if "config.json" not in files and "adapter_config.json" in files:
+        base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
+        yield f"is an adapter (adapter_config.json) of {base}: merge the two into one model first"
+    if "config.json" not in files and (packed := [name for name in files if name.endswith(".gguf")]):
+        yield f"is quantised ({packed[0]}): take the unquantised safetensors weights that it was made of"
     if not files.issuperset(settings):
         yield f"lacks {' and '.join(name for name in settings if name not in files)}"
     if files.isdisjoint(("tokenizer.json", "tokenizer.model", "vocab.json")):

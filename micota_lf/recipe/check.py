@@ -10,7 +10,7 @@ from itertools import combinations, product
 from ..errors import UserError, nearest
 from ..inputs.problems import load_problems
 from ..inputs.references import DataRef
-from ..inputs.weights import model_problem
+from ..inputs.weights import model_problem, quantised_problem
 from ..system.files import read_jsonl
 from .lineage import OTHERS, accumulation, judged, parents, training, trainings
 from .sections import RATIO_TOLERANCE, Recipe
@@ -133,6 +133,8 @@ def _model_problems(recipe: Recipe) -> Iterator[str]:
     for at, ref in refs.items():
         if problem := model_problem(ref, chat=at.endswith(".model")):
             yield f"{at}: {problem}"
+        elif ref.local and not at.startswith("teachers.") and (problem := quantised_problem(ref)):
+            yield f"{at}: {problem}"  # an engine may still answer with a teacher's
 
 
 def _benchmark_problems(recipe: Recipe) -> Iterator[str]:

@@ -191,7 +191,8 @@ class Train(Section):
     adam_beta1: Share = 0.9
     adam_beta2: Share = 0.999
     cutoff_len: Count = 16384
-    template: str = "qwen"
+    template: str | None = "qwen"
+    """LLaMA-Factory's name; null: the model's own chat template, with which the library writes the tokens."""
     finetuning_type: Literal["full", "freeze"] = "full"
     bf16: bool = True
     packing: bool = False

@@ -99,6 +99,13 @@ def _share(sums: list[list[int]], width: int) -> float:
     return sum(map(sum, steps)) / sum(width * max(step) for step in steps)
 
 
+def row_tokens(rows: list[Row], chat: Chat, system: str | None) -> list[tuple[list[int], list[int]]]:
+    """Tokens of each row's prompt and of its response with the end of turn, by the model's chat template."""
+    before, between, after = chat.frame(system)
+    texts = ([before + row["prompt"] + between for row in rows], [row["response"] + after for row in rows])
+    return list(zip(*([one.ids for one in chat.encoded(some)] for some in texts), strict=True))
+
+
 def write_tokens(
     path: Path, rows: list[Row], chat: Chat, system: str | None, made: Arranged, together: int
 ) -> None:
@@ -110,9 +117,7 @@ def write_tokens(
     """
     import datasets
 
-    before, between, after = chat.frame(system)
-    texts = ([before + row["prompt"] + between for row in rows], [row["response"] + after for row in rows])
-    pairs = list(zip(*([one.ids for one in chat.encoded(some)] for some in texts), strict=True))
+    pairs = row_tokens(rows, chat, system)
     packs = [[pairs[row] for row in pack] for pack in made.packs]
     used = [sum(map(len, chain(*pack))) for pack in packs]
     most = [max(1, *used[n // together * together :][:together]) for n in range(len(used))]

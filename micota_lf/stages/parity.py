@@ -22,6 +22,7 @@ from ..inputs.chat import Chat, load_chat, opened_thought, row_lengths, stop_tok
 from ..inputs.problems import Prompts, chat
 from ..inputs.references import ModelRef
 from ..system.files import read_beside
+from .arrange import row_tokens
 
 NO_CUTOFF = 2**20
 COPY = "parity"  # the name of our copy of a template, into which LLaMA-Factory writes its arguments
@@ -62,11 +63,14 @@ def available() -> bool:
     return find_spec("llamafactory") is not None
 
 
-def template_parity(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[str, Any]) -> Parity:
+def template_parity(
+    model: ModelRef, template: str | None, prompts: Prompts, extra: Mapping[str, Any]
+) -> Parity:
     """Compare a LLaMA-Factory template with a model's chat template on sample conversations.
 
     The conversations have the system message of `prompts`, or none: only what a recipe uses must agree. The
-    first one that differs is told, and what cannot be compared. `extra` are the training's.
+    first one that differs is told, and what cannot be compared. `extra` are the training's. Template None
+    stands for the tokens that arrange.py writes.
     """
     try:
         unknown = _unknown_names(template, extra)
@@ -75,30 +79,33 @@ def template_parity(model: ModelRef, template: str, prompts: Prompts, extra: Map
         return Parity([first_line(error)])
 
 
-def _unknown_names(template: str, extra: Mapping[str, Any]) -> list[str]:
+def _unknown_names(template: str | None, extra: Mapping[str, Any]) -> list[str]:
     """A line for a template and for each argument that LLaMA-Factory does not know (hparams/parser.py)."""
     from llamafactory.data.template import TEMPLATES
     from llamafactory.hparams.parser import _TRAIN_ARGS, HfArgumentParser
 
     known = [action.dest for action in HfArgumentParser(_TRAIN_ARGS)._actions]
     asked = {f"extra.{key}: LLaMA-Factory has no such argument": (key, known) for key in extra}
-    asked[f"template: LLaMA-Factory has no template {template!r}"] = (template, list(TEMPLATES))
+    if template is not None:
+        asked[f"template: LLaMA-Factory has no template {template!r}"] = (template, list(TEMPLATES))
     return [
         f"train.{said}; {nearest(key, names)}" for said, (key, names) in asked.items() if key not in names
     ]
 
 
-def _after_end(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[str, Any]) -> str:
+def _after_end(model: ModelRef, template: str | None, prompts: Prompts, extra: Mapping[str, Any]) -> str:
     """What training adds after the end of turn. Raises UserError for the first difference."""
     original, tokenizer = (_tokenizer(model) for _ in range(2))
     if original.chat_template is None:
         raise UserError(f"{model.ref}: has no chat template")
     system = {"default_system": prompts.system} if prompts.system else {}
     arguments = {**system, **{key: value for key, value in extra.items() if key in DATA_ARGUMENTS}}
-    trained = _supervised(tokenizer, template, arguments, prompts)
+    counter, after_end, name_of = load_chat(model), "", repr(template) if template else "null"
+    rows = [{"prompt": chat(one, prompts)[-1]["content"], "response": two} for one, two in SAMPLES.values()]
+    own = [asked + answered for asked, answered in row_tokens(rows, counter, prompts.system)]
+    trained = _supervised(tokenizer, template, arguments, prompts) if template else own
     shipped = model.settings("generation_config.json").get("eos_token_id")
     stops = stop_tokens(shipped, original.eos_token_id)  # as in backends/
-    counter, after_end = load_chat(model), ""
     for (name, (problem, response)), training in zip(SAMPLES.items(), trained, strict=True):
         messages = chat(problem, prompts)
         prompt, saved = (
@@ -106,7 +113,7 @@ def _after_end(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[
             for one in (original, tokenizer)
         )
         if saved != prompt:  # LLaMA-Factory saves its own with the trained model
-            raise UserError(f"template {template!r} replaces the model's chat template by another")
+            raise UserError(f"template {name_of} replaces the model's chat template by another")
         # A thought that the prompt opens is not the response's.
         texts = prompt, response.removeprefix(opened_thought(prompt))
         asked, answered = (original(text, add_special_tokens=False)["input_ids"] for text in texts)
@@ -116,9 +123,39 @@ def _after_end(model: ModelRef, template: str, prompts: Prompts, extra: Mapping[
         if not found and counted != len(training):
             found = f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"
         if found:
-            raise UserError(f"template {template!r}, {name}: {found}")
+            names = [one for one, share in agreement(model, prompts).items() if share == 1]
+            same = f"try {', '.join(names)}" if names else "no template has the same tokens"
+            raise UserError(f"template {name_of}, {name}: {found}; {same}, or train.template=null")
         after_end = original.decode(training[len(asked + answered) + 1 :])
     return after_end
+
+
+def agreement(model: ModelRef, prompts: Prompts) -> dict[str, float]:
+    """By name of LLaMA-Factory's templates, most first, the share of the samples' tokens before a difference.
+
+    It is 1 if all are the same and the end is one at which generation stops. `template_parity` looks closer:
+    LLaMA-Factory may change the tokenizer too.
+    """
+    from llamafactory.data.template import TEMPLATES
+
+    tokenizer, counter = _tokenizer(model), load_chat(model)
+    stops = stop_tokens(model.settings("generation_config.json").get("eos_token_id"), tokenizer.eos_token_id)
+    found = dict.fromkeys(TEMPLATES, 0.0)
+    for problem, response in SAMPLES.values():
+        messages = chat(problem, prompts)
+        prompt = counter.prompt(messages)
+        wanted = list(chain(*(one.ids for one in counter.encoded(
+            [prompt, response.removeprefix(opened_thought(prompt))]
+        ))))  # fmt: skip
+        dialogue = [messages[-1], {"role": "assistant", "content": response}]
+        for name, template in TEMPLATES.items():
+            made = list(chain(*template.encode_oneturn(tokenizer, dialogue, prompts.system)))
+            pairs = enumerate(zip(made, wanted, strict=False))
+            same = next((at for at, (one, two) in pairs if one != two), min(len(made), len(wanted)))
+            ended = same == len(wanted) and bool(stops.intersection(made[same:]))
+            found[name] += (same + ended) / (len(wanted) + 1) / len(SAMPLES)
+    rounded = {name: round(share, 6) for name, share in found.items()}
+    return dict(sorted(rounded.items(), key=lambda one: (-one[1], len(one[0]), one[0])))
 
 
 def _tokenizer(model: ModelRef) -> Any:
@@ -141,7 +178,7 @@ def _difference(
         return f"tokens differ from position {at}: training {shown[0]}, inference {shown[1]}"
     if not ending:
         return "no end-of-turn token is trained: responses would not end"
-    if ending[0] not in stops:
+    if not stops.intersection(ending):
         wanted = ", ".join(repr(tokenizer.decode([stop])) for stop in sorted(stops))
         last = tokenizer.decode(ending[:1])
         return f"training ends a response with {last!r}, but inference stops at {wanted}"

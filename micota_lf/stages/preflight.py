@@ -20,7 +20,7 @@ from ..grading.answer import unread_golds
 from ..inputs.chat import Chat, opened_thought
 from ..inputs.problems import Benchmark, Problems, chat, load_problems
 from ..inputs.references import DataRef, ModelRef, hub_problems
-from ..inputs.weights import tensors
+from ..inputs.weights import quantised_problem, tensors
 from ..recipe.lineage import filtering, judged, model_of, shown_teachers, training, trainings
 from ..recipe.sections import Generation, Recipe
 from ..recipe.tasks import evaluated_benchmarks
@@ -99,6 +99,8 @@ def inspect(step: Context) -> Report:
     lacking = hub_problems(models)
     report = Report([*lacking.values()])
     here = {role: model for role, model in models.items() if role not in lacking}
+    trained = [role for role in here if not role.startswith("teachers.")]
+    report.problems += [f"{role}: {line}" for role in trained if (line := quantised_problem(here[role]))]
     merges = step.config["merges"]
     chats = _chats({role: model for role, model in here.items() if role not in merges}, step, report)
     longest = _longest(step, chats, report)

@@ -78,8 +78,13 @@ def train_config(
 def settings(recipe: Recipe, train: Train) -> Settings:
     """Of a training step; without a system message LLaMA-Factory's template has its own.
 
-    The gradient accumulation is derived.
+    The gradient accumulation is derived. Raises UserError for what the model's own template cannot go with.
     """
+    clash = ["packing"] * train.packing + [f"extra.{key}" for key in train.extra if key in NAMES["own_rows"]]
+    if train.template is None and clash:
+        raise UserError(
+            f"train.template: null cannot go with train.{clash[0]}; name a template, or drop that"
+        )
     processes, figures = train_processes(recipe), recipe.estimates
     gpus = processes if recipe.hardware.gpus else 0
     on_gpu, packed = gpus > 0 and not train.use_cpu, train.packing or train.extra.get("neat_packing")
@@ -207,8 +212,9 @@ def _data(step: Context, program: str) -> _Data:
     if problem := overlong_problem(lengths, what["cutoff_len"]):
         raise UserError(problem)
     devices, wish = step.how["processes"] * step.how["nodes"], how["arrange"]
+    ours = what["template"] is None  # the rows are written with the model's own chat template
     own = what["packing"] or what["extra"].keys() & NAMES["own_rows"] or not how["check_template"]
-    if (devices == 1 and not step.gpus) or wish == "none" or own:
+    if not ours and ((devices == 1 and not step.gpus) or wish == "none" or own):
         return _Data(rows, chat, lengths, None)
     flash = step.how["fast"] and not _lacks(program, "flash_attn")
     packs = wish == "pack" or (wish == "auto" and flash)
@@ -233,6 +239,7 @@ def write_training(step: Context, data: _Data) -> None:
         if made.shared:
             config |= {"neat_packing": True, "per_device_train_batch_size": 1}
             config["gradient_accumulation_steps"] = made.micro_steps
+        config["template"] = config["template"] or "empty"  # it would parse the chat template, and may fail
         together, system = config["per_device_train_batch_size"], step.config["system"]
         shutil.rmtree(here / TOKENS, ignore_errors=True)
         write_tokens(here / TOKENS, data.rows, data.chat, system, made, together)
