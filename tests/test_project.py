@@ -138,6 +138,9 @@ def test_every_recipe_loads_and_its_header_says_how_to_run_it(gap_seeds):
         load_recipe(path)
         for word in ("Paper row:", "Hardware:", "Command:", "Override:"):
             assert word in path.read_text()[:900], (path, word)
+    for path in (ROOT / "recipes" / "families").glob("*.yaml"):
+        assert max(map(len, path.read_text().splitlines())) < 120
+        assert compile_plan(load_recipe(path)).needed(["table2"])
     for path in (ROOT / "recipes" / "examples").glob("*.yaml"):
         compile_plan(load_recipe(path))
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]

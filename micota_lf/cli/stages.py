@@ -76,11 +76,8 @@ def templates(args: argparse.Namespace) -> None:
     """LLaMA-Factory's templates beside a model's chat template: those with its tokens, then the nearest."""
     if not parity.available():
         raise UserError("llamafactory cannot be imported here, which has the templates")
-    model, plain, told = (
-        ModelRef(args.model, args.model_revision),
-        Prompts(""),
-        Prompts("", system="Be brief."),
-    )
+    model = ModelRef(args.model, args.model_revision)
+    plain, told = Prompts(""), Prompts("", system="Be brief.")
     parity.sound_chat(model)
     shares, with_system = parity.agreement(model, plain), dict[str, float]()
     with suppress(UserError):  # a chat template may refuse system messages
