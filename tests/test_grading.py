@@ -355,7 +355,7 @@ def test_measured_rows_are_lm_evals_metrics_and_their_means_over_several_respons
 def test_a_loop_is_a_cut_response_that_repeats_its_last_passage_to_the_end():
     steps = " ".join(f"Wait, {n} + 17 = {n + 17}, so that is not it yet." for n in range(200))
     again = steps + " Let me check once more, then the sum is 40 and not 41." * 4
-    assert [loops(text) for text in ("", "so 3", steps, again, again + " I am", "no " * 90)] == [
+    assert [loops(text) for text in ("", "so 3", steps, again, again + " Let me check", "no " * 90)] == [
         False, False, False, True, True, True
     ]  # fmt: skip
     rows = [[Question(text, "3")] for text in (again, steps, "\\boxed{3}")]

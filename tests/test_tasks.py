@@ -119,6 +119,7 @@ def test_what_an_evaluation_runs_on_decides_it_and_where_and_how_does_not(own, t
     base = config_of(evaluate, recipe_of(spec))
     assert base["evaluation"] == {
         "max_gen_toks": 16384, "limit": None, "dtype": "float32", "seed": 1234, "backend": "transformers",
+        "samples": 16, "temperature": 0.6,
     }  # fmt: skip
     assert base["tasks"] == ["mine", "micota_tiny_two"] and str(tmp_path) not in json.dumps(base)
     moved = own.rename(tmp_path / "moved")
