@@ -65,7 +65,7 @@ def nothing_to_do(folder: Path) -> tuple[int, float]:
     workspace = folder / "finished"
     for step in plan.steps.values():
         write_json(workspace / step.directory / "done.json", {"results": {}})
-    report = workspace / "reports" / plan.recipe / "report.md"
+    report = workspace / "reports" / plan.recipe / "report.html"
     report.parent.mkdir(parents=True)
     report.touch()
     return len(plan.steps), seconds("run", str(path), "--workspace", str(workspace))
