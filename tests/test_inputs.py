@@ -413,10 +413,11 @@ def test_every_gold_is_symbolically_right_and_legacy_has_the_lineages_ceiling(na
 
 
 def qwen2_parameters(config):
-    """Of a Qwen2 model: embeddings, attention with q, k, v biases, gated MLP, norms."""
+    """Of a Qwen2 model: embeddings, attention with q, k, v biases (others have none), gated MLP, norms."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    keys = config["num_key_value_heads"] * (hidden // heads)
-    layer = 2 * hidden**2 + 2 * hidden * keys + hidden + 2 * keys
+    width = config.get("head_dim", hidden // heads)
+    keys, queries = config["num_key_value_heads"] * width, heads * width
+    layer = 2 * hidden * queries + 2 * hidden * keys + queries + 2 * keys
     layer += 3 * hidden * config["intermediate_size"] + 2 * hidden
     embeddings = config["vocab_size"] * hidden * (1 if config["tie_word_embeddings"] else 2)
     return embeddings + config["num_hidden_layers"] * layer + hidden
@@ -429,7 +430,8 @@ KNOWN = yaml.safe_load((Path(weights.__file__).parent / "models.yaml").read_text
 def test_the_stated_size_of_a_known_model_follows_from_its_shape(name, config):
     size = known_models()[name]
     assert abs(qwen2_parameters(config) / size.parameters - 1) < 0.02
-    assert size.shape.head_dim == 128 and size.shape.layers == config["num_hidden_layers"]
+    width = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    assert size.shape.head_dim == width and size.shape.layers == config["num_hidden_layers"]
     assert size.shape.largest_tensor == config["hidden_size"] * config["vocab_size"]
 
 

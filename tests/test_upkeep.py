@@ -255,7 +255,10 @@ def test_the_card_has_settings_data_scores_with_intervals_and_steps_but_no_local
 def test_the_card_of_a_merge_names_hub_parents_their_licence_and_data(runs, monkeypatch, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("---\nlicense: apache-2.0\n---\n# A model\n")
-    monkeypatch.setattr(ModelRef, "file", lambda model, name: readme)
+    file = ModelRef.file
+    monkeypatch.setattr(
+        ModelRef, "file", lambda model, name: readme if name == "README.md" else file(model, name)
+    )
     words = ["students.assistant.model=Qwen/Qwen2.5-1.5B-Instruct", "prompts.path=open-r1/some-set"]
     hub = Runs(runs.workspace, monkeypatch, *words)
     hub.finish("merge/ta")
