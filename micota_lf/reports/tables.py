@@ -79,7 +79,7 @@ def samples_sheet(outcomes: Outcomes, slots: Iterable[str]) -> Sheet:
     spec, rows = outcomes.recipe.evaluation, []
     for slot, (task, title) in product(slots, spec.tasks.items()):
         score = (outcomes.results(slot) or {}).get(task, {})
-        if found := score.get("sampled", {}).get(spec.verdict):
+        if found := score.get("sampled", {}).get(spec.column):
             names = {"row": slot.partition("/")[2], "benchmark": title, "n": score["n"], "state": "-"}
             rows.append((names, found))
     measures = dict.fromkeys(measure for _, found in rows for measure in found)
