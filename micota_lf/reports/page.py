@@ -83,7 +83,8 @@ def rejected(outcomes: Outcomes) -> dict[str, dict[str, Any]]:
     for slot in (slot for slot in outcomes.plan.slots if slot.startswith("filter/")):
         file, first = outcomes.directory(slot) / "rejected.jsonl", dict[str, Any]()
         for row in iter_jsonl(file) if file.is_file() else ():
-            short = {key: str(row.get(key))[:EXAMPLE_CHARACTERS] for key in ("prompt", "response", "answer")}
-            first.setdefault(row["reason"], short)
+            if row["reason"] not in first:
+                shown = ("prompt", "response", "answer")
+                first[row["reason"]] = {key: str(row.get(key))[:EXAMPLE_CHARACTERS] for key in shown}
         found |= {slot.removeprefix("filter/"): first} if first else {}
     return found
