@@ -19,7 +19,7 @@ from ..plan.sweep import sweep as compiled
 from ..recipe.load import load_layers, source_rows
 from ..recipe.load import schema as recipe_schema
 from ..reports.export import export_model
-from ..reports.outcomes import Outcomes
+from ..reports.outcomes import LAST_RUN, Outcomes
 from ..reports.pilot import measured
 from ..reports.write import report_path, write_report
 from ..run import slurm
@@ -32,9 +32,7 @@ from ..stages.fetch import moved
 from ..system.files import read_json, write_json
 from ..system.machines import join as take_part
 from ..system.processes import untested_versions
-from .show import shortages, show_plan, show_sources, show_tables
-
-LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
+from .show import shortages, show_diagnosis, show_plan, show_sources, show_tables
 
 
 def _load(args: argparse.Namespace) -> tuple[Sweep, Path]:
@@ -54,7 +52,7 @@ def plan(args: argparse.Namespace) -> None:
     if args.sources:
         show_sources(source_rows(*load_layers(args.recipe, args.overrides)))
         return
-    (recipe, plan, _), workspace = _load(args)
+    (recipe, plan, *_), workspace = _load(args)
     show_plan(recipe, plan, workspace, plan.needed(args.target))
 
 
@@ -62,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     """A recipe's unfinished steps, then its report."""
     started = time.monotonic()
     swept, workspace = _load(args)
-    recipe, plan, _ = swept
+    recipe, plan, *_ = swept
     pending = pending_steps(plan, workspace, args.target)
     report = report_path(swept, workspace)
     if not pending:
@@ -88,7 +86,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"warning: {line}", flush=True)
     print(f"{recipe.name}: {len(pending)} of {len(plan.steps)} steps to do in {workspace}", flush=True)
     recipe_file = str(Path(args.recipe).absolute())
-    write_json(workspace / LAST_RUN, {"recipe": recipe_file, "overrides": args.overrides})
+    last = {"recipe": recipe_file, "overrides": args.overrides, "name": recipe.name, "targets": args.target}
+    write_json(workspace / LAST_RUN, last)
     try:
         run_plan(plan, workspace, pending, jobs=args.jobs, say=partial(print, flush=True), on_slurm=on_slurm)
     except BaseException:
@@ -122,7 +121,7 @@ def explain(args: argparse.Namespace) -> None:
     if args.step.endswith((".yaml", ".yml")):
         args.recipe = args.step
         args.step = args.overrides.pop(0) if args.overrides else ""
-    (_, plan, _), workspace = _load(args)
+    (_, plan, *_), workspace = _load(args)
     for step_id in plan.select([args.step], "STEP"):
         print(f"{plan.steps[step_id].name} ({step_id})")
         for line in reasons(plan, step_id, workspace):
@@ -137,11 +136,17 @@ def report(args: argparse.Namespace) -> None:
     print(f"report: {path}")
 
 
+def diagnose(args: argparse.Namespace) -> None:
+    """What went wrong, and what to try."""
+    swept, workspace = _load(args)
+    show_diagnosis(swept, workspace)
+
+
 def preflight(args: argparse.Namespace) -> None:
     """What can be known before the first GPU hour; in a workspace it is the run's own first step."""
     with TemporaryDirectory() as scratch:
         args.workspace = args.workspace or scratch
-        (_, plan, _), workspace = _load(args)
+        (_, plan, *_), workspace = _load(args)
         found: dict[str, dict[str, None]] = {"facts": {}, "warnings": {}, "problems": {}}
         for gate in (step for step in plan.steps if step in plan.gates):  # variants may have several
             with suppress(UserError):  # its lines are the report's

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..recipe.load import load_layers, variants_of
+from ..recipe.load import Layers, load_layers, variants_of
 from ..recipe.sections import Recipe
 from .compile import compile_plan
 from .plan import Plan
@@ -28,11 +28,15 @@ class Variant(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """A recipe, the plan of all its variants, and these by name; a recipe that has none is its only one."""
+    """A recipe, the plan of all its variants, and these by name; a recipe that has none is its only one.
+
+    `layers` are the files that the recipe was read from, and overrides (recipe/load.py).
+    """
 
     recipe: Recipe
     plan: Plan
     variants: dict[str, Variant]
+    layers: Layers = []  # noqa: RUF012 - never changed
 
 
 def sweep(
@@ -50,7 +54,7 @@ def sweep(
     recipe, layers = load_layers(path, [*overrides, *words])
     found = variants_of(recipe, layers).items()
     variants = {name: Variant(chosen, one, compile_plan(one)) for name, (chosen, one) in found}
-    return Sweep(recipe, union({name: variant.plan for name, variant in variants.items()}), variants)
+    return Sweep(recipe, union({name: variant.plan for name, variant in variants.items()}), variants, layers)
 
 
 def union(plans: Mapping[str, Plan]) -> Plan:

@@ -6,6 +6,7 @@ of the students by method. Figure 4: reflection words a response (the paper's ca
 """
 
 from collections.abc import Iterator
+from statistics import fmean
 
 from ..grading.intervals import mean_interval
 from ..recipe.lineage import table_rows
@@ -33,6 +34,7 @@ def figure_sheet(outcomes: Outcomes, name: str) -> Sheet:
             "model": model, "method": method, "unit": measure, "n": len(values),
             "mean": float(np.mean(values)), "low": low, "high": high, **quantiles, "max": max(values),
             "cut": sum(row["truncated"] for row in problems.values()) / len(values),
+            "right": fmean(row[outcomes.recipe.evaluation.column] for row in problems.values()),
         }  # fmt: skip
         if measure == "reflections":
             task, problem = max(problems, key=lambda key: problems[key][measure])
