@@ -154,7 +154,7 @@ def test_results_over_seeds_are_their_mean_with_a_t_interval_and_of_one_seed_tha
     finish_all(tmp_path, {**results, f"{WEIGHT}=0.5 seed=1": ("1010", "1000")})
     swept = sweep(TINY, {WEIGHT: [0.3, 0.5, 0.7]}, seeds=[1, 2, 3])
     report = write_report(swept, tmp_path)
-    assert report == tmp_path / "reports" / "tiny-no-gap" / "variants.md"
+    assert report == tmp_path / "reports" / "tiny-no-gap" / "report.html"
     three, one, none = [r for r in rows(report, "variants") if r["row"] == "student-s/MiCoTA"]
     assert (three["setting"], three["seeds"], three["n"]) == ("weight=0.3", "3", "8")
     values = [50.0, 75.0, 100.0]

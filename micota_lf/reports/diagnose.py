@@ -9,9 +9,9 @@ for each trained model, merge, corpus, training, ...), from which limits on they
 evidence reads, and what to try. A figure that is not known meets no limit, so a half run has one too.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from math import inf
 from statistics import fmean
 
 from ..grading.intervals import wilson
@@ -35,8 +35,8 @@ def diagnosis(outcomes: Outcomes) -> Sheet:
     figures = {of: list(source(outcomes)) for of, source in SOURCES.items()}
     for name, spec in spoken.items():
         for one in figures[spec["of"]]:
-            over = [one.get(key, -inf) >= limit for key, limit in spec.get("at_least", {}).items()]
-            if not all(over + [one.get(key, inf) < limit for key, limit in spec.get("below", {}).items()]):
+            over = [one.get(key, -math.inf) >= limit for key, limit in spec.get("at_least", {}).items()]
+            if not all(over + [one.get(key, math.inf) < limit for key, limit in spec.get("below", {}).items()]):
                 continue
             advice = [to.get(one.get("reason"), "") if isinstance(to, dict) else to for to in spec["try"]]
             words = {"evidence": spec["says"].format_map(one), "state": "-"}
@@ -138,14 +138,14 @@ def templates(outcomes: Outcomes) -> Iterator[Record]:
 def losses(outcomes: Outcomes) -> Iterator[Record]:
     """Each training: its loss at first, at last and at its highest, as means of a fifth of logged steps."""
     for name, line in curves(outcomes).items():
-        logged, part = [loss for _, loss in line], max(1, len(line) // PART)
+        logged, part = [loss for _, loss in line], math.ceil(len(line) / PART)
         means = [fmean(logged[n : n + part]) for n in range(len(logged) - part + 1)]
         one = {"where": name, "n": len(logged), "first": means[0], "last": means[-1], "peak": max(means)}
         first = means[0] or 1.0
         yield one | {"fall": 100 * (1 - means[-1] / first), "rise": max(means) / first}
     for slot in (slot for slot in outcomes.plan.slots if slot.startswith("train/")):
         if NO_NUMBER in read_note(outcomes.directory(slot) / "failed.json").get("error", ""):
-            unknown = dict.fromkeys(("n", "first", "last", "peak", "rise"), inf)
+            unknown = dict.fromkeys(("n", "first", "last", "peak", "rise"), math.inf)
             yield {"where": slot.partition("/")[2], **unknown}
 
 

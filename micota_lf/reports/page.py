@@ -24,7 +24,7 @@ from .outcomes import Outcomes
 from .sheets import Sheet, document
 from .tables import evaluated_rows
 
-MOST_CASES, CASE_BYTES = 400, 2_000_000  # of responses on the page
+MOST_CASES, CASE_BYTES = 400, 3_500_000  # of responses on the page
 # Of a response, beside the verdict of the tables.
 SHOWN = ("legacy", "symbolic", "response_tokens", "truncated", "loops", "reflections")
 MOST_PAIRS = 100  # that overlap
