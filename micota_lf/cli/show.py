@@ -18,6 +18,7 @@ from ..recipe.load import Sourced
 from ..recipe.sections import Recipe
 from ..reports.diagnose import diagnosis
 from ..reports.outcomes import Outcomes
+from ..reports.sheets import document
 from ..reports.write import sheets
 from ..run.step import DONE, states
 from ..system.files import read_beside
@@ -108,12 +109,9 @@ def show_tables(swept: Sweep, workspace: Path, names: Sequence[str]) -> None:
 def show_diagnosis(swept: Sweep, workspace: Path) -> None:
     """Each signature of a failure that a run bears, with its evidence and what to try."""
     for name, (_, recipe, plan) in swept.variants.items():
-        found = diagnosis(Outcomes(recipe, plan, workspace))
-        done = sum(state == DONE for state in states(plan, workspace).values())
-        print(f"{name or recipe.name}: {len(found.records)} found in {done} of {len(plan.steps)} steps")
-        for one in found.records:
-            tries = "".join(f"\n    try {words}" for words in one["tries"].split("; "))
-            print(f"\n{one['title']}: {one['where']}\n    {one['evidence']}{tries}")
+        told = {"name": name or recipe.name, "sheet": diagnosis(Outcomes(recipe, plan, workspace))}
+        done = [*states(plan, workspace).values()]
+        print(document("diagnosis.txt", done=done.count(DONE), steps=len(done), **told))
 
 
 def _print(width: int, head: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> None:

@@ -17,7 +17,7 @@ from statistics import fmean
 from ..grading.intervals import wilson
 from ..recipe.lineage import baseline, strong_teachers, table_names, table_rows, training_named
 from ..stages.filter import KEPT
-from ..stages.train import NO_NUMBER
+from ..stages.train import LOST, NO_NUMBER
 from ..system.files import iter_jsonl, read_note
 from . import read
 from .outcomes import AVERAGE, Outcomes
@@ -26,6 +26,7 @@ from .sheets import Record, Sheet, make_sheet
 from .tables import accuracies, differences, shown_model
 
 SAID = ("title", "because", "shows")  # of a signature, with each that bears it
+BURST = (NO_NUMBER, LOST)
 PART = 5  # losses are compared as means of a fifth of a training
 
 
@@ -36,7 +37,9 @@ def diagnosis(outcomes: Outcomes) -> Sheet:
     for name, spec in spoken.items():
         for one in figures[spec["of"]]:
             over = [one.get(key, -math.inf) >= limit for key, limit in spec.get("at_least", {}).items()]
-            if not all(over + [one.get(key, math.inf) < limit for key, limit in spec.get("below", {}).items()]):
+            if not all(
+                over + [one.get(key, math.inf) < limit for key, limit in spec.get("below", {}).items()]
+            ):
                 continue
             advice = [to.get(one.get("reason"), "") if isinstance(to, dict) else to for to in spec["try"]]
             words = {"evidence": spec["says"].format_map(one), "state": "-"}
@@ -58,12 +61,7 @@ def trained(outcomes: Outcomes) -> Iterator[Record]:
         one |= {"student": student, "method": method, "corpus": corpus, "teacher": teacher}
         one |= _figures(outcomes, slot)
         one |= _beside(outcomes, slot, f"evaluate/{student}/{baseline(recipe)}", "before")
-        one |= _beside(outcomes, slot, f"evaluate/{teacher}", "teacher")
-        if "before_reflections" in one:
-            one["more_reflections"] = one["reflections"] - one["before_reflections"]
-        if "teacher_tokens" in one and one.get("before_tokens"):
-            one["teacher_longer"] = one["teacher_tokens"] / one["before_tokens"]
-        yield one
+        yield one | _beside(outcomes, slot, f"evaluate/{teacher}", "teacher")
 
 
 def merged(outcomes: Outcomes) -> Iterator[Record]:
@@ -128,8 +126,7 @@ def distances(outcomes: Outcomes) -> Iterator[Record]:
 
 def templates(outcomes: Outcomes) -> Iterator[Record]:
     """Each training's template that the preflight found to give other tokens than the model's own."""
-    report = read_note(outcomes.directory("preflight") / "report.json")
-    for line in (line for kind in ("problems", "warnings") for line in report.get(kind, ())):
+    for line in (outcomes.results("preflight") or {}).get("warnings", ()):
         key, _, said = line.partition(": ")
         if key.startswith("train.template ("):
             yield {"where": key.partition("(")[2].rstrip(")"), "said": said}
@@ -143,14 +140,21 @@ def losses(outcomes: Outcomes) -> Iterator[Record]:
         one = {"where": name, "n": len(logged), "first": means[0], "last": means[-1], "peak": max(means)}
         first = means[0] or 1.0
         yield one | {"fall": 100 * (1 - means[-1] / first), "rise": max(means) / first}
-    for slot in (slot for slot in outcomes.plan.slots if slot.startswith("train/")):
-        if NO_NUMBER in read_note(outcomes.directory(slot) / "failed.json").get("error", ""):
-            unknown = dict.fromkeys(("n", "first", "last", "peak", "rise"), math.inf)
-            yield {"where": slot.partition("/")[2], **unknown}
+
+
+def failures(outcomes: Outcomes) -> Iterator[Record]:
+    """Each failed step, what it says, and whether (1 or 0) its learning rate can have done it."""
+    for slot in outcomes.plan.slots:
+        if error := read_note(outcomes.directory(slot) / "failed.json").get("error"):
+            yield {
+                "where": slot,
+                "said": error.splitlines()[0],
+                "burst": any(mark in error for mark in BURST),
+            }
 
 
 SOURCES: dict[str, Callable[[Outcomes], Iterator[Record]]] = {
-    one.__name__: one for one in (trained, merged, answers, filters, distances, templates, losses)
+    one.__name__: one for one in (trained, merged, answers, filters, distances, templates, losses, failures)
 }
 
 
@@ -173,8 +177,9 @@ def _beside(outcomes: Outcomes, slot: str, other: str, name: str) -> Record:
     """Another slot's figures, the gain over it in points on the same problems, and the ratio of lengths."""
     if not (found := differences(outcomes, slot, other).get(AVERAGE)):
         return {}
-    theirs, tokens = _figures(outcomes, other), _figures(outcomes, slot)["tokens"]
+    theirs, ours = _figures(outcomes, other), _figures(outcomes, slot)
     points = {"gain": "difference", "gain_low": "low", "gain_high": "high"}
-    told = {f"{name}_{ours}": 100 * found[key] for ours, key in points.items()}
-    told |= {f"{name}_{key}": value for key, value in theirs.items()}
-    return told | ({f"{name}_ratio": tokens / theirs["tokens"]} if theirs["tokens"] else {})
+    told = {key: 100 * found[part] for key, part in points.items()}
+    told |= {**theirs, "ratio": ours["tokens"] / (theirs["tokens"] or math.inf)}
+    told["more"] = ours["reflections"] - theirs["reflections"]
+    return {f"{name}_{key}": value for key, value in told.items()}

@@ -8,6 +8,7 @@ Text of models and files is escaped; responses come as JSON, of problems drawn a
 import json
 import random
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,7 +17,6 @@ from ..plan.costs import estimate
 from ..recipe.lineage import table_names
 from ..recipe.load import Sourced
 from ..run.step import finished
-from ..stages.merge import ANSWERS
 from ..system.files import Row, iter_jsonl
 from . import paper
 from .figures import FIGURES
@@ -27,7 +27,7 @@ from .tables import evaluated_rows
 MOST_CASES, CASE_BYTES = 400, 3_500_000  # of responses on the page
 # Of a response, beside the verdict of the tables.
 SHOWN = ("legacy", "symbolic", "response_tokens", "truncated", "loops", "reflections")
-MOST_PAIRS = 100  # that overlap
+MOST_ROWS = 100  # of prompts that overlap
 EXAMPLE_CHARACTERS = 4000  # of a rejected response
 
 
@@ -41,22 +41,11 @@ def page(outcomes: Outcomes, sheets: Sequence[Sheet], sources: Sequence[Sourced]
             break
     recipe, plan = outcomes.recipe, outcomes.plan
     steps = {key: finished(outcomes.workspace / step.directory) for key, step in plan.steps.items()}
-    merges = {
-        name: {"results": results, "answers": rows_of(outcomes, f"merge/{name}", ANSWERS, MOST_PAIRS)}
-        for name in recipe.assistants
-        if (results := outcomes.results(f"merge/{name}"))
-    }
-    pairs = rows_of(outcomes, "overlap", "pairs.jsonl", MOST_PAIRS)
     series = list(_series(outcomes).values())
     told = {"recipe": recipe, "sheets": sheets, "figures": FIGURES, "steps": steps, "cases": shown}
-    told |= {"merges": merges, "overlap": outcomes.results("overlap"), "pairs": pairs, "series": series}
-    told |= {
-        "most_pairs": MOST_PAIRS,
-        "sources": sources,
-        "shown": EXAMPLE_CHARACTERS,
-        "costs": estimate(plan, recipe),
-    }
-    told |= {"of": of, "curves": curves(outcomes), "rejected": rejected(outcomes), "notes": paper("notes")}
+    told |= {"series": series, "sources": sources, "costs": estimate(plan, recipe), "most": MOST_ROWS}
+    told |= {"rows": partial(rows_of, outcomes), "shown": EXAMPLE_CHARACTERS, "of": of}
+    told |= {"curves": curves(outcomes), "rejected": rejected(outcomes), "notes": paper("notes")}
     words = pattern("reflections").pattern.replace("(?i:", "(?:")
     return document("page.html", outcomes=outcomes, words=words, **told)
 
@@ -91,10 +80,10 @@ def _series(outcomes: Outcomes) -> dict[str, tuple[str, str]]:
     return {slot: (model, method + told) for slot, model, method, told in rows}
 
 
-def rows_of(outcomes: Outcomes, slot: str, name: str, most: int) -> list[Row]:
-    """At most so many rows of a file of a done step; none if it is not there."""
+def rows_of(outcomes: Outcomes, slot: str, name: str) -> list[Row]:
+    """At most MOST_ROWS rows of a file of a done step; none if it is not there."""
     file = outcomes.directory(slot) / name if outcomes.results(slot) else None
-    return list(islice(iter_jsonl(file), most)) if file and file.is_file() else []
+    return list(islice(iter_jsonl(file), MOST_ROWS)) if file and file.is_file() else []
 
 
 def curves(outcomes: Outcomes) -> dict[str, list[tuple[int, float]]]:
