@@ -33,7 +33,9 @@ BROKEN = {
     "students": {
         "student-l": None,
         "student-s": None,
-        "brief": small(),  # too few steps for chains that long
+        "parrot": small(num_train_epochs=16),  # long chains, learnt from 64 of them
+        "novice": {"model": "tiny:student-s", "train": {"num_train_epochs": 16}},  # whose own had no doubt in them
+        "assistant": {"train": {"learning_rate": 1e-3, "num_train_epochs": 10}},
         "hot": small(learning_rate=0.1),
         "burnt": small(learning_rate=1e30),
         "cold": small(learning_rate=1e-9),
@@ -46,7 +48,7 @@ BROKEN = {
         "short": None,
         "mix-long": None,
         "same": {"from": "same"},
-        "few": {"from": "teacher", "filter": {"max_tokens": 130}},
+        "few": {"from": "teacher", "filter": {"max_tokens": 110}},
         "none": {"from": "teacher", "filter": {"max_tokens": 20}},
         "odd": {"file": "odd.jsonl"},
     },
@@ -55,14 +57,14 @@ BROKEN = {
         "table1": {"others": []},
         "table2": {
             "assistant": [],
-            "brief": ["Instruct", "Strong Teacher CoT", "Nothing"],
+            "parrot": ["Instruct", "Strong Teacher CoT", "Nothing"],
             "others": ["Instruct", "Strong Teacher CoT"],
         },
         "table3": {"others": []},
     },
     "train": {"logging_steps": 1},
     "evaluation": {"limit": 30},
-    "bpc": {"models": ["brief"], "corpora": ["strong", "same", "few", "odd"], "limit": 20},
+    "bpc": {"models": ["parrot"], "corpora": ["strong", "same", "few", "odd"], "limit": 20},
 }
 
 
@@ -88,14 +90,14 @@ def broken(tmp_path_factory):
 @pytest.mark.parametrize(
     ("signature", "where"),
     [
-        ("overthinking", "brief, Strong Teacher CoT"),
-        ("copies_length", "brief, Strong Teacher CoT"),
+        ("overthinking", "novice, Strong Teacher CoT"),
+        ("copies_length", "parrot, Strong Teacher CoT"),
         ("collapse", "hot, Strong Teacher CoT"),
         ("truncated", "evaluate/hot/Strong Teacher CoT"),
         ("loops", "evaluate/hot/Strong Teacher CoT"),
         ("few_kept", "few"),
         ("few_kept", "none"),
-        ("far_corpus", "odd under brief"),
+        ("far_corpus", "odd under parrot"),
         ("unshortened", "same"),
         ("forgot", "wild"),
         ("too_weak", "weak"),
@@ -117,17 +119,17 @@ def test_what_is_sound_in_the_same_run_bears_none(broken):
     *_, found = broken
     borne = {(record["signature"], record["where"]) for record in found}
     sound = {
-        "rising_loss": ["assistant/strong", "brief/strong", "cold/strong"],
-        "flat_loss": ["assistant/strong", "brief/strong", "hot/strong"],
+        "rising_loss": ["assistant/strong", "parrot/strong", "cold/strong"],
+        "flat_loss": ["assistant/strong", "parrot/strong", "hot/strong"],
         "few_kept": ["strong", "odd", "same"],
-        "truncated": ["generate/teacher", "evaluate/teacher", "evaluate/brief/Instruct", "evaluate/same"],
-        "loops": ["generate/teacher", "evaluate/teacher", "evaluate/brief/Instruct"],
+        "truncated": ["generate/teacher", "evaluate/teacher", "evaluate/parrot/Instruct", "evaluate/same"],
+        "loops": ["generate/teacher", "evaluate/teacher", "evaluate/parrot/Instruct"],
         "forgot": ["same", "weak"],
         "too_weak": ["same"],
         "unshortened": ["weak", "wild"],
         "collapse": ["cold, Strong Teacher CoT"],
         "overthinking": ["cold, Strong Teacher CoT"],
-        "far_corpus": ["strong under brief", "same under brief"],
+        "far_corpus": ["strong under parrot", "same under parrot"],
     }
     assert not borne & {(signature, where) for signature, places in sound.items() for where in places}
 
