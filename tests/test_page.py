@@ -1,6 +1,8 @@
 """The report as one page: what it says, what it holds, and that it opens without anything else."""
 
 import asyncio
+import base64
+import gzip
 import json
 import re
 import shutil
@@ -33,9 +35,10 @@ def html_of(bench):
 
 
 def cases_of(html):
-    return json.loads(
-        re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1]
-    )
+    packed = re.search(r'<script type="application/octet-stream" id="data">(.*?)</script>', html, re.DOTALL)[
+        1
+    ]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
 def test_the_page_begins_with_the_answer_its_interval_and_its_n(bench):
@@ -55,7 +58,7 @@ def test_the_page_asks_for_nothing_and_text_of_models_stays_text(bench):
     samples = bench.outcomes().directory("evaluate/student-s/MiCoTA") / "samples.jsonl"
     write_jsonl(samples, [{**row, "response": HOSTILE} for row in read_jsonl(samples)])
     html = html_of(bench)
-    assert HOSTILE not in html and "<img" not in html and html.count("<script") == 2
+    assert "document.title" not in html and "<img" not in html and html.count("<script") == 2
     cases = cases_of(html)
     assert len(cases) == 16 and cases[0]["by"]["tiny:student-s"]["MiCoTA"][-1] == HOSTILE
     assert not re.search(r"""(?:src|href)=["'](?!#)""", html) and "@import" not in html
@@ -169,7 +172,7 @@ def test_the_page_of_the_papers_recipe_with_long_responses_stays_below_5_mb(tmp_
         score = {"n": 15, "legacy": 15, "symbolic": 15, "truncated": 0, "mean_response_tokens": 4000.0}
         write_json(directory / "done.json", {"results": dict.fromkeys(tasks, score), "seconds": 60.0})
     html = write_report(sweep(ROOT / "recipes" / "micota.yaml"), tmp_path).read_text()
-    assert 3_000_000 < len(html.encode()) < 5_000_000 and cases_of(html)
+    assert len(html.encode()) < 5_000_000 and len(cases_of(html)) == 75
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
@@ -177,7 +180,15 @@ def test_in_a_browser_the_responses_of_two_methods_stand_side_by_side(bench):
     samples = bench.outcomes().directory("evaluate/student-s/MiCoTA") / "samples.jsonl"
     write_jsonl(samples, [{**row, "response": HOSTILE} for row in read_jsonl(samples)])
     page = write_report(sweep(TINY), bench.workspace)
-    argv = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
+    argv = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=9000",
+        "--dump-dom",
+    ]
+    argv.append(page.as_uri())
     shown = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True).stdout
     assert '<span id="place" aria-live="polite">1 of 16</span>' in shown and "taken</title>" not in shown
     left = re.search(r'id="left">(.*?)</div>', shown, re.DOTALL)[1]
@@ -228,7 +239,7 @@ async def by_keyboard(page, home, steps):
                 tabs = [tab for tab in await asked.json() if tab["url"] == page.as_uri()]
             async with session.ws_connect(tabs[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
                 keys = Keys(socket)
-                while await keys.said("document.readyState") != "complete":
+                while not await keys.said("cases.length"):
                     await asyncio.sleep(0.1)
                 return await steps(keys)
     finally:
