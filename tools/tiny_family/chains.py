@@ -72,7 +72,7 @@ def dissect(problem: str, response: str) -> Chain:
 def is_true(statement: tuple[int, str, int, int]) -> bool:
     """Whether the two sides are the same."""
     left, sign, right, result = statement
-    return SIGNS[sign](left, right) == result
+    return bool(SIGNS[sign](left, right) == result)
 
 
 def measures(chains: Sequence[Chain]) -> Iterator[tuple[str, int, int]]:
@@ -86,9 +86,8 @@ def measures(chains: Sequence[Chain]) -> Iterator[tuple[str, int, int]]:
         yield f"- number {n + 1} of a first pass", sum(not is_true(one) for one in those), len(those)
     lines = [pair for made in every for pair in pairwise(made.operations)]
     yield "carried wrongly", sum(one[3] != next_one[0] for one, next_one in lines), len(lines)
-    for name in ("parts", "checks"):
-        those = [true for made in every for true in getattr(made, name)]
-        yield f"{name} that are false", those.count(False), len(those)
+    for name, lists in (("parts", [p.parts for p in every]), ("checks", [p.checks for p in every])):
+        yield f"{name} that are false", sum(one.count(False) for one in lists), sum(map(len, lists))
     right = [chain for chain in chains if chain.passes[0].result == chain.gold]
     yield "first pass is right", len(right), len(chains)
     wrong = [chain for chain in chains if chain.passes[0].result != chain.gold]
