@@ -134,7 +134,7 @@ def test_setup_refuses_a_python_that_the_locks_are_not_for(make):
 
 
 def test_every_recipe_loads_and_its_header_says_how_to_run_it(gap_seeds):
-    for path in (ROOT / "recipes").glob("*.yaml"):
+    for path in [*(ROOT / "recipes").glob("*.yaml"), *(ROOT / "recipes" / "experiments").glob("*.yaml")]:
         load_recipe(path)
         for word in ("Paper row:", "Hardware:", "Command:", "Override:"):
             assert word in path.read_text()[:900], (path, word)
