@@ -6,12 +6,14 @@ One run is shared by all tests here; the last ones go on from it, as a person wo
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 from safetensors.numpy import load_file
 
 from micota_lf import compile_plan, load_recipe
@@ -260,3 +262,32 @@ def test_deleting_a_steps_directory_reruns_only_that_step(run):
     assert {path for path in after if after[path] != before.get(path)} == {str(merged)}
     new = weights(merged / "model")
     assert all(np.array_equal(new[k], old[k]) for k in old)  # seeded: byte for byte
+
+
+def test_chains_are_taken_apart_by_model(run):
+    script = [sys.executable, str(ROOT / "tools/tiny_family/chains.py"), str(run.workspace), str(run.recipe)]
+    head, _, *rows = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+    shown = head.split(" | ")[1:]
+    right = rows[-1].removeprefix("| answer is right | ").split(" | ")
+    for cell in (row for row in records(run, "table2") if row["benchmark"] == "Average"):
+        name = f"student-s/{cell['method']}"
+        if cell["model"].endswith("student-s"):
+            assert right[shown.index(name)].startswith(f"{100 * float(cell['accuracy']):.1f} ["), name
+
+
+def test_a_corpus_of_the_likeliest_responses_has_one_a_prompt_with_the_least_bpc(run, tmp_path):
+    words = [str(run.workspace), str(run.recipe), "--under", "student-s", "-o"]
+    means = []
+    for extra in ([], ["--highest"]):
+        script = [
+            sys.executable,
+            str(ROOT / "tools/choose_by_bpc.py"),
+            *words,
+            str(tmp_path / "o.jsonl"),
+            *extra,
+        ]
+        said = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+        rows = read_jsonl(tmp_path / "o.jsonl")
+        assert len({row["prompt"] for row in rows}) == len(rows) > 0 and f": {len(rows)} of" in said
+        means.append(sum(row["bpc"] for row in rows) / len(rows))
+    assert means[0] < means[1]

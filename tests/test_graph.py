@@ -41,6 +41,23 @@ def edge(plan, slot, role):
     return plan.steps[plan.slots[slot]].inputs[role].step
 
 
+def test_an_on_policy_corpus_is_distilled_from_the_model_that_it_names(plan_of):
+    corpora = {**BASE["corpora"], "seen": {"from": "teacher", "on_policy": "big/strong"}}
+    rows = {"table2": {"others": ["Instruct", "Seen"]}}
+    plan = plan_of(corpora=corpora, methods={**BASE["methods"], "Seen": "seen"}, tables=rows)
+    assert plan.steps[plan.slots["train/small/seen"]].kind == "distil"
+    assert edge(plan, "train/small/seen", "teacher") == plan.slots["train/big/strong"]
+    assert (
+        edge(plan, "train/small/seen", "corpus") == plan.slots["filter/seen"] == plan.slots["filter/strong"]
+    )
+    with pytest.raises(RecipeError, match=r"corpora.seen: needs itself"):
+        plan_of(corpora={**corpora, "seen": {"from": "teacher", "on_policy": "big/seen"}})
+    with pytest.raises(RecipeError, match=r"corpora.seen.on_policy: unknown name 'biig'"):
+        plan_of(corpora={**corpora, "seen": {"from": "teacher", "on_policy": "biig"}})
+    with pytest.raises(RecipeError, match=r"train: on-policy distillation .* goes without packing"):
+        plan_of(corpora=corpora, methods={"Seen": "seen"}, tables={}, train={**TRAIN, "packing": True})
+
+
 def test_a_recipe_needs_no_assistant(plan_of):
     plan = plan_of()
     assert {step.kind for step in plan.steps.values()} >= {"generate", "filter", "train", "evaluate"}

@@ -90,6 +90,11 @@ FIELDS = {
     "corpora.*.mix": ("corpora.mix-long.mix.strong=0.3 corpora.mix-long.mix.short=0.7", "mix"),
     "corpora.*.size": ("corpora.mix-long.size=50", "mix"),
     "corpora.*.seed": ("corpora.mix-long.seed=7", "mix"),
+    "corpora.*.on_policy": ("corpora.micota.on_policy=teacher", "distil preflight"),
+    "on_policy.lmbda": ("on_policy.lmbda=0.5", "distil", "corpora.micota.on_policy=teacher"),
+    "on_policy.beta": ("on_policy.beta=0.1", "distil", "corpora.micota.on_policy=teacher"),
+    "on_policy.temperature": ("on_policy.temperature=2", "distil", "corpora.micota.on_policy=teacher"),
+    "on_policy.max_new_tokens": ("on_policy.max_new_tokens=9", "distil", "corpora.micota.on_policy=teacher"),
     "methods": ("methods.MiCoTA=strong", ""),
     "tables": ("tables.table3.others=[MiCoTA]", ""),
     "generation.backend": ("generation.backend=fake", "generate merge"),
@@ -243,6 +248,7 @@ FIELDS = {
     "engines.mergekit": ("engines.mergekit=other", ""),
     "engines.lm_eval": ("engines.lm_eval=other", ""),
     "engines.vllm": ("engines.vllm=other", ""),
+    "engines.trl": ("engines.trl=other", ""),
 }  # fmt: skip
 SPLIT = "train.per_device_train_batch_size=4"  # leaves room for other batches and devices
 

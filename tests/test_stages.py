@@ -1,5 +1,6 @@
 """The stages on files, as functions and as commands, statistics and BPC arithmetic."""
 
+import gzip
 import itertools
 import json
 import math
@@ -431,10 +432,23 @@ def test_rows_from_elsewhere_are_mixed_and_scored_without_ids_and_counts(tmp_pat
     write_jsonl(tmp_path / "r.jsonl", rows)
     counts = mix_corpora([str(tmp_path / "r.jsonl")], [1.0], tmp_path / "out.jsonl")
     assert counts["rows"] == 4 and len({row["id"] for row in read_jsonl(tmp_path / "out.jsonl")}) == 4
+    assert counts["mean_response_tokens"] is None, "not known, and not 0"
     samples = [{"doc_id": n, "doc": row, "nll": 2.0} for n, row in enumerate(rows)]
     write_jsonl(tmp_path / "lm_eval" / "m" / "samples_t_2026-01-01T00-00-00.jsonl", samples)
     assert finish(tmp_path, Bpc(), {"c": "t"})["c"]["mean"] == 2.0
     assert [row["id"] for row in read_jsonl(tmp_path / "texts.jsonl")] == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_corpus_of_another_format_is_trained_on_and_scored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with gzip.open("own.csv.gz", "wt") as handle:
+        handle.write("prompt,response,note\nWhat is 1+1?,2,\nWhat is 2+1?,3,odd\n")
+    words = ["--model", "tiny:student-s", "--corpus", "own.csv.gz"]
+    small = ["train.max_steps=1", "train.global_batch_size=2", "train.bf16=false", "train.use_cpu=true"]
+    assert main(["train", *words, *small, "-o", "trained"]) == 0
+    assert main(["bpc", *words, "evaluation.dtype=float32", "-o", "bpc"]) == 0
+    assert read_json("bpc/done.json")["results"]["corpus0"]["n"] == 2
 
 
 def test_shares_add_up_to_the_total():

@@ -5,6 +5,7 @@ import random
 import re
 
 import pytest
+from chains import dissect, measures
 from problems import (
     DATA_FILES,
     INSTRUCTION,
@@ -196,3 +197,18 @@ def test_a_shipped_student_answers_problems_in_short_and_stops(tmp_path, student
     assert all(row["finish_reason"] == "stop" for row in rows)
     right = sum(row["response"].endswith(f"\\boxed{{{row['answer']}}}.") for row in rows)
     assert right >= 8  # 20%: far above chance, far below what the README reports
+
+
+def test_a_chain_is_taken_apart_and_its_slips_are_counted():
+    rng, problem = random.Random(3), "What is 38+47-22?"
+    chain = dissect(problem, write_chain(problem, Mix(reflecting=1.0, careless=1.0), rng))
+    first, second = chain.passes
+    assert (first.result, second.result, chain.boxed, chain.gold) == (53, 63, 63, 63)
+    counts = {name: (k, n) for name, k, n in measures([chain])}
+    assert counts["operations that are false"] == (1, 4) and counts["- number 1 of a first pass"] == (1, 1)
+    assert counts["wrong first pass is noticed"] == counts["- and the answer is right then"] == (1, 1)
+    assert counts["carried wrongly"] == (0, 2) and counts["checks that are false"][0] == 0
+    text = "38+47=85.\n80-22=58.\nWait, 1 is not 38.\n38+47=84.\nSo the answer is \\boxed{6}."
+    counts = {name: (k, n) for name, k, n in measures([dissect("What is 38+47?", text)])}
+    assert counts["operations that are false"] == (1, 3) and counts["carried wrongly"] == (1, 1)
+    assert counts["answer is right"] == (0, 1) and counts["last pass right, answer wrong"] == (0, 1)

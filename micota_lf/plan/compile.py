@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from ..inputs.references import DataRef, ModelRef
 from ..recipe.lineage import evaluated_models, filtering, model_of, table_names, training, training_named
 from ..recipe.sections import OWN, Filter, Merge, Recipe, Train
-from ..stages import Settings, bpc, evaluate, generate, merge, overlap, preflight, stage, train
+from ..stages import Settings, bpc, distil, evaluate, generate, merge, overlap, preflight, stage, train
 from .costs import placed
 from .plan import Input, Plan, Step, step_id
 
@@ -74,6 +74,12 @@ class Compiler:
         inputs = {"model": start, "corpus": corpus}
         return self._add(slot, "train", inputs, train.settings(self.recipe, spec), label)
 
+    def distil(self, slot: str, start: Input, teacher: Input, corpus: Input, spec: Train) -> Input:
+        """A model that answers a corpus' prompts and learns a teacher's view of its answers."""
+        label = f"{self._label(start)}-by-{self._label(teacher)}"
+        inputs = {"model": start, "teacher": teacher, "corpus": corpus}
+        return self._add(slot, "distil", inputs, distil.settings(self.recipe, spec), label)
+
     def merge(self, slot: str, before: Input, after: Input, pretrained: Input | None, spec: Merge) -> Input:
         """A model merged with its earlier self."""
         inputs = {"before": before, "after": after, **({"pretrained": pretrained} if pretrained else {})}
@@ -111,7 +117,10 @@ class Compiler:
             return self.merge(f"merge/{name}", start, after, pretrained, assistant.merge)
         if learnt := training_named(recipe, name):
             corpus, spec = self.corpus(learnt.corpus), training(recipe, *learnt)
-            return self.train(f"train/{name}", self.fetched(ref), corpus, spec)
+            slot, start, teacher = f"train/{name}", self.fetched(ref), recipe.corpora[learnt.corpus].on_policy
+            if teacher:
+                return self.distil(slot, start, self.named(teacher), corpus, spec)
+            return self.train(slot, start, corpus, spec)
         return self.reference(ref) if served else self.fetched(ref)
 
     def corpus(self, name: str) -> Input:

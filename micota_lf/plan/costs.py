@@ -129,7 +129,7 @@ class Estimator:
         """The cost of one step; a kind that is not known here costs nothing."""
         kinds: dict[str, Callable[[Step], Cost]] = {
             "generate": self._answering, "filter": self._corpus, "mix": self._corpus, "train": self._train,
-            "merge": self._merge, "evaluate": self._answering, "bpc": self._bpc,
+            "distil": self._distil, "merge": self._merge, "evaluate": self._answering, "bpc": self._bpc,
         }  # fmt: skip
         return kinds[step.kind](step) if step.kind in kinds else self._on(step, 0.0)
 
@@ -150,8 +150,23 @@ class Estimator:
         rows, mean = self._rows(Input(step.id))
         return self._on(step, rows / GRADED, rows * mean * TOKEN_TEXT_BYTES)
 
-    def _train(self, step: Step) -> Cost:
-        """Training: FLOPs / (tflops x mfu x balance); one process waits for no other."""
+    def _distil(self, step: Step) -> Cost:
+        """A training, the student's own responses, decoded as if by vLLM, and the teacher's look at all."""
+        teacher = self.size(replace(step, inputs={"model": step.inputs["teacher"]}))
+        spec, (rows, mean) = step.config["train"], self._rows(step.inputs["corpus"])
+        tokens, own = rows * spec["num_train_epochs"] * mean, step.config["on_policy"]["lmbda"]
+        decoding = own * tokens * (self.size(step).parameters / BILLION / self.decode + self.answered)
+        looking = FORWARD * teacher.parameters * tokens / self.flops
+        held = {"teacher": memory.inference_memory(teacher, 0, "bfloat16")["weights"]}
+        row = spec["cutoff_len"] * step.how["train"]["per_device_train_batch_size"]
+        held["teacher's logits"] = row * memory.shape_of(teacher).vocabulary * memory.LOGIT_BYTES
+        return self._train(step, decoding + looking, held)
+
+    def _train(self, step: Step, more: float = 0.0, beside: Parts | None = None) -> Cost:
+        """Training: FLOPs / (tflops x mfu x balance); one process waits for no other.
+
+        `more` seconds go to something else, as does memory that is held `beside`.
+        """
         spec, how, size = step.config["train"], step.how["train"], self.size(step)
         rows, mean = self._rows(step.inputs["corpus"])
         updates = rows * spec["num_train_epochs"] / spec["global_batch_size"]
@@ -160,7 +175,7 @@ class Estimator:
         tokens = updates * spec["global_batch_size"] * min(mean, spec["cutoff_len"])
         devices = step.how["processes"] * step.how["nodes"]
         busy = self.figures.balance if devices > 1 else 1.0
-        seconds = training_flops(size, how, tokens) / self.flops / busy + tokens * self.learnt
+        seconds = training_flops(size, how, tokens) / self.flops / busy + tokens * self.learnt + more
         disk, scratch = size.parameters * (WEIGHT_BYTES if spec["bf16"] else 4), 0.0
         if how["save_strategy"] != "no":  # weights and optimizer; the oldest goes once the newest is there
             halves = seconds / devices / SAVE_SECONDS if step.gpus else updates / SAVE_STEPS
@@ -172,7 +187,7 @@ class Estimator:
         packs = step.how["fast"] and how["arrange"] in ("auto", "pack")  # rows may share a longer sequence
         liger, longest = how["enable_liger_kernel"], LONGER if packs else 1
         held = memory.training_memory(size, spec, how, devices, liger, longest)
-        return self._on(step, seconds, disk, held, scratch)
+        return self._on(step, seconds, disk, {**held, **(beside or {})}, scratch)
 
     def _merge(self, step: Step) -> Cost:
         """A merge is done on the host; its GPU is for the questions that the merged model is asked."""
@@ -195,7 +210,7 @@ class Estimator:
     ) -> Cost:
         """A cost on the step's GPUs, or on the host if it has none; sizes are in bytes."""
         # A model is split over a step's GPUs, or over those of one copy.
-        share = 1 if step.kind == "train" else max(1, step.how.get("tensor_parallel", step.gpus))
+        share = 1 if step.kind in ("train", "distil") else max(1, step.how.get("tensor_parallel", step.gpus))
         parts = {name: size / GIB / share for name, size in (held or {}).items()}
         hours, total_gib = seconds / 3600, sum(parts.values())
         alone = hours + CPU_STARTUP_SECONDS.get(step.kind, 0.0) / 3600

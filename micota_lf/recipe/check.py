@@ -69,10 +69,13 @@ def _corpus_problems(recipe: Recipe, trained: list[str]) -> Iterator[str]:
             yield from _unknown(f"{at}.from", [corpus.from_], known)
         if corpus.file and not ((path := DataRef(corpus.file).local) and path.exists()):
             yield f"{at}.file: no such file: {corpus.file} (./ and its name, if it is none of JSON Lines)"
+        known = [*sources, *trained]
+        yield from _unknown(f"{at}.on_policy", [corpus.on_policy] if corpus.on_policy else [], known)
         yield from _unknown(f"{at}.mix", corpus.mix, recipe.corpora)
         for part in corpus.mix:
-            if part in recipe.corpora and recipe.corpora[part].mix:
-                yield f"{at}.mix.{part}: a mix of a mix; name the corpora themselves"
+            if part in recipe.corpora and (recipe.corpora[part].mix or recipe.corpora[part].on_policy):
+                what = "a mix of a mix" if recipe.corpora[part].mix else "on-policy is no mix of rows"
+                yield f"{at}.mix.{part}: {what}; name the corpora themselves"
         total = sum(corpus.mix.values())
         if corpus.mix and abs(total - 1) > RATIO_TOLERANCE:
             yield f"{at}.mix: ratios add up to {total:g}, not 1"
@@ -152,6 +155,10 @@ def _training_problems(recipe: Recipe) -> Iterator[str]:
         try:
             settings = training(recipe, student, corpus)
             accumulation(recipe, settings)
+            wishes = {"packing": settings.packing, "freeze": settings.finetuning_type != "full"}
+            wishes |= {"hardware.nodes above 1": recipe.hardware.nodes > 1}
+            for wish in (w for w, set_so in wishes.items() if set_so and recipe.corpora[corpus].on_policy):
+                yield f"{at}: on-policy distillation (corpora.{corpus}.on_policy) goes without {wish}"
             if settings.deepspeed != "none" and settings.use_cpu:  # transformers then never starts DeepSpeed
                 yield f"{at}.deepspeed: {settings.deepspeed} cannot train with use_cpu"
         except UserError as error:

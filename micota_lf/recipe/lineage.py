@@ -36,16 +36,16 @@ def trainings(recipe: Recipe) -> list[Training]:
     """Each training: the assistants', the methods' of every student, those that corpora come from."""
     learnt = [corpus for corpus in recipe.methods.values() if corpus]
     rows = [f"{student}/{corpus}" for student in recipe.students for corpus in learnt]
-    sources = [spec.from_ for spec in recipe.corpora.values() if spec.from_]
+    sources = [name for spec in recipe.corpora.values() for name in (spec.from_, spec.on_policy) if name]
     found = [training_named(recipe, name) for name in (*recipe.assistants, *sources, *rows)]
     return list(dict.fromkeys(one for one in found if one))
 
 
 def parents(recipe: Recipe, corpus: str) -> list[str]:
-    """Corpora that a corpus is made of, or that its model has learnt from."""
+    """Corpora that a corpus is made of, or that its models have learnt from."""
     spec = recipe.corpora[corpus]
-    learnt = training_named(recipe, spec.from_ or "")
-    return [*spec.mix, *([learnt.corpus] if learnt else [])]
+    learnt = [training_named(recipe, name or "") for name in (spec.from_, spec.on_policy)]
+    return [*spec.mix, *(one.corpus for one in learnt if one)]
 
 
 def strong_teachers(recipe: Recipe, corpus: str) -> tuple[str, ...]:

@@ -281,6 +281,9 @@ class Corpus(Section):
     `from` names a teacher, a student (untrained), STUDENT/CORPUS (the student trained on that corpus) or an
     assistant. A file holds responses that exist already: JSON Lines with `prompt`, `response` and, for a
     filter by verdict, `answer`.
+
+    With `on_policy`, the name of any model, students do not learn the rows: they answer the rows' prompts
+    themselves, and learn how likely that model finds each of their tokens (the section `on_policy`).
     """
 
     from_: str | None = None
@@ -289,6 +292,21 @@ class Corpus(Section):
     mix: dict[str, Part] = field(default_factory=dict)
     size: Count | None = None
     seed: Natural = 0
+    on_policy: str | None = None
+
+
+class OnPolicy(Section):
+    """On-policy distillation (Agarwal et al., arXiv 2306.13649), in the key names of TRL's GKDConfig.
+
+    `lmbda` is the share of batches that the student answers itself, at `temperature`; in the others it reads
+    the corpus. `beta` lies between the divergence from the teacher's (0) and from the student's (1) side.
+    `max_new_tokens` is of the student's responses (null: generation.max_tokens). All else is `train`'s.
+    """
+
+    lmbda: Share = 1.0
+    beta: Share = 0.5
+    temperature: Positive = 1.0
+    max_new_tokens: Count | None = None
 
 
 class Student(Model):
@@ -408,6 +426,7 @@ class Engines(Section):
     mergekit: How[str] = "mergekit-yaml"
     lm_eval: How[str] = "lm_eval"
     vllm: How[str] = "vllm serve"
+    trl: How[str] = "python -m micota_lf.stages.gkd"
 
 
 class Recipe(Section):
@@ -436,6 +455,7 @@ class Recipe(Section):
     generation: Generation = field(default_factory=Generation)
     filter: Filter = field(default_factory=Filter)
     train: Train = field(default_factory=Train)
+    on_policy: OnPolicy = field(default_factory=OnPolicy)
     evaluation: Evaluation = field(default_factory=Evaluation)
     bpc: Bpc = field(default_factory=Bpc)
     hardware: Hardware = field(default_factory=Hardware)

@@ -39,7 +39,7 @@ def export_model(outcomes: Outcomes, step_id: str, output: Path) -> None:
     """
     step = outcomes.plan.steps[step_id]
     directory = outcomes.workspace / step.directory
-    if step.kind not in ("train", "merge"):
+    if step.kind not in ("train", "distil", "merge"):
         raise UserError(f"STEP: {step.name} leaves no model; name a train or merge step")
     if finished(directory) is None:
         raise UserError(f"STEP: {step.name} is not done; run it first")

@@ -223,8 +223,9 @@ def corpora_sheet(outcomes: Outcomes, steps: Collection[str] | None = None) -> S
             reasons += f" ({told})" if told else ""
             if passed := [f", {name} {one['mean']:.1%}" for name, one in results.get("passed", {}).items()]:
                 reasons += "; {prompts_kept} of {prompts} prompts".format(**results) + "".join(passed)
-            record |= {"responses": total, "kept": kept}
-            record |= {"mean_response_tokens": results["mean_response_tokens"], "reasons": reasons}
+            mean = results["mean_response_tokens"]
+            record |= {"responses": total, "kept": kept, "mean_response_tokens": mean, "reasons": reasons}
+            record["tokens"] = "not known" if mean is None else f"{mean:.1f}"
         rows.append([record])
     generations = [f"generate/{spec.from_}" for spec in corpora.values()]
     numerics = outcomes.numerics_note(generations, "sets of responses")

@@ -48,7 +48,7 @@ def check_engines(plan: Plan, pending: list[str]) -> None:
         if step.gpus > plan.gpus:  # Snakemake would silently lower the request to the limit
             raise UserError(f"hardware.gpus: {plan.gpus}, but {step.label} needs {step.gpus}")
         engines = [engine_argv(step.how[key])[0] for key in ("engine", "server") if key in step.how]
-        if step.kind == "train":
+        if step.kind in ("train", "distil"):
             train.launch_env(step.how, *engines)
 
 

@@ -22,6 +22,8 @@ from . import Context, Results, Settings, Stage
 from .evaluate import ask, lm_eval_samples, progress
 from .filter import whole_rows
 
+COLUMNS = ("id", "prompt", "response")
+
 
 def settings(recipe: Recipe) -> Settings:
     """Of a step that scores corpora: what runs the model decides values too, as numerics differ."""
@@ -40,9 +42,10 @@ def run(step: Context) -> Results:
     corpora = {role: given.ref for role, given in step.inputs.items() if role != "model"}
     tasks: dict[str, TaskConfig] = {}
     for number, corpus in enumerate(corpora.values()):
-        list(whole_rows(corpus))  # UserError at once for what lm-eval would stumble over
-        # Absolute, because lm-eval resolves it against the current directory.
-        name, files = f"micota_bpc_{number}", {"data_files": {"test": corpus}}
+        # These columns alone, as JSON Lines: lm-eval would stumble over other formats, and over mixed types.
+        name, copy = f"micota_bpc_{number}", step.directory / f"corpus{number}.jsonl"
+        write_jsonl(copy, ({key: str(row[key]) for key in COLUMNS} for row in whole_rows(corpus)))
+        files = {"data_files": {"test": str(copy)}}
         tasks[name] = {"task": name, "include": "_bpc.yaml", "dataset_kwargs": files, **own}
     # vLLM sets no memory aside for log-probabilities of prompts: 4 bytes a token and word of the vocabulary.
     ask(step, spec, tasks, *template, max_num_batched_tokens=2048)

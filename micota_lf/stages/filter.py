@@ -65,7 +65,7 @@ def filter_responses(
         "kept_not_right": sum(row.get("answer") is not None and not row["symbolic"] for row in kept),
         "kept_truncated": sum(row["finish_reason"] != "stop" for row in kept),
         "legacy_and_symbolic_differ": sum(row["legacy"] != row["symbolic"] for row in rows),
-        "mean_response_tokens": sum(row["response_tokens"] for row in kept) / len(kept),
+        "mean_response_tokens": mean_tokens(kept),
     }  # fmt: skip
     write_jsonl(output, kept)
     write_json(output.with_name("counts.json"), summary)
@@ -76,9 +76,9 @@ def whole_rows(responses: str | Path, rule: Filter = ANY, skipped: list[str] | N
     """The rows of a file of responses, from here or elsewhere, with the columns that they may leave out.
 
     A row without `finish_reason` counts as finished, one without `id` gets a digest of its prompt, and
-    `response_tokens` without a `max_tokens` count as 0. A row without `prompt`, `response`, `answer` (for a
-    verdict) or `response_tokens` (for a `max_tokens`) is a UserError naming file, row and column, or with
-    `skipped` is told there and left out.
+    `response_tokens` are not known (null) where no `max_tokens` needs them. A row without `prompt`,
+    `response`, `answer` (for a verdict) or `response_tokens` (for a `max_tokens`) is a UserError naming file,
+    row and column, or with `skipped` is told there and left out.
     """
     reads = f"max_tokens {rule.max_tokens}" if rule.max_tokens else f"per_prompt {rule.per_prompt}"
     needs = {
@@ -93,10 +93,16 @@ def whole_rows(responses: str | Path, rule: Filter = ANY, skipped: list[str] | N
                 raise ValueError(f"{column!r} is a {type(given[column]).__name__}, not {kind.__name__}")
             if column not in given and needs.get(column, True):
                 raise ValueError(f"has no {column!r}{needs.get(column, '')}; {nearest(column, given)}")
-        defaults = {"id": digest(ascii(row["prompt"])), "finish_reason": "stop", "response_tokens": 0}
+        defaults = {"id": digest(ascii(row["prompt"])), "finish_reason": "stop", "response_tokens": None}
         return row | defaults | given
 
     return usable_rows(iter_jsonl(responses, skipped=skipped), responses, whole, skipped)
+
+
+def mean_tokens(rows: list[Row]) -> float | None:
+    """The mean response tokens of at least one row; None if a row's are not known."""
+    known = [row["response_tokens"] for row in rows if row["response_tokens"] is not None]
+    return sum(known) / len(rows) if len(known) == len(rows) else None
 
 
 def _questions(row: Row) -> list[Question]:

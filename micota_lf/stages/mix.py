@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..recipe.sections import RATIO_TOLERANCE
 from ..system.files import Row, write_json, write_jsonl
 from . import Context, Results, Stage
-from .filter import whole_rows
+from .filter import mean_tokens, whole_rows
 
 
 def run(step: Context) -> Results:
@@ -44,8 +44,8 @@ def mix_corpora(
     if not mixed:
         raise UserError(f"{', '.join(parts)}: too few rows to mix at these ratios")
     random.Random(seed).shuffle(mixed)
-    mean = sum(row["response_tokens"] for row in mixed) / len(mixed)
-    summary = {"rows": len(mixed), "rows_by_part": counts, "seed": seed, "mean_response_tokens": mean}
+    summary: dict[str, Any] = {"rows": len(mixed), "rows_by_part": counts, "seed": seed}
+    summary["mean_response_tokens"] = mean_tokens(mixed)
     write_jsonl(output, mixed)
     write_json(Path(output).with_name("counts.json"), summary)
     return summary

@@ -25,7 +25,7 @@ from ..recipe.lineage import filtering, judged, model_of, shown_teachers, traini
 from ..recipe.sections import Generation, Recipe
 from ..recipe.tasks import evaluated_benchmarks
 from ..system.files import digest, write_json
-from . import Context, Results, Settings, Stage, merge, parity
+from . import Context, Results, Settings, Stage, distil, merge, parity
 
 GENERATION, EVALUATION = "generation.max_tokens", "evaluation.max_gen_toks"
 # Of a benchmark: what decides its problems, and how many there should be.
@@ -69,7 +69,7 @@ def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
     response, context = recipe.generation.max_tokens, recipe.generation.context_len
     budgets = [[GENERATION, response, key, context] for key in generating]
     budgets += [[EVALUATION, recipe.evaluation.max_gen_toks, key, None] for key in evaluated]
-    cutoffs, templates, strict = [], {}, dict[str, bool]()
+    cutoffs, templates, strict, views = [], {}, dict[str, bool](), []
     for student, corpus in trainings(recipe):
         settings = training(recipe, student, corpus)
         parts = recipe.corpora[corpus].mix or [corpus]
@@ -77,10 +77,12 @@ def questions(recipe: Recipe) -> tuple[Settings, dict[str, ModelRef]]:
         cutoff = [f"students.{student}", longest, settings.cutoff_len]
         cutoffs += [cutoff] if cutoff not in cutoffs else []
         compared = [f"students.{student}", settings.template, settings.extra]
+        if teacher := recipe.corpora[corpus].on_policy:
+            views.append([f"students.{student}", role(teacher)])
         key = digest(compared)
         templates[key], strict[key] = compared, settings.check_template or strict.get(key, False)
     apart = {"benchmarks": benchmarks, "budgets": budgets, "cutoffs": cutoffs, "templates": templates}
-    apart |= {"merges": merges}
+    apart |= {"merges": merges, "views": views}
     return Settings.of(recipe.prompts, apart=apart, check_template=strict, judged=judged(recipe)), references
 
 
@@ -107,6 +109,11 @@ def inspect(step: Context) -> Report:
     _budgets(step, longest, report)
     _cutoffs(step, chats, longest, report)
     _templates(step, chats, report)
+    for student, teacher in step.config["views"]:
+        if {here.get(student), here.get(teacher)} <= chats.keys():
+            tokens = [chats[here[role]].tokenizer.get_vocab() for role in (student, teacher)]
+            if line := distil.vocabulary_problem(*tokens):
+                report.problems.append(f"{student} and {teacher}: {line}")
     for pretrained, before in merges.items():
         if pretrained in here and before in here:
             _merge(pretrained, here[pretrained], here[before], report)

@@ -32,7 +32,16 @@ from ..inputs.references import ModelRef
 from ..inputs.weights import KINSHIP, ModelSize, cosines, model_size, training_flops
 from ..recipe.lineage import accumulation, model_of, train_processes, training
 from ..recipe.sections import NAMES, Recipe, Train
-from ..system.files import Row, read_beside, read_json, read_jsonl, read_note, write_json, write_yaml
+from ..system.files import (
+    Row,
+    read_beside,
+    read_json,
+    read_jsonl,
+    read_note,
+    write_json,
+    write_jsonl,
+    write_yaml,
+)
 from ..system.machines import meeting
 from ..system.processes import engine_argv
 from . import LOG, Context, Results, Settings, Stage
@@ -229,7 +238,10 @@ def _data(step: Context, program: str) -> _Data:
 def write_training(step: Context, data: _Data) -> None:
     """Write `dataset_info.json`, `train.yaml`, arranged rows and DeepSpeed's file into a step's directory."""
     here, model, what = step.directory, step.inputs["model"], step.config["train"]
-    write_json(here / "dataset_info.json", dataset_info({CORPUS: step.inputs["corpus"].ref}))
+    if not (corpus := step.inputs["corpus"].ref).endswith(".jsonl"):  # LLaMA-Factory reads fewer formats
+        corpus = str(here / "corpus.jsonl")
+        write_jsonl(corpus, data.rows)
+    write_json(here / "dataset_info.json", dataset_info({CORPUS: corpus}))
     config = render(Settings(step.config, step.how), model, str(here), str(here / "model"))
     if step.gpus and not step.how["train"]["save_steps"]:
         tokens = sum(data.lengths) / len(data.rows) * what["global_batch_size"]

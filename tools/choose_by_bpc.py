@@ -1,0 +1,69 @@
+"""A corpus of the responses that a student finds likeliest: of each prompt, the one with the lowest BPC.
+
+    python tools/choose_by_bpc.py runs recipes/tiny.yaml --under student-s -o lowest.jsonl bpc.limit=null
+
+In: a workspace in which the recipe's BPC under that student is done (`micota run RECIPE --target table4`),
+with the responses of all the corpora that it scores. Out: rows of these corpora, one a prompt, only of
+prompts that each corpus answers. It prints how many come from which corpus, their mean BPC and length. Among
+several responses of one model (`generation.samples`) it chooses likewise; with `--highest` the unlikeliest.
+"""
+
+import argparse
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from micota_lf.errors import must_know
+from micota_lf.plan.sweep import sweep
+from micota_lf.reports.outcomes import Outcomes
+from micota_lf.system.files import Row, iter_jsonl, write_jsonl
+
+
+def scored_rows(outcomes: Outcomes, student: str) -> dict[str, list[Row]]:
+    """By prompt the rows of all corpora, each with its `bpc` and its `corpus`."""
+    recipe, found = outcomes.recipe, defaultdict[str, list[Row]](list)
+    values: dict[tuple[str, str], float] = {}
+    for row in iter_jsonl(outcomes.directory(f"bpc/{student}") / "texts.jsonl"):
+        values[row["corpus"], str(row["id"])] = row["bpc"]
+    for number, name in enumerate(recipe.bpc.corpora):
+        kind = "mix" if recipe.corpora[name].mix else "filter"
+        for row in iter_jsonl(outcomes.directory(f"{kind}/{name}") / "corpus.jsonl"):
+            if (value := values.get((f"corpus{number}", str(row["id"])))) is not None:
+                found[row["prompt"]].append(row | {"bpc": value, "corpus": name})
+    return found
+
+
+def main() -> None:
+    """Choose, write, and say what was chosen."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--under", required=True, help="one of the recipe's bpc.models")
+    parser.add_argument("--highest", action="store_true", help="the highest BPC in place of the lowest")
+    parser.add_argument("-o", "--output", required=True)
+    args = parser.parse_intermixed_args()
+    recipe, plan, _ = sweep(args.recipe, overrides=args.overrides)
+    must_know(args.under, recipe.bpc.models, "bpc.models")
+    outcomes = Outcomes(recipe, plan, args.workspace.resolve())
+    if not outcomes.results(f"bpc/{args.under}"):
+        parser.error(f"{args.workspace}: bpc/{args.under} is not done there: micota run ... --target table4")
+    prompts = scored_rows(outcomes, args.under)
+    corpora = set(recipe.bpc.corpora)
+    whole = [rows for rows in prompts.values() if {row["corpus"] for row in rows} == corpora]
+    choose = max if args.highest else min
+    chosen = [choose(rows, key=lambda row: float(row["bpc"])) for rows in whole]
+    if not chosen:
+        parser.error("no prompt has a scored response in every corpus; is bpc.limit null?")
+    write_jsonl(args.output, chosen)
+    counts = ", ".join(
+        f"{count} {name}" for name, count in Counter(r["corpus"] for r in chosen).most_common()
+    )
+    bpc, tokens = (sum(row[key] for row in chosen) / len(chosen) for key in ("bpc", "response_tokens"))
+    print(f"{args.output}: {len(chosen)} of {len(prompts)} prompts: {counts}")
+    print(f"mean BPC {bpc:.4f}, mean response tokens {tokens:.1f}")
+
+
+if __name__ == "__main__":
+    main()
