@@ -34,7 +34,10 @@ BROKEN = {
         "student-l": None,
         "student-s": None,
         "parrot": small(num_train_epochs=16),  # long chains, learnt from 64 of them
-        "novice": {"model": "tiny:student-s", "train": {"num_train_epochs": 16}},  # whose own had no doubt in them
+        "novice": {
+            "model": "tiny:student-s",
+            "train": {"num_train_epochs": 16},
+        },  # whose own had no doubt in them
         "assistant": {"train": {"learning_rate": 1e-3, "num_train_epochs": 10}},
         "hot": small(learning_rate=0.1),
         "burnt": small(learning_rate=1e30),
@@ -73,9 +76,14 @@ def broken(tmp_path_factory):
     """The recipe, its workspace, and the diagnosis of its run, which does not end well."""
     home = tmp_path_factory.mktemp("broken")
     problems, draw = read_jsonl(TINY_ROOT / "data" / "gap" / "train.jsonl")[:24], random.Random(0)
-    noise = ["".join(draw.choices("QZXJKV#@~^&", k=60)) for _ in problems]
+    noise = ["".join(draw.choices("QZXJKV#@~^&", k=200)) for _ in problems]
     rows = [
-        {"prompt": row["problem"], "answer": row["answer"], "response": f"{text} \\boxed{{{row['answer']}}}"}
+        {
+            "prompt": row["problem"],
+            "response_tokens": 200,
+            "answer": row["answer"],
+            "response": f"{text} \\boxed{{{row['answer']}}}",
+        }
         for row, text in zip(problems, noise, strict=True)
     ]
     write_jsonl(home / "odd.jsonl", rows)

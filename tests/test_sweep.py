@@ -198,8 +198,14 @@ def test_bits_per_character_over_seeds_are_their_mean_with_a_t_interval(tmp_path
     assert low < 0 and [float(strong[key]) for key in ("value", "low", "high")] == pytest.approx(
         [0.5, 0, high]
     )
-    assert "| student-s: strong |  | 0.500 [0.000, 1.771] | 2 | 9 |" in report.with_name("variants.md").read_text()
-    assert "with logarithms to base e over the number of characters" in report.with_name("variants.md").read_text()
+    assert (
+        "| student-s: strong |  | 0.500 [0.000, 1.771] | 2 | 9 |"
+        in report.with_name("variants.md").read_text()
+    )
+    assert (
+        "with logarithms to base e over the number of characters"
+        in report.with_name("variants.md").read_text()
+    )
 
 
 def test_a_single_plan_is_its_own_union():

@@ -25,27 +25,23 @@ from .page import curves
 from .sheets import Record, Sheet, make_sheet
 from .tables import accuracies, differences, shown_model
 
-SAID = ("title", "because", "shows")  # of a signature, with each that bears it
-BURST = (NO_NUMBER, LOST)
 PART = 5  # losses are compared as means of a fifth of a training
 
 
 def diagnosis(outcomes: Outcomes) -> Sheet:
     """A row for each model, corpus, merge or training that bears a signature; none for a sound run."""
-    rows, spoken = [], read("diagnose")
-    figures = {of: list(source(outcomes)) for of, source in SOURCES.items()}
-    for name, spec in spoken.items():
+    rows, figures = [], {of: list(source(outcomes)) for of, source in SOURCES.items()}
+    for name, spec in (known := read("diagnose")).items():
         for one in figures[spec["of"]]:
-            over = [one.get(key, -math.inf) >= limit for key, limit in spec.get("at_least", {}).items()]
-            if not all(
-                over + [one.get(key, math.inf) < limit for key, limit in spec.get("below", {}).items()]
-            ):
-                continue
+            met = [one.get(key, -math.inf) >= limit for key, limit in spec["at_least"].items()]
+            met += [one.get(key, math.inf) < limit for key, limit in spec["below"].items()]
             advice = [to.get(one.get("reason"), "") if isinstance(to, dict) else to for to in spec["try"]]
-            words = {"evidence": spec["says"].format_map(one), "state": "-"}
-            words["tries"] = "; ".join(to.format_map(one) for to in advice if to)
-            rows.append([{"signature": name, **{key: spec.get(key) for key in SAID}, **one, **words}])
-    return make_sheet("diagnosis", "diagnosis", rows, signatures=len(spoken))
+            texts = {"evidence": spec["says"], "tries": "; ".join(filter(None, advice))}
+            if all(met):
+                told = {key: text.format_map(one) for key, text in texts.items()}
+                shown = {key: spec.get(key) for key in ("title", "because", "shows")}
+                rows.append([{"signature": name, "state": "-", **shown, **one, **told}])
+    return make_sheet("diagnosis", "diagnosis", rows, signatures=len(known))
 
 
 def trained(outcomes: Outcomes) -> Iterator[Record]:
@@ -113,6 +109,10 @@ def distances(outcomes: Outcomes) -> Iterator[Record]:
     """Each corpus under each untrained student, beside the one of fewest bits per character, and its gain."""
     recipe = outcomes.recipe
     gains = {(one["student"], one["corpus"]): one.get("before_gain_low", 0.0) for one in trained(outcomes)}
+    made = {
+        name: outcomes.results(f"filter/{name}") or outcomes.results(f"mix/{name}") for name in recipe.corpora
+    }
+    tokens = {name: results["mean_response_tokens"] for name, results in made.items() if results}
     for student in recipe.bpc.models:
         results = outcomes.results(f"bpc/{student}") or {}
         named = {f"corpus{number}": name for number, name in enumerate(recipe.bpc.corpora)}
@@ -121,6 +121,7 @@ def distances(outcomes: Outcomes) -> Iterator[Record]:
             one = {"where": f"{named[role]} under {student}", "nearest": named[nearest], **found}
             one |= {f"near_{key}": value for key, value in results[nearest].items()}
             one |= {"times": found["mean"] / one["near_mean"], "apart": found["low"] / one["near_high"]}
+            one["length"] = tokens.get(named[role], 0) / (tokens.get(named[nearest]) or math.inf)
             yield one | {"helped": gains.get((student, named[role]), 0.0)}
 
 
@@ -149,7 +150,7 @@ def failures(outcomes: Outcomes) -> Iterator[Record]:
             yield {
                 "where": slot,
                 "said": error.splitlines()[0],
-                "burst": any(mark in error for mark in BURST),
+                "burst": any(mark in error for mark in (NO_NUMBER, LOST)),
             }
 
 

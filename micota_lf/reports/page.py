@@ -43,16 +43,11 @@ def page(outcomes: Outcomes, sheets: Sequence[Sheet], sources: Sequence[Sourced]
             break
     recipe, plan = outcomes.recipe, outcomes.plan
     steps = {key: finished(outcomes.workspace / step.directory) for key, step in plan.steps.items()}
-    series = list(_series(outcomes).values())
     told = {"recipe": recipe, "sheets": sheets, "figures": FIGURES, "steps": steps, "cases": len(shown)}
-    told |= {"series": series, "sources": sources, "costs": estimate(plan, recipe), "most": MOST_ROWS}
-    told |= {
-        "rows": partial(rows_of, outcomes),
-        "shown": EXAMPLE_CHARACTERS,
-        "of": of,
-        "data": packed(f"[{','.join(shown)}]"),
-    }
-    told |= {"curves": curves(outcomes), "rejected": rejected(outcomes), "notes": paper("notes")}
+    told |= {"series": list(_series(outcomes).values()), "sources": sources, "costs": estimate(plan, recipe)}
+    told |= {"rows": partial(rows_of, outcomes), "most": MOST_ROWS, "shown": EXAMPLE_CHARACTERS, "of": of}
+    told |= {"data": packed(f"[{','.join(shown)}]"), "notes": paper("notes")}
+    told |= {"curves": curves(outcomes), "rejected": rejected(outcomes)}
     words = pattern("reflections").pattern.replace("(?i:", "(?:")
     return document("page.html", outcomes=outcomes, words=words, **told)
 
