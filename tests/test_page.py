@@ -155,6 +155,10 @@ def test_variants_have_a_page_with_their_course_and_a_link_to_each(tmp_path):
     page = write_report(swept, tmp_path)
     html = page.read_text()
     assert page.name == "report.html" and "<polyline" in html and "weight=0.5" in html
+    table = html[html.index("<table") : html.index("</table>")]
+    assert (
+        "missing" not in table and table.count("student-s/MiCoTA") == 2 and "more rows have no number" in html
+    )
     links = re.findall(r'href="([^#"]+)"', html)
     assert len(links) == 2 and all((page.parent / link.replace("%3D", "=")).is_file() for link in links)
 
