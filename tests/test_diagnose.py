@@ -39,7 +39,7 @@ BROKEN = {
             "train": {"num_train_epochs": 16},
         },  # whose own had no doubt in them
         "assistant": {"train": {"learning_rate": 1e-3, "num_train_epochs": 10}},
-        "hot": small(learning_rate=0.1),
+        "hot": small(learning_rate=0.03),
         "burnt": small(learning_rate=1e30),
         "cold": small(learning_rate=1e-9),
         "other": small(template="default", check_template=False),
@@ -51,7 +51,7 @@ BROKEN = {
         "short": None,
         "mix-long": None,
         "same": {"from": "same"},
-        "few": {"from": "teacher", "filter": {"max_tokens": 110}},
+        "few": {"from": "teacher", "filter": {"max_tokens": 95}},
         "none": {"from": "teacher", "filter": {"max_tokens": 20}},
         "odd": {"file": "odd.jsonl"},
     },
@@ -59,14 +59,14 @@ BROKEN = {
     "tables": {
         "table1": {"others": []},
         "table2": {
-            "assistant": [],
+            "assistant": ["Instruct", "Strong Teacher CoT"],
             "parrot": ["Instruct", "Strong Teacher CoT", "Nothing"],
             "others": ["Instruct", "Strong Teacher CoT"],
         },
         "table3": {"others": []},
     },
     "train": {"logging_steps": 1},
-    "evaluation": {"limit": 30},
+    "evaluation": {"limit": 50},
     "bpc": {"models": ["parrot"], "corpora": ["strong", "same", "few", "odd"], "limit": 20},
 }
 
@@ -98,9 +98,9 @@ def broken(tmp_path_factory):
 @pytest.mark.parametrize(
     ("signature", "where"),
     [
-        ("overthinking", "novice, Strong Teacher CoT"),
+        ("overthinking", "assistant, Strong Teacher CoT"),
         ("copies_length", "parrot, Strong Teacher CoT"),
-        ("collapse", "hot, Strong Teacher CoT"),
+        ("collapse", "novice, Strong Teacher CoT"),
         ("truncated", "evaluate/hot/Strong Teacher CoT"),
         ("loops", "evaluate/hot/Strong Teacher CoT"),
         ("few_kept", "few"),
@@ -132,7 +132,7 @@ def test_what_is_sound_in_the_same_run_bears_none(broken):
         "few_kept": ["strong", "odd", "same"],
         "truncated": ["generate/teacher", "evaluate/teacher", "evaluate/parrot/Instruct", "evaluate/same"],
         "loops": ["generate/teacher", "evaluate/teacher", "evaluate/parrot/Instruct"],
-        "forgot": ["same", "weak"],
+        "forgot": ["weak"],
         "too_weak": ["same"],
         "unshortened": ["weak", "wild"],
         "collapse": ["cold, Strong Teacher CoT"],

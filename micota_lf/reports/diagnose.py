@@ -67,7 +67,7 @@ def merged(outcomes: Outcomes) -> Iterator[Record]:
         if outcomes.results(slot):
             one |= _figures(outcomes, slot)
             one |= _beside(outcomes, slot, f"{slot}/before", "before")
-            one |= _beside(outcomes, f"{slot}/tuned", f"{slot}/before", "tuned")
+            one |= _beside(outcomes, slot, f"{slot}/tuned", "tuned")
         learnt, made = training_named(outcomes.recipe, name), outcomes.results(f"generate/{name}")
         source = outcomes.results(f"filter/{learnt.corpus}") if learnt else None
         if made and source and (long := source["mean_response_tokens"]):
@@ -145,7 +145,7 @@ def losses(outcomes: Outcomes) -> Iterator[Record]:
 
 def failures(outcomes: Outcomes) -> Iterator[Record]:
     """Each failed step, what it says, and whether (1 or 0) its learning rate can have done it."""
-    for slot in outcomes.plan.slots:
+    for slot in (outcomes.plan.slots_of(made)[0] for made in outcomes.plan.steps):
         if error := read_note(outcomes.directory(slot) / "failed.json").get("error"):
             yield {
                 "where": slot,
