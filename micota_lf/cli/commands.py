@@ -7,7 +7,6 @@ import argparse
 import json
 import shlex
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,18 +20,18 @@ from ..recipe.load import schema as recipe_schema
 from ..reports.export import export_model
 from ..reports.outcomes import Outcomes
 from ..reports.pilot import measured
+from ..reports.results import run_pending
 from ..reports.write import report_path, write_report
 from ..run import slurm
-from ..run.snakemake import check_engines, pending_steps, run_plan
-from ..run.step import RUN_LEASE, finished, run_step
+from ..run.shortages import shortages
+from ..run.snakemake import check_engines, pending_steps
+from ..run.step import RUN_LEASE, run_step
 from ..run.workspace import damage, finished_steps, remove, size_of, unreferred
 from ..run.workspace import explain as reasons
 from ..stages.evaluate import tasks_folder
-from ..stages.fetch import moved
 from ..system.files import read_json, write_json
 from ..system.machines import join as take_part
-from ..system.processes import untested_versions
-from .show import shortages, show_plan, show_sources, show_tables
+from .show import show_plan, show_sources, show_tables
 
 LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
 
@@ -80,22 +79,10 @@ def run(args: argparse.Namespace) -> None:
         words = "nothing was started; run where there is enough, or lower these values"
         raise UserError("\n".join([*lacks, words]))
     check_engines(plan, pending)
-    steps = (workspace / step.directory for step in plan.steps.values() if step.kind == "fetch")
-    fetched = [done["results"] for done in map(finished, steps) if done]
-    with ThreadPoolExecutor() as pool:  # a hub out of reach is waited for once
-        asked = list(pool.map(moved, fetched))
-    for line in (*untested_versions(), *filter(None, asked)):
-        print(f"warning: {line}", flush=True)
-    print(f"{recipe.name}: {len(pending)} of {len(plan.steps)} steps to do in {workspace}", flush=True)
     recipe_file = str(Path(args.recipe).absolute())
     write_json(workspace / LAST_RUN, {"recipe": recipe_file, "overrides": args.overrides})
-    try:
-        run_plan(plan, workspace, pending, jobs=args.jobs, say=partial(print, flush=True), on_slurm=on_slurm)
-    except BaseException:
-        with suppress(OSError):  # a half run has a report too, if there is room for it
-            write_report(swept, workspace)
-        raise
-    path = write_report(swept, workspace)
+    say = partial(print, flush=True)
+    path = run_pending(swept, workspace, pending, jobs=args.jobs, say=say, on_slurm=on_slurm)
     show_tables(swept, workspace, args.target or ["table2"])
     print(f"report: {path} ({len(pending)} steps in {time.monotonic() - started:.0f} s)")
 
