@@ -23,6 +23,7 @@ from ..reports.pilot import measured
 from ..reports.results import run_pending
 from ..reports.write import report_path, write_report
 from ..run import slurm
+from ..run.doctor import examine
 from ..run.shortages import shortages
 from ..run.snakemake import check_engines, pending_steps
 from ..run.step import RUN_LEASE, run_step
@@ -33,6 +34,7 @@ from ..system.files import read_json, write_json
 from ..system.machines import join as take_part
 from .show import show_plan, show_sources, show_tables
 
+MARKS = {True: "ok", None: "-", False: "AMISS"}  # of what `micota doctor` found
 LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
 
 
@@ -146,6 +148,15 @@ def preflight(args: argparse.Namespace) -> None:
     if found["problems"]:
         raise UserError("\n".join(found["problems"]))
     print("no problems")
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """What this machine has for a run."""
+    found = list(examine(Path(args.workspace).absolute()))
+    for what, ok, told, cure in found:
+        print(f"{MARKS[ok]:5} {what}: {told}{f'; to mend it: {cure}' if cure and not ok else ''}", flush=True)
+    if amiss := [finding.what for finding in found if finding.ok is False]:
+        raise StepFailed(f"{len(amiss)} of {len(found)} things are amiss: {', '.join(amiss)}")
 
 
 def _existing(workspace: str, flag: str = "--workspace") -> Path:
