@@ -7,7 +7,6 @@ import argparse
 import json
 import shlex
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,18 +20,21 @@ from ..recipe.load import schema as recipe_schema
 from ..reports.export import export_model
 from ..reports.outcomes import LAST_RUN, Outcomes
 from ..reports.pilot import measured
+from ..reports.results import run_pending
 from ..reports.write import report_path, write_report
 from ..run import slurm
-from ..run.snakemake import check_engines, pending_steps, run_plan
-from ..run.step import RUN_LEASE, finished, run_step
+from ..run.doctor import examine
+from ..run.shortages import shortages
+from ..run.snakemake import check_engines, pending_steps
+from ..run.step import RUN_LEASE, run_step
 from ..run.workspace import damage, finished_steps, remove, size_of, unreferred
 from ..run.workspace import explain as reasons
 from ..stages.evaluate import tasks_folder
-from ..stages.fetch import moved
 from ..system.files import read_json, write_json
 from ..system.machines import join as take_part
-from ..system.processes import untested_versions
-from .show import shortages, show_diagnosis, show_plan, show_sources, show_tables
+from .show import show_diagnosis, show_plan, show_sources, show_tables
+
+MARKS = {True: "ok", None: "-", False: "AMISS"}  # of what `micota doctor` found
 
 
 def _load(args: argparse.Namespace) -> tuple[Sweep, Path]:
@@ -78,23 +80,11 @@ def run(args: argparse.Namespace) -> None:
         words = "nothing was started; run where there is enough, or lower these values"
         raise UserError("\n".join([*lacks, words]))
     check_engines(plan, pending)
-    steps = (workspace / step.directory for step in plan.steps.values() if step.kind == "fetch")
-    fetched = [done["results"] for done in map(finished, steps) if done]
-    with ThreadPoolExecutor() as pool:  # a hub out of reach is waited for once
-        asked = list(pool.map(moved, fetched))
-    for line in (*untested_versions(), *filter(None, asked)):
-        print(f"warning: {line}", flush=True)
-    print(f"{recipe.name}: {len(pending)} of {len(plan.steps)} steps to do in {workspace}", flush=True)
     recipe_file = str(Path(args.recipe).absolute())
     last = {"recipe": recipe_file, "overrides": args.overrides, "name": recipe.name, "targets": args.target}
     write_json(workspace / LAST_RUN, last)
-    try:
-        run_plan(plan, workspace, pending, jobs=args.jobs, say=partial(print, flush=True), on_slurm=on_slurm)
-    except BaseException:
-        with suppress(OSError):  # a half run has a report too, if there is room for it
-            write_report(swept, workspace)
-        raise
-    path = write_report(swept, workspace)
+    say = partial(print, flush=True)
+    path = run_pending(swept, workspace, pending, jobs=args.jobs, say=say, on_slurm=on_slurm)
     show_tables(swept, workspace, args.target or ["table2"])
     print(f"report: {path} ({len(pending)} steps in {time.monotonic() - started:.0f} s)")
 
@@ -164,6 +154,15 @@ def preflight(args: argparse.Namespace) -> None:
     if found["problems"]:
         raise UserError("\n".join(found["problems"]))
     print("no problems")
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """What this machine has for a run."""
+    found = list(examine(Path(args.workspace).absolute()))
+    for what, ok, told, cure in found:
+        print(f"{MARKS[ok]:5} {what}: {told}{f'; to mend it: {cure}' if cure and not ok else ''}", flush=True)
+    if amiss := [finding.what for finding in found if finding.ok is False]:
+        raise StepFailed(f"{len(amiss)} of {len(found)} things are amiss: {', '.join(amiss)}")
 
 
 def _existing(workspace: str, flag: str = "--workspace") -> Path:

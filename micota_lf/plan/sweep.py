@@ -10,10 +10,9 @@ A slot at which the variants have the same step keeps its name in the union; whe
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..recipe.load import Layers, load_layers, variants_of
+from ..recipe.load import Given, Layers, Overrides, in_words, load_layers, variants_of
 from ..recipe.sections import Recipe
 from .compile import compile_plan
 from .plan import Plan
@@ -40,18 +39,18 @@ class Sweep(NamedTuple):
 
 
 def sweep(
-    path: str | Path,
+    given: Given,
     values: Mapping[str, Sequence[Any]] | None = None,
     seeds: Sequence[int] = (),
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> Sweep:
-    """A recipe file with keys swept over values, beside its own `variants`, and seeds in place of its own.
+    """A recipe (see `load_recipe`) with keys swept over values, beside its `variants`, and seeds for its own.
 
     Raises RecipeError for a recipe or a variant that cannot be.
     """
     words = [f"variants.{key}={json.dumps(list(several))}" for key, several in (values or {}).items()]
     words += [f"seeds={list(seeds)}"] if seeds else []
-    recipe, layers = load_layers(path, [*overrides, *words])
+    recipe, layers = load_layers(given, [*in_words(overrides), *words])
     found = variants_of(recipe, layers).items()
     variants = {name: Variant(chosen, one, compile_plan(one)) for name, (chosen, one) in found}
     return Sweep(recipe, union({name: variant.plan for name, variant in variants.items()}), variants, layers)
