@@ -102,7 +102,7 @@ def broken(tmp_path_factory):
         ("copies_length", "parrot, Strong Teacher CoT"),
         ("collapse", "novice, Strong Teacher CoT"),
         ("truncated", "evaluate/hot/Strong Teacher CoT"),
-        ("loops", "evaluate/hot/Strong Teacher CoT"),
+        ("loops", "evaluate/wild"),
         ("few_kept", "few"),
         ("few_kept", "none"),
         ("far_corpus", "odd under parrot"),
