@@ -66,7 +66,7 @@ BROKEN = {
         "table3": {"others": []},
     },
     "train": {"logging_steps": 1},
-    "evaluation": {"limit": 50},
+    "evaluation": {"limit": 200},
     "bpc": {"models": ["parrot"], "corpora": ["strong", "same", "few", "odd"], "limit": 20},
 }
 
