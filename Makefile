@@ -17,7 +17,7 @@ SET ?=
 PAPER := table1 table2 table3 table4 figures
 
 .PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-all test-vllm test-slurm \
-  test-rehearsal rehearse chaos check tiny-family tiny-gap lock clean
+  test-rehearsal rehearse chaos check docs tiny-family tiny-gap lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'; \
@@ -116,6 +116,11 @@ check: $(READY)  ## lint, formatting, types, which folder imports which, declare
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry .
 	$(BIN)/python tools/count_lines.py
+
+DOCS := build/docs
+docs:  ## build the documentation as a site into build/site
+	@test -x $(DOCS)/bin/mkdocs || { $(PYTHON) -m venv $(DOCS) && $(DOCS)/bin/pip install --quiet \
+	  --disable-pip-version-check -r requirements-docs.txt; }; $(DOCS)/bin/mkdocs build --quiet
 
 tiny-family: $(READY)  ## retrain the tiny models into build/tiny (about 12 minutes on 2 cores)
 	$(BIN)/python tools/tiny_family/train.py --out build/tiny

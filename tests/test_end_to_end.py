@@ -273,3 +273,21 @@ def test_chains_are_taken_apart_by_model(run):
         name = f"student-s/{cell['method']}"
         if cell["model"].endswith("student-s"):
             assert right[shown.index(name)].startswith(f"{100 * float(cell['accuracy']):.1f} ["), name
+
+
+def test_a_corpus_of_the_likeliest_responses_has_one_a_prompt_with_the_least_bpc(run, tmp_path):
+    words = [str(run.workspace), str(run.recipe), "--under", "student-s", "-o"]
+    means = []
+    for extra in ([], ["--highest"]):
+        script = [
+            sys.executable,
+            str(ROOT / "tools/choose_by_bpc.py"),
+            *words,
+            str(tmp_path / "o.jsonl"),
+            *extra,
+        ]
+        said = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+        rows = read_jsonl(tmp_path / "o.jsonl")
+        assert len({row["prompt"] for row in rows}) == len(rows) > 0 and f": {len(rows)} of" in said
+        means.append(sum(row["bpc"] for row in rows) / len(rows))
+    assert means[0] < means[1]

@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 import micota_lf
@@ -145,6 +147,21 @@ def test_every_recipe_loads_and_its_header_says_how_to_run_it(gap_seeds):
         compile_plan(load_recipe(path))
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
         assert len(lines) <= 13 and f"micota run recipes/examples/{path.name}" in path.read_text()
+
+
+def test_the_version_is_one():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert micota_lf.__version__ == cited["version"] == newest[1] == metadata.version("micota_lf")
+
+
+def test_hooks_and_the_forges_workflow_call_what_a_person_types():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    checks = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    for entry in (hook["entry"].replace(".venv/bin/", "").removesuffix(" --fix") for hook in hooks):
+        assert entry in checks.replace("$(BIN)/", "").replace(" --check", "")
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["jobs"]["ci"]["steps"][-1] == {"run": ".ci/run"}
 
 
 PUBLIC = (
