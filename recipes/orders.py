@@ -11,7 +11,7 @@ from typing import Any
 
 
 def kept(row: Mapping[str, Any]) -> bool | str:
-    """True, or which rule the last boxed order breaks, or what is wrong with it as an order."""
+    """True, or what is wrong with the last boxed order."""
     rules = re.findall(r"([A-Z])<([A-Z])", row.get("problem") or row["prompt"])
     boxes = re.findall(r"\\boxed\{([^{}]*)\}", row["response"])
     if not boxes:
@@ -19,5 +19,4 @@ def kept(row: Mapping[str, Any]) -> bool | str:
     order, letters = re.sub(r"[\s,<]", "", boxes[-1]), {letter for rule in rules for letter in rule}
     if sorted(order) != sorted(letters):
         return "not each letter once"
-    broken = [f"{a}<{b}" for a, b in rules if order.index(a) > order.index(b)]
-    return f"breaks {broken[0]}" if broken else True
+    return "breaks a rule" if any(order.index(a) > order.index(b) for a, b in rules) else True

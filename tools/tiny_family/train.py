@@ -106,7 +106,7 @@ GAP = {
 DOMAIN: dict[str, Any] = {"domain": "orders", "batch_tokens": 2048}
 ORDERS = {
     "teacher": Member(96, 3, 256, 4.0, MOSTLY, 0.8, REFLECTING, 31, **DOMAIN),
-    "assistant": Member(64, 3, 176, 4.0, OFTEN, 0.15, CONCISE, 32, **DOMAIN),
+    "assistant": Member(64, 3, 176, 4.0, OFTEN, 0.04, CONCISE, 32, **DOMAIN),
     "student-s": Member(48, 3, 128, 3.0, SELDOM, 0.15, CONCISE, 33, **DOMAIN),
 }
 
