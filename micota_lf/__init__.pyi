@@ -8,6 +8,9 @@ from .plan.compile import compile_plan as compile_plan
 from .plan.sweep import sweep as sweep
 from .recipe.load import load_recipe as load_recipe
 from .recipe.sections import Recipe as Recipe
+from .reports.results import Results as Results
+from .reports.results import results as results
+from .reports.results import run_recipe as run_recipe
 from .stages.evaluate import evaluate_command as evaluate_command
 from .stages.merge import merge_config as merge_config
 from .stages.train import dataset_info as dataset_info

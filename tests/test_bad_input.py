@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
     """The current directory, in which nothing may be written and no work begun."""
     monkeypatch.chdir(tmp_path)
     for name in (
-        "cli.commands.run_plan",
+        "reports.results.run_plan",
         "stages.run_logged",
     ):  # an engine would be the slowest way to say no
         monkeypatch.setattr(f"micota_lf.{name}", lambda *given, **how: pytest.fail("work was begun"))

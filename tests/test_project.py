@@ -165,8 +165,8 @@ def test_hooks_and_the_forges_workflow_call_what_a_person_types():
 
 
 PUBLIC = (
-    "MicotaError Recipe RecipeError StepFailed UserError compile_plan dataset_info deepspeed_config "
-    "evaluate_command load_recipe merge_config sweep train_config"
+    "MicotaError Recipe RecipeError Results StepFailed UserError compile_plan dataset_info deepspeed_config "
+    "evaluate_command load_recipe merge_config results run_recipe sweep train_config"
 )
 
 

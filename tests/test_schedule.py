@@ -12,12 +12,12 @@ from schedule import slept
 
 from micota_lf import compile_plan, load_recipe
 from micota_lf.cli.main import main
-from micota_lf.cli.show import shortages
 from micota_lf.inputs.references import ModelRef
 from micota_lf.inputs.weights import missing_bytes
 from micota_lf.plan.costs import downloads, estimate
 from micota_lf.plan.plan import Input, Plan, Step
 from micota_lf.plan.schedule import priorities, wall_hours
+from micota_lf.run.shortages import shortages
 
 PAPER = TINY.parent / "micota.yaml"
 

@@ -8,8 +8,8 @@ from conftest import TINY
 
 from micota_lf import UserError, compile_plan, load_recipe
 from micota_lf.cli.main import main
-from micota_lf.cli.show import shortages
 from micota_lf.run import slurm
+from micota_lf.run.shortages import shortages
 from micota_lf.run.snakemake import freeze
 
 ON_GPUS = ["hardware.gpus=8", "hardware.train_gpus=4", "train.per_device_train_batch_size=2"]
@@ -56,7 +56,7 @@ def test_quick_steps_run_here_and_the_others_as_jobs(tmp_path, programs):
 
 
 def test_a_login_node_without_gpus_is_no_obstacle(tmp_path, monkeypatch):
-    monkeypatch.setattr("micota_lf.cli.show.present_gpus", list)
+    monkeypatch.setattr("micota_lf.run.shortages.present_gpus", list)
     recipe = load_recipe(TINY, ON_GPUS)
     plan = compile_plan(recipe)
     assert any("GPUs" in lack for lack in shortages(recipe, plan, tmp_path, list(plan.steps)))

@@ -4,22 +4,23 @@ In: a recipe, its plan, a workspace. Out: text on the terminal; nothing is writt
 """
 
 import math
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..plan.costs import downloads, estimate, total
-from ..plan.memory import READY
 from ..plan.plan import Plan
 from ..plan.schedule import wall_hours
 from ..plan.sweep import Sweep
 from ..recipe.load import Sourced
 from ..recipe.sections import Recipe
+from ..reports.diagnose import diagnosis
+from ..reports.outcomes import Outcomes
+from ..reports.sheets import document
 from ..reports.write import sheets
+from ..run.shortages import shortages
 from ..run.step import DONE, states
 from ..system.files import read_beside
-from ..system.machines import gpu_shortage, present_gpus
 
 WORDS = read_beside(__file__)
 
@@ -51,41 +52,6 @@ def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]
         print(f"missing: {lack}")
 
 
-def shortages(
-    recipe: Recipe, plan: Plan, workspace: Path, pending: Sequence[str], here: bool = True
-) -> list[str]:
-    """What this machine lacks for the pending steps, each after its key: GPUs, their memory, disk.
-
-    Memory and disk are estimates; what is unknown is not held against it. This machine's GPUs do not matter
-    if the steps do not run `here` but on a cluster.
-    """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    hardware, costs, cache = recipe.hardware, estimate(plan, recipe), Path(HF_HUB_CACHE)
-    found, uses_gpus = [], here and any(plan.steps[step_id].gpus for step_id in pending)
-    if uses_gpus and (lack := gpu_shortage(hardware.gpus, hardware.gpu_memory_gib, present_gpus())):
-        found.append(f"hardware.gpus: {lack}")
-    for step, cost in ((plan.steps[step_id], costs[step_id]) for step_id in pending):
-        most, needed = hardware.gpu_memory_gib, cost.gpu_memory_gib or 0.0
-        if needed > READY * most:
-            largest = sorted(cost.parts.items(), key=lambda part: -part[1])[:3]
-            words = {"parts": ", ".join(f"{name} {size:.0f}" for name, size in largest), "name": step.name}
-            words["knobs"] = WORDS["knobs"].get(step.kind, WORDS["knobs"]["ask"])
-            found.append(WORDS["too_large"].format(most=most, ready=READY, needed=needed, **words))
-    kept = sum(costs[step_id].disk_gib or 0.0 for step_id in pending)
-    kept += max((costs[step_id].scratch_gib or 0.0 for step_id in pending), default=0.0)
-    taken: dict[int, float] = {}  # GiB of a disk
-    needs = [("--workspace", workspace, kept), ("HF_HUB_CACHE", cache, downloads(plan, pending))]
-    for key, path, more in needs:
-        home = next(path for path in (path, *path.parents) if path.is_dir())
-        disk, free = home.stat().st_dev, hardware.disk_gib or shutil.disk_usage(home).free / 2**30
-        taken[disk] = needed = taken.get(disk, 0.0) + more
-        if more and needed > free:
-            told = "may be taken (hardware.disk_gib)" if hardware.disk_gib else f"are free in {home}"
-            found.append(f"{key}: {free:.3g} GiB {told}, about {needed:.3g} GiB are needed")
-    return found
-
-
 def show_sources(rows: Sequence[Sourced]) -> None:
     """Where each value of a recipe comes from."""
     lines = [(r.key, str(r.value).replace("\n", "\\n"), r.source or "none given", r.set_in) for r in rows]
@@ -101,6 +67,14 @@ def show_tables(swept: Sweep, workspace: Path, names: Sequence[str]) -> None:
         kind = "figures" if sheet.name.startswith("figure") else sheet.name.removesuffix("-differences")
         if not names or kind in (*names, "variants"):
             _print(180, sheet.head, sheet.lines, f"{swept.recipe.name}: {sheet.title}")
+
+
+def show_diagnosis(swept: Sweep, workspace: Path) -> None:
+    """Each signature of a failure that a run bears, with its evidence and what to try."""
+    for name, (_, recipe, plan) in swept.variants.items():
+        told = {"name": name or recipe.name, "sheet": diagnosis(Outcomes(recipe, plan, workspace))}
+        done = [*states(plan, workspace).values()]
+        print(document("diagnosis.txt", done=done.count(DONE), steps=len(done), **told))
 
 
 def _print(width: int, head: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> None:

@@ -10,10 +10,9 @@ A slot at which the variants have the same step keeps its name in the union; whe
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..recipe.load import load_layers, variants_of
+from ..recipe.load import Given, Layers, Overrides, in_words, load_layers, variants_of
 from ..recipe.sections import Recipe
 from .compile import compile_plan
 from .plan import Plan
@@ -28,29 +27,33 @@ class Variant(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """A recipe, the plan of all its variants, and these by name; a recipe that has none is its only one."""
+    """A recipe, the plan of all its variants, and these by name; a recipe that has none is its only one.
+
+    `layers` are the files that the recipe was read from, and overrides (recipe/load.py).
+    """
 
     recipe: Recipe
     plan: Plan
     variants: dict[str, Variant]
+    layers: Layers = []  # noqa: RUF012 - never changed
 
 
 def sweep(
-    path: str | Path,
+    given: Given,
     values: Mapping[str, Sequence[Any]] | None = None,
     seeds: Sequence[int] = (),
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> Sweep:
-    """A recipe file with keys swept over values, beside its own `variants`, and seeds in place of its own.
+    """A recipe (see `load_recipe`) with keys swept over values, beside its `variants`, and seeds for its own.
 
     Raises RecipeError for a recipe or a variant that cannot be.
     """
     words = [f"variants.{key}={json.dumps(list(several))}" for key, several in (values or {}).items()]
     words += [f"seeds={list(seeds)}"] if seeds else []
-    recipe, layers = load_layers(path, [*overrides, *words])
+    recipe, layers = load_layers(given, [*in_words(overrides), *words])
     found = variants_of(recipe, layers).items()
     variants = {name: Variant(chosen, one, compile_plan(one)) for name, (chosen, one) in found}
-    return Sweep(recipe, union({name: variant.plan for name, variant in variants.items()}), variants)
+    return Sweep(recipe, union({name: variant.plan for name, variant in variants.items()}), variants, layers)
 
 
 def union(plans: Mapping[str, Plan]) -> Plan:

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial, reduce
 from itertools import product, takewhile
@@ -44,6 +44,9 @@ PATHS = (  # keys that may hold one
 )  # fmt: skip
 Layer = tuple[str, dict[str, Any]]
 Layers = list[Layer]
+Given = str | Path | Mapping[str, Any]
+Overrides = Sequence[str] | Mapping[str, Any]
+MAPPING = "(mapping)"  # in place of the file of a recipe that is none
 WORDS = read_beside(__file__)
 
 
@@ -56,17 +59,29 @@ class Sourced(NamedTuple):
     source: str
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load, check and freeze a recipe. Raises RecipeError with one line for each problem."""
-    return load_layers(path, overrides)[0]
+def load_recipe(given: Given, overrides: Overrides = ()) -> Recipe:
+    """Load, check and freeze a recipe: a file, or its sections as a mapping, whose paths start where we are.
+
+    Overrides are `key.path=value` words, or a mapping of keys to values. Raises RecipeError with one line for
+    each problem.
+    """
+    return load_layers(given, overrides)[0]
 
 
-def load_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Layers]:
+def load_layers(given: Given, overrides: Overrides = ()) -> tuple[Recipe, Layers]:
     """The recipe as `load_recipe` gives it, and its layers, later ones last, as (file, raw values)."""
     layers: dict[Path, Layer] = {}
-    if problems := list(_read_layers(Path(path), layers)):  # without its files, most would look missing
+    path, sections = (Path(MAPPING), given) if isinstance(given, Mapping) else (Path(given), None)
+    if problems := list(_read_layers(path, layers, sections=sections)):  # else most would look missing
         raise RecipeError(problems)
-    return _frozen([*layers.values()], overrides, str(path), semantic_problems)
+    return _frozen([*layers.values()], in_words(overrides), str(path), semantic_problems)
+
+
+def in_words(overrides: Overrides) -> Sequence[str]:
+    """Overrides as `key.path=value` words."""
+    if not isinstance(overrides, Mapping):
+        return overrides
+    return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
 
 
 def variants_of(recipe: Recipe, layers: Layers) -> dict[str, tuple[dict[str, Any], Recipe]]:
@@ -177,13 +192,18 @@ def _from_dots(items: Sequence[str], problems: list[str]) -> Any:
     return OmegaConf.to_container(layer)
 
 
-def _read_layers(path: Path, layers: dict[Path, Layer], children: tuple[Path, ...] = ()) -> Iterator[str]:
+def _read_layers(
+    path: Path,
+    layers: dict[Path, Layer],
+    children: tuple[Path, ...] = (),
+    sections: Mapping[str, Any] | None = None,
+) -> Iterator[str]:
     """Read the layers of a file that `children` extend: those that it extends first, then its own.
 
-    Yields what is wrong with the files.
+    `sections` stand for a file's text. Yields what is wrong with the files.
     """
     try:
-        raw, home = _read(path), path.resolve()
+        raw, home = _read(path, sections), path.resolve()
         if home in children:
             raise UserError("extends: the file extends itself")
         given = raw.pop("extends", None) or []
@@ -199,10 +219,10 @@ def _read_layers(path: Path, layers: dict[Path, Layer], children: tuple[Path, ..
             layers[home] = (str(path), raw)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, sections: Mapping[str, Any] | None = None) -> Any:
     """A file's YAML as plain data. Raises UserError saying what is wrong with it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = yaml.safe_dump(sections) if sections is not None else path.read_text(encoding="utf-8")
         node = yaml.compose(text, yaml.SafeLoader)
         if node and not isinstance(node, yaml.MappingNode):
             raise UserError("a recipe is a mapping of sections")

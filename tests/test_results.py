@@ -1,0 +1,55 @@
+"""Python's way to a run: recipes from mappings, and results as data frames."""
+
+import pytest
+import yaml
+from conftest import ROOT, TINY
+
+from micota_lf import RecipeError, UserError, load_recipe, results, run_recipe
+
+WORDS = {
+    "prompts.limit": 24, "evaluation.limit": 6, "generation.backend": "fake", "filter.verdict": "none",
+    "corpora": {"half": None, "micota": None, "mix-long": None, "short": None}, "assistants.ta": None,
+    "methods": {"Instruct": None, "Strong Teacher CoT": "strong"}, "tables": None, "train.max_steps": 2,
+    "train.logging_steps": 1,
+    "bpc": {"models": [], "corpora": []}, "students.student-m": None,
+}  # fmt: skip
+
+
+def test_a_recipe_may_be_a_mapping_and_overrides_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT / "recipes")
+    overrides = {"train.learning_rate": 2e-3, "students": {"student-s": {"train": {"seed": 3}}}}
+    made = load_recipe({"extends": TINY.name, "name": "mine"}, overrides)
+    words = ["name=mine", "train.learning_rate=2e-3", "students.student-s.train.seed=3"]
+    assert made == load_recipe(TINY, words)
+    assert load_recipe(yaml.safe_load(TINY.read_text())) == load_recipe(TINY)
+    with pytest.raises(
+        RecipeError, match=r"^\(mapping\): train.lr: unknown key; did you mean 'learning_rate'"
+    ):
+        load_recipe({"extends": TINY.name, "train": {"lr": 1}})
+    with pytest.raises(RecipeError, match=r"^command line: train.lr: unknown key"):
+        load_recipe(TINY, {"train.lr": 1})
+
+
+def test_results_of_nothing_are_frames_of_states(tmp_path):
+    found = results(TINY, WORDS, tmp_path)
+    assert set(found.frame("steps").state) == {"missing"} == set(found.frame("table2").state)
+    assert found.frame("problems").empty and found.frame("curves").empty
+    with pytest.raises(UserError, match=r"'tabel2'.*did you mean 'table2'"):
+        found.frame("tabel2")
+
+
+@pytest.mark.slow
+def test_a_run_from_python_gives_frames_that_agree_with_its_tables(tmp_path):
+    said = []
+    found = run_recipe(TINY, WORDS, targets=["table2"], workspace=tmp_path, say=said.append)
+    assert any("steps to do" in line for line in said) and (tmp_path / "reports").is_dir()
+    table, problems = found.frame("table2"), found.frame("problems")
+    averages = table[(table.benchmark == "Average") & table.model.str.endswith("student-s")]
+    for row in averages.itertuples():
+        mine = problems[(problems.student == "student-s") & (problems.method == row.method)]
+        assert len(mine) == row.n == 12
+        assert mine.groupby("task").symbolic.mean().mean() == pytest.approx(row.accuracy)
+    assert list(found.frame("curves").training.unique()) and set(found.frame("steps").state) >= {"done"}
+    said.clear()
+    run_recipe(TINY, WORDS, targets=["table2"], workspace=tmp_path, say=said.append)
+    assert not said, "nothing was left to do"
