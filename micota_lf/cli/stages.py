@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from ..errors import StepFailed, UserError
@@ -81,7 +82,7 @@ def templates(args: argparse.Namespace) -> None:
     parity.sound_chat(model)
     equal, told = list(parity.fitting(model, plain)), list[str]()
     with suppress(UserError):  # a chat template may refuse system messages
-        told = [*parity.fitting(model, replace(plain, system=parity.SYSTEM))]
+        told = [*islice(parity.fitting(model, replace(plain, system=parity.SYSTEM)), len(equal) + NEAREST)]
     system = [name for name in told if name not in equal]
     nearest = [name for name in parity.agreement(model, plain) if name not in (*equal, *system)][:NEAREST]
     for name in (*equal, None, *system[:1], *nearest):
