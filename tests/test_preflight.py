@@ -86,19 +86,17 @@ def test_other_families_templates_differ_at_a_named_position():
 @pytest.mark.slow
 def test_names_that_llamafactory_does_not_know_are_told_once_with_the_nearest_and_those_that_fit(tmp_path):
     report = preflight_report(tmp_path, "train.template=smollmm", "train.extra.lr_rate=3")
-    words = "train.template: LLaMA-Factory has no template 'smollmm'; did you mean 'smollm'? "
-    words += "(try train.template=qwen or null)"
+    words = "train.template: LLaMA-Factory has no template 'smollmm': try train.template=qwen or null; "
+    words += "did you mean 'smollm'?"
     extra = "train.extra.lr_rate: LLaMA-Factory has no such argument; did you mean 'learning_rate'?"
-    assert [line.rpartition(": ")[0] for line in report.problems] == [extra, words]
-    roles = {f"students.{name}" for name in load_recipe(TINY).students}
-    assert all(set(line.rpartition(": ")[2].split(", ")) == roles for line in report.problems)
+    assert report.problems == [extra, words]
 
 
 def test_the_refusal_of_a_template_names_the_keys_that_mend_it(tmp_path, template):
     (line,) = template_parity(STUDENT, "qwen3", PROMPTS, {}).problems
     assert line.endswith("; try train.template=qwen or null; train.check_template=false only warns")
     (line,) = template_parity(STUDENT, "qwen2_vl", PROMPTS, {}).problems
-    assert line.startswith("template 'qwen2_vl': Processor was not found") and "=qwen or null;" in line
+    assert line.startswith("Processor was not found") and "; try train.template=qwen or null;" in line
     own = with_template(tmp_path / "own", template.replace("You are Qwen, created by Alibaba Cloud.", "Hm."))
     (line,) = template_parity(own, "qwen", PROMPTS, {}).problems
     said, _, names = line.partition("; no template has the same tokens: try train.template=null, ")
@@ -363,7 +361,7 @@ def test_an_end_that_the_chat_template_never_writes_is_refused_with_both(tmp_pat
     )
     assert preflight_report(tmp_path / "step", f"{role}.model={model.ref}").problems == []
     shipped.unlink()
-    doctored(tmp_path / "without", eos_token=None)
+    doctored(tmp_path / "without", lambda values: values.pop("eos_token_id"), "config.json", eos_token=None)
     (tmp_path / "without" / "generation_config.json").unlink()
     (line,) = preflight_report(tmp_path / "step", f"{role}.model={tmp_path / 'without'}").problems
     assert line.endswith("generation stops at no token (eos_token_id)")

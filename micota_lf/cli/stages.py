@@ -9,7 +9,6 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -80,10 +79,8 @@ def templates(args: argparse.Namespace) -> None:
         raise UserError("llamafactory cannot be imported here, which has the templates")
     model, plain = ModelRef(args.model, args.model_revision), Prompts("")
     parity.sound_chat(model)
-    equal, told = list(parity.fitting(model, plain)), list[str]()
-    with suppress(UserError):  # a chat template may refuse system messages
-        told = [*islice(parity.fitting(model, replace(plain, system=parity.SYSTEM)), len(equal) + NEAREST)]
-    system = [name for name in told if name not in equal]
+    equal, told = list(parity.fitting(model, plain)), replace(plain, system=parity.SYSTEM)
+    system = [*islice((name for name in parity.fitting(model, told) if name not in equal), NEAREST)]
     nearest = [name for name in parity.agreement(model, plain) if name not in (*equal, *system)][:NEAREST]
     for name in (*equal, None, *system[:1], *nearest):
         problems = [] if name in equal else parity.template_parity(model, name, plain, {}).problems

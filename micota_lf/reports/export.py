@@ -25,7 +25,7 @@ from ..run.workspace import damage
 from ..system.files import write_text
 from .outcomes import Outcomes
 from .sheets import document, make_sheet
-from .tables import accuracies, corpora_sheet, samples_sheet
+from .tables import accuracies, corpora_sheet, decoding, samples_sheet
 
 LOADED = [*NAMES["exported"], *NAMES["tokenizer_files"]]
 MODEL_ROLES = ("model", "before", "after", "pretrained")
@@ -76,7 +76,8 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
     evaluations = (made for made in plan.steps.values() if made.kind == "evaluate")
     slots = [plan.slots_of(made.id)[-1] for made in evaluations if made.inputs["model"].step == step_id]
     rows = [accuracies(outcomes, slot) for slot in slots if outcomes.results(slot)]
-    scores = make_sheet("scores", "scores", rows, outcomes.titles.values(), **vars(recipe.evaluation))
+    told = {**vars(recipe.evaluation), "decoding": decoding(outcomes, slots)}
+    scores = make_sheet("scores", "scores", rows, outcomes.titles.values(), **told)
     done = finished(outcomes.workspace / step.directory, "versions") or {"versions": {}}
     texts = {
         "front": yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False),

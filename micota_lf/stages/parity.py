@@ -59,7 +59,10 @@ def sound_chat(model: ModelRef) -> Chat:
     """
     counter, theirs = load_chat(model), _tokenizer(model)
     end = counter.frame()[2] if counter.template else ""
-    stops, written = _stops(model), theirs(end, add_special_tokens=False)["input_ids"]
+    stops, written = (
+        stop_tokens(model, theirs.eos_token_id),
+        theirs(end, add_special_tokens=False)["input_ids"],
+    )
     if end.strip() and not stops.intersection(written):
         only = ", ".join(repr(theirs.decode([stop])) for stop in sorted(stops)) or "no token (eos_token_id)"
         said = f"its chat template ends it with {end!r}, generation stops at {only}"
@@ -93,45 +96,46 @@ def template_parity(
     training's. Template None stands for the tokens that arrange.py writes.
     """
     try:
-        if unknown := _unknown_names(template, extra):
-            cure = f" ({cures(model, prompts)})" if "no template" in unknown[-1] else ""
-            return Parity([], unknown=[*unknown[:-1], unknown[-1] + cure])
-        return Parity([], _after_end(model, template, prompts, extra))
-    except Differs as error:
-        return Parity([f"{error}; {cures(model, prompts)}; train.check_template=false only warns"])
-    except (UserError, ImportError, OSError, ValueError) as error:
+        unknown = _unknown_names(model, template, prompts, extra)
+        return Parity([], "" if unknown else _after_end(model, template, prompts, extra), unknown)
+    except (Differs, ValueError) as error:  # the latter of a template for images
+        cure = f"{cures(model, prompts)}; train.check_template=false only warns"
+        return Parity([f"{first_line(error)}; {cure}"])
+    except (UserError, ImportError, OSError) as error:
         return Parity([first_line(error)])
 
 
 @cache
 def cures(model: ModelRef, prompts: Prompts) -> str:
     """In words, with which keys a training has the tokens of a model's chat template."""
-    names, told = list(islice(fitting(model, prompts), TRIED)), ""
-    if not (names or prompts.system):
-        with suppress(UserError):  # a chat template may refuse system messages
-            told = " or ".join(islice(fitting(model, replace(prompts, system=SYSTEM)), TRIED))
+    names = [*islice(fitting(model, prompts), TRIED)]
+    with_system = [] if names else islice(fitting(model, replace(prompts, system=SYSTEM)), TRIED)
     found = "" if names else "no template has the same tokens: "
-    with_system = f", with prompts.system set {told}" if told else ""
-    return f"{found}try train.template={' or '.join([*names, 'null'])}{with_system}"
+    told = [f", with prompts.system set {' or '.join(some)}" for some in [[*with_system]] if some]
+    return f"{found}try train.template={' or '.join([*names, 'null'])}{''.join(told)}"
 
 
 def fitting(model: ModelRef, prompts: Prompts) -> Iterator[str]:
     """The templates that have the tokens of a model's chat template, those named like it first."""
-    for name in [name for name, share in agreement(model, prompts).items() if share == 1]:
-        with suppress(Differs):
-            _after_end(model, name, prompts, {})
-            yield name
+    with suppress(UserError):  # a chat template may refuse system messages
+        for name in [name for name, share in agreement(model, prompts).items() if share == 1]:
+            with suppress(Differs):
+                _after_end(model, name, prompts, {})
+                yield name
 
 
-def _unknown_names(template: str | None, extra: Mapping[str, Any]) -> list[str]:
+def _unknown_names(
+    model: ModelRef, template: str | None, prompts: Prompts, extra: Mapping[str, Any]
+) -> list[str]:
     """A line for a template and for each argument that LLaMA-Factory does not know (hparams/parser.py)."""
     from llamafactory.data.template import TEMPLATES
     from llamafactory.hparams.parser import _TRAIN_ARGS, HfArgumentParser
 
     known = [action.dest for action in HfArgumentParser(_TRAIN_ARGS)._actions]
     asked = {f"extra.{key}: LLaMA-Factory has no such argument": (key, known) for key in extra}
-    if template is not None:
-        asked[f"template: LLaMA-Factory has no template {template!r}"] = (template, list(TEMPLATES))
+    if template is not None and template not in TEMPLATES:
+        said = f"template: LLaMA-Factory has no template {template!r}: {cures(model, prompts)}"
+        asked[said] = (template, list(TEMPLATES))
     return [
         f"train.{said}; {nearest(key, names)}" for said, (key, names) in asked.items() if key not in names
     ]
@@ -147,11 +151,8 @@ def _after_end(model: ModelRef, template: str | None, prompts: Prompts, extra: M
     counter, after_end, name_of = load_chat(model), "", repr(template) if template else "null"
     rows = [{"prompt": chat(one, prompts)[-1]["content"], "response": two} for one, two in SAMPLES.values()]
     own = [asked + answered for asked, answered in row_tokens(rows, counter, prompts.system)]
-    try:
-        trained = _supervised(tokenizer, template, arguments, prompts) if template else own
-    except ValueError as error:  # such as of a template for images
-        raise Differs(f"template {name_of}: {first_line(error)}") from error
-    stops = _stops(model)
+    trained = _supervised(tokenizer, template, arguments, prompts) if template else own
+    stops = stop_tokens(model, original.eos_token_id)  # as in backends/
     for (name, (problem, response)), training in zip(SAMPLES.items(), trained, strict=True):
         messages = chat(problem, prompts)
         prompt, saved = (
@@ -187,7 +188,7 @@ def agreement(model: ModelRef, prompts: Prompts) -> dict[str, float]:
 
     templates = {name: one for name, one in TEMPLATES.items() if type(one.mm_plugin) is BasePlugin}
     tokenizer, counter = _tokenizer(model), load_chat(model)
-    stops, found = _stops(model), dict.fromkeys(templates, 0.0)
+    stops, found = stop_tokens(model, tokenizer.eos_token_id), dict.fromkeys(templates, 0.0)
     for problem, response in SAMPLES.values():
         messages = chat(problem, prompts)
         prompt = counter.prompt(messages)
@@ -202,9 +203,9 @@ def agreement(model: ModelRef, prompts: Prompts) -> dict[str, float]:
             ended = same == len(wanted) and bool(stops.intersection(made[same:]))
             found[name] += (same + ended) / (len(wanted) + 1) / len(SAMPLES)
     named = f"{model.settings('config.json').get('model_type')} {model.label}"
-    near = {name: SequenceMatcher(None, name, named).ratio() for name in found}
     rounded = {name: round(share, 6) for name, share in found.items()}
-    return dict(sorted(rounded.items(), key=lambda one: (-one[1], -near[one[0]], one[0])))
+    near = {name: (-share, -SequenceMatcher(None, name, named).ratio()) for name, share in rounded.items()}
+    return dict(sorted(rounded.items(), key=lambda one: near[one[0]]))
 
 
 @cache
@@ -212,12 +213,6 @@ def _tokenizer(model: ModelRef) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model.resolved, revision=model.revision, trust_remote_code=False)
-
-
-def _stops(model: ModelRef) -> set[int]:
-    """Tokens at which generation stops, as in backends/."""
-    shipped = model.settings("generation_config.json").get("eos_token_id")
-    return stop_tokens(shipped, _tokenizer(model).eos_token_id)
 
 
 def _difference(

@@ -197,21 +197,18 @@ def _templates(step: Context, chats: Mapping[ModelRef, Chat], report: Report) ->
     if not parity.available():
         report.facts.append("train.template: not compared, llamafactory cannot be imported here")
         return
-    unknown: dict[str, list[str]] = {}
     for key, (role, template, extra) in step.config["templates"].items():
         at, model = f"train.template ({role})", step.inputs[role]
         if model not in chats:
             continue
         with step.working():
             found = parity.template_parity(model, template, step.prompts, extra)
-        for line in found.unknown:
-            unknown.setdefault(line, []).append(role)
+        report.problems += [line for line in found.unknown if line not in report.problems]
         lines = report.problems if step.how["check_template"][key] else report.warnings
         lines += [f"{at}: {line}" for line in found.problems]
         if not found.problems and not found.unknown:
             after = f"; training adds {found.after_end!r} after the end of turn" if found.after_end else ""
             report.facts.append(f"{at}: {template!r} gives the tokens of the chat template{after}")
-    report.problems += [f"{line}: {', '.join(dict.fromkeys(roles))}" for line, roles in unknown.items()]
 
 
 def _merge(at: str, pretrained: ModelRef, before: ModelRef, report: Report) -> None:

