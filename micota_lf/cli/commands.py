@@ -17,7 +17,7 @@ from ..plan.sweep import Sweep
 from ..plan.sweep import sweep as compiled
 from ..recipe.load import load_layers, source_rows
 from ..recipe.load import schema as recipe_schema
-from ..reports.export import export_model
+from ..reports.export import CORPORA, export_step
 from ..reports.outcomes import LAST_RUN, Outcomes
 from ..reports.pilot import measured
 from ..reports.results import run_pending
@@ -209,16 +209,18 @@ def gc(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """A checkpoint as a hub folder."""
+    """A checkpoint or a corpus as a hub folder."""
     swept, workspace = _load(args)
     steps = swept.plan.select([args.step], "STEP")
     if len(steps) > 1:
         raise UserError(f"STEP: {args.step!r} names {len(steps)} steps; name one")
     output = Path(args.output).absolute()
     _, recipe, plan = next(one for one in swept.variants.values() if steps[0] in one.plan.steps)
-    export_model(Outcomes(recipe, plan, workspace), steps[0], output)
-    print(f"{output}: the model of {args.step} with its README.md")
-    print(f"to upload it, once you have read that: hf upload NAME/MODEL {output} --private")
+    export_step(Outcomes(recipe, plan, workspace), steps[0], output)
+    data = plan.steps[steps[0]].kind in CORPORA
+    print(f"{output}: the {'corpus' if data else 'model'} of {args.step} with its README.md")
+    words = f"NAME/{'CORPUS' if data else 'MODEL'} {output} --private{' --repo-type dataset' if data else ''}"
+    print(f"to upload it, once you have read that: hf upload {words}")
 
 
 def schema(args: argparse.Namespace) -> None:

@@ -83,7 +83,7 @@ class Compiler:
     def merge(self, slot: str, before: Input, after: Input, pretrained: Input | None, spec: Merge) -> Input:
         """A model merged with its earlier self."""
         inputs = {"before": before, "after": after, **({"pretrained": pretrained} if pretrained else {})}
-        if spec.health_prompts:
+        if self.recipe.prompts.path:
             inputs["prompts"] = self.prompts
         settings = merge.settings(self.recipe, spec)
         return self._add(slot, "merge", inputs, settings, f"{self._label(after)}-merged")
