@@ -249,7 +249,7 @@ class Merge(Section):
     lambda_: float = 1.0
     dtype: Dtype = "bfloat16"
     seed: Natural = 42
-    health_prompts: Apart[Natural] = 4
+    health_prompts: How[Natural] = 4
 
     @property
     def pretrained(self) -> ModelRef | None:
