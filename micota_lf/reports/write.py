@@ -72,6 +72,6 @@ def recipe_sheets(outcomes: Outcomes) -> Iterator[Sheet]:
             yield tables.accuracy_sheet(outcomes, table)
             yield tables.comparison_sheet(outcomes, table)
     yield tables.corpora_sheet(outcomes)
-    rest = [tables.samples_sheet(outcomes, outcomes.plan.slots), tables.models_sheet(outcomes)]
-    rest += [figure_sheet(outcomes, name) for name in FIGURES]
+    rest = [tables.lengths_sheet(outcomes), tables.samples_sheet(outcomes, outcomes.plan.slots)]
+    rest += [tables.models_sheet(outcomes), *(figure_sheet(outcomes, name) for name in FIGURES)]
     yield from (sheet for sheet in rest if sheet.lines)
