@@ -25,7 +25,7 @@ from ..run.workspace import damage
 from ..system.files import write_text
 from .outcomes import Outcomes
 from .sheets import document, make_sheet
-from .tables import accuracies, corpora_sheet, samples_sheet
+from .tables import accuracies, corpora_sheet, lengths_sheet, samples_sheet
 
 LOADED = [*NAMES["exported"], *NAMES["tokenizer_files"]]
 MODEL_ROLES = ("model", "before", "after", "pretrained")
@@ -84,7 +84,8 @@ def model_card(outcomes: Outcomes, step_id: str) -> str:
         "prompts": prompts.ref.split("/")[-1] if prompts.local else prompts.ref, "version": __version__,
     }  # fmt: skip
     origin = {"recipe": recipe, "step": step, "steps": steps, "bases": bases, "licences": licences}
-    sheets = [corpora_sheet(outcomes, needed)._replace(title="Data"), scores, samples_sheet(outcomes, slots)]
+    sheets = [lengths_sheet(outcomes), corpora_sheet(outcomes, needed)._replace(title="Data")]
+    sheets += [scores, samples_sheet(outcomes, slots)]
     return document("card.md", **texts, **origin, sheets=sheets, engines=done["versions"])
 
 
