@@ -27,7 +27,9 @@ from micota_lf.system.files import write_jsonl
 from micota_lf.tiny import TINY_ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN = ("plan", "explain", "schema", "tasks", "report", "filter", "mix", "grade")  # where their input is there
+RUN = (  # where their input is there
+    "plan", "explain", "schema", "tasks", "report", "diagnose", "filter", "mix", "grade", "doctor",
+)  # fmt: skip
 PARSED = ("run", "verify", "gc", "export", "generate", "train", "merge", "evaluate", "bpc", "preflight",
           "join", "sweep", "templates")  # fmt: skip
 STAGES = ("generate", "filter", "mix", "train", "merge", "evaluate", "bpc")

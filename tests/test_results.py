@@ -11,7 +11,7 @@ WORDS = {
     "corpora": {"half": None, "micota": None, "mix-long": None, "short": None}, "assistants.ta": None,
     "methods": {"Instruct": None, "Strong Teacher CoT": "strong"}, "tables": None, "train.max_steps": 2,
     "train.logging_steps": 1,
-    "bpc": {"models": [], "corpora": []},
+    "bpc": {"models": [], "corpora": []}, "students.student-m": None,
 }  # fmt: skip
 
 

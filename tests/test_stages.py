@@ -483,6 +483,7 @@ def test_intervals_match_known_values():
         "explain",
         "report",
         "preflight",
+        "doctor",
         "verify",
         "gc",
         "export",

@@ -154,7 +154,7 @@ def test_results_over_seeds_are_their_mean_with_a_t_interval_and_of_one_seed_tha
     finish_all(tmp_path, {**results, f"{WEIGHT}=0.5 seed=1": ("1010", "1000")})
     swept = sweep(TINY, {WEIGHT: [0.3, 0.5, 0.7]}, seeds=[1, 2, 3])
     report = write_report(swept, tmp_path)
-    assert report == tmp_path / "reports" / "tiny-no-gap" / "variants.md"
+    assert report == tmp_path / "reports" / "tiny-no-gap" / "report.html"
     three, one, none = [r for r in rows(report, "variants") if r["row"] == "student-s/MiCoTA"]
     assert (three["setting"], three["seeds"], three["n"]) == ("weight=0.3", "3", "8")
     values = [50.0, 75.0, 100.0]
@@ -178,7 +178,7 @@ def test_results_over_seeds_are_their_mean_with_a_t_interval_and_of_one_seed_tha
     others = ["Instruct", "Strong Teacher CoT", "Half-size CoT", "Mix-Long"]
     trained = [f"student-s: {method} - Instruct" for method in others[1:]]
     assert {*named} == {*trained, *(f"student-s: MiCoTA - {other}" for other in others)}
-    text = report.read_text()
+    text = report.with_name("variants.md").read_text()
     assert "| student-s/MiCoTA | weight=0.3 | 75.0 [12.9, 100.0] | 3 | 8 |" in text
     assert "[weight=0.5,seed=1](weight=0.5,seed=1/report.md)" in text
     assert (report.parent / "weight=0.3,seed=2" / "table2.csv").is_file()
@@ -198,8 +198,14 @@ def test_bits_per_character_over_seeds_are_their_mean_with_a_t_interval(tmp_path
     assert low < 0 and [float(strong[key]) for key in ("value", "low", "high")] == pytest.approx(
         [0.5, 0, high]
     )
-    assert "| student-s: strong |  | 0.500 [0.000, 1.771] | 2 | 9 |" in report.read_text()
-    assert "with logarithms to base e over the number of characters" in report.read_text()
+    assert (
+        "| student-s: strong |  | 0.500 [0.000, 1.771] | 2 | 9 |"
+        in report.with_name("variants.md").read_text()
+    )
+    assert (
+        "with logarithms to base e over the number of characters"
+        in report.with_name("variants.md").read_text()
+    )
 
 
 def test_a_single_plan_is_its_own_union():

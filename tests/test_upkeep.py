@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TINY
+from huggingface_hub import DatasetCard, ModelCard
 
 from micota_lf import compile_plan, load_recipe
 from micota_lf.cli.main import main
@@ -241,15 +242,33 @@ def test_the_card_has_settings_data_scores_with_intervals_and_steps_but_no_local
     assert export(runs, TRAINED, tmp_path / "out") == 0
     card = (tmp_path / "out" / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
-    assert front == {"library_name": "transformers", "license": "unknown", "tags": ["micota"]}
+    index = front.pop("model-index")[0]["results"]
+    assert front == {
+        "license": "apache-2.0", "tags": ["micota"],
+        "library_name": "transformers", "pipeline_tag": "text-generation",
+    }  # fmt: skip
+    assert {one["dataset"]["type"]: one["metrics"][0]["value"] for one in index}["micota_tiny_two"] == 65.0
+    (first, *_) = ModelCard.load(tmp_path / "out" / "README.md").data.eval_results
+    assert (first.metric_value, first.dataset_type) == (65.0, "micota_tiny_two")
+    assert "n=200, 95% 58.2% to 71.3%" in index[0]["metrics"][0]["name"]
     settings = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
     assert settings["train student-s-on-teacher"]["train"]["learning_rate"] == 1e-3
-    assert "recipe `tiny-no-gap`" in card and "- base: student-s (license: unknown)" in card
+    assert "recipe `tiny-no-gap`" in card and "- base: student-s (license: apache-2.0)" in card
     assert "| strong | teacher | 20 | 13 | 9.0 | 13 kept, 7 wrong |" in card
     assert "| 65.0 [58.2, 71.3]<br>n=200, 88 tok, 1.0% cut |" in card
     assert all(f"`{runs.plan.slots[slot]}`" in card for slot in ("generate/teacher", TRAINED))
     assert "llamafactory 0.9.5" in card
     assert str(tmp_path) not in card and str(STUDENT) not in card
+
+
+def test_a_corpus_is_exported_with_a_card_that_loads_and_counts_its_rows(runs, tmp_path):
+    runs.finish("filter/strong")
+    assert export(runs, "filter/strong", tmp_path / "out") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"README.md", "corpus.jsonl"}
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "apache-2.0" and card.data.configs[0]["data_files"] == "corpus.jsonl"
+    assert "| strong | teacher | 20 | 13 | 9.0 | 13 kept, 7 wrong |" in card.content
+    assert "the reasoning before it was not checked" in card.content
 
 
 def test_the_card_of_a_merge_names_hub_parents_their_licence_and_data(runs, monkeypatch, tmp_path):
@@ -271,7 +290,7 @@ def test_the_card_of_a_merge_names_hub_parents_their_licence_and_data(runs, monk
 @pytest.mark.parametrize(
     ("slot", "words", "message"),
     [
-        ("evaluate/teacher", [], "STEP: evaluate teacher leaves no model; name a train or merge step"),
+        ("evaluate/teacher", [], "STEP: evaluate teacher leaves no model and no corpus; name a train"),
         ("merge/ta", [], "is not done; run it first"),
         ("train/student-s", [], "STEP: 'train/student-s' names 4 steps; name one"),
         ("train/student-x", [], "STEP: 'train/student-x' names no step; did you mean 'train/student-"),

@@ -44,7 +44,8 @@ def main() -> None:
     parser.add_argument("--highest", action="store_true", help="the highest BPC in place of the lowest")
     parser.add_argument("-o", "--output", required=True)
     args = parser.parse_intermixed_args()
-    recipe, plan, _ = sweep(args.recipe, overrides=args.overrides)
+    swept = sweep(args.recipe, overrides=args.overrides)
+    recipe, plan = swept.recipe, swept.plan
     must_know(args.under, recipe.bpc.models, "bpc.models")
     outcomes = Outcomes(recipe, plan, args.workspace.resolve())
     if not outcomes.results(f"bpc/{args.under}"):

@@ -17,12 +17,13 @@ from ..plan.sweep import Sweep
 from ..plan.sweep import sweep as compiled
 from ..recipe.load import load_layers, source_rows
 from ..recipe.load import schema as recipe_schema
-from ..reports.export import export_model
-from ..reports.outcomes import Outcomes
+from ..reports.export import CORPORA, export_step
+from ..reports.outcomes import LAST_RUN, Outcomes
 from ..reports.pilot import measured
 from ..reports.results import run_pending
 from ..reports.write import report_path, write_report
 from ..run import slurm
+from ..run.doctor import examine
 from ..run.shortages import shortages
 from ..run.snakemake import check_engines, pending_steps
 from ..run.step import RUN_LEASE, run_step
@@ -31,9 +32,9 @@ from ..run.workspace import explain as reasons
 from ..stages.evaluate import tasks_folder
 from ..system.files import read_json, write_json
 from ..system.machines import join as take_part
-from .show import show_plan, show_sources, show_tables
+from .show import show_diagnosis, show_plan, show_sources, show_tables
 
-LAST_RUN = Path(".micota") / "last.json"  # the recipe that `micota explain STEP` looks at
+MARKS = {True: "ok", None: "-", False: "AMISS"}  # of what `micota doctor` found
 
 
 def _load(args: argparse.Namespace) -> tuple[Sweep, Path]:
@@ -53,7 +54,7 @@ def plan(args: argparse.Namespace) -> None:
     if args.sources:
         show_sources(source_rows(*load_layers(args.recipe, args.overrides)))
         return
-    (recipe, plan, _), workspace = _load(args)
+    (recipe, plan, *_), workspace = _load(args)
     show_plan(recipe, plan, workspace, plan.needed(args.target))
 
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     """A recipe's unfinished steps, then its report."""
     started = time.monotonic()
     swept, workspace = _load(args)
-    recipe, plan, _ = swept
+    recipe, plan, *_ = swept
     pending = pending_steps(plan, workspace, args.target)
     report = report_path(swept, workspace)
     if not pending:
@@ -80,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("\n".join([*lacks, words]))
     check_engines(plan, pending)
     recipe_file = str(Path(args.recipe).absolute())
-    write_json(workspace / LAST_RUN, {"recipe": recipe_file, "overrides": args.overrides})
+    last = {"recipe": recipe_file, "overrides": args.overrides, "name": recipe.name, "targets": args.target}
+    write_json(workspace / LAST_RUN, last)
     say = partial(print, flush=True)
     path = run_pending(swept, workspace, pending, jobs=args.jobs, say=say, on_slurm=on_slurm)
     show_tables(swept, workspace, args.target or ["table2"])
@@ -109,7 +111,7 @@ def explain(args: argparse.Namespace) -> None:
     if args.step.endswith((".yaml", ".yml")):
         args.recipe = args.step
         args.step = args.overrides.pop(0) if args.overrides else ""
-    (_, plan, _), workspace = _load(args)
+    (_, plan, *_), workspace = _load(args)
     for step_id in plan.select([args.step], "STEP"):
         print(f"{plan.steps[step_id].name} ({step_id})")
         for line in reasons(plan, step_id, workspace):
@@ -124,11 +126,17 @@ def report(args: argparse.Namespace) -> None:
     print(f"report: {path}")
 
 
+def diagnose(args: argparse.Namespace) -> None:
+    """What went wrong, and what to try."""
+    swept, workspace = _load(args)
+    show_diagnosis(swept, workspace)
+
+
 def preflight(args: argparse.Namespace) -> None:
     """What can be known before the first GPU hour; in a workspace it is the run's own first step."""
     with TemporaryDirectory() as scratch:
         args.workspace = args.workspace or scratch
-        (_, plan, _), workspace = _load(args)
+        (_, plan, *_), workspace = _load(args)
         found: dict[str, dict[str, None]] = {"facts": {}, "warnings": {}, "problems": {}}
         for gate in (step for step in plan.steps if step in plan.gates):  # variants may have several
             with suppress(UserError):  # its lines are the report's
@@ -146,6 +154,15 @@ def preflight(args: argparse.Namespace) -> None:
     if found["problems"]:
         raise UserError("\n".join(found["problems"]))
     print("no problems")
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """What this machine has for a run."""
+    found = list(examine(Path(args.workspace).absolute()))
+    for what, ok, told, cure in found:
+        print(f"{MARKS[ok]:5} {what}: {told}{f'; to mend it: {cure}' if cure and not ok else ''}", flush=True)
+    if amiss := [finding.what for finding in found if finding.ok is False]:
+        raise StepFailed(f"{len(amiss)} of {len(found)} things are amiss: {', '.join(amiss)}")
 
 
 def _existing(workspace: str, flag: str = "--workspace") -> Path:
@@ -192,16 +209,18 @@ def gc(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """A checkpoint as a hub folder."""
+    """A checkpoint or a corpus as a hub folder."""
     swept, workspace = _load(args)
     steps = swept.plan.select([args.step], "STEP")
     if len(steps) > 1:
         raise UserError(f"STEP: {args.step!r} names {len(steps)} steps; name one")
     output = Path(args.output).absolute()
     _, recipe, plan = next(one for one in swept.variants.values() if steps[0] in one.plan.steps)
-    export_model(Outcomes(recipe, plan, workspace), steps[0], output)
-    print(f"{output}: the model of {args.step} with its README.md")
-    print(f"to upload it, once you have read that: hf upload NAME/MODEL {output} --private")
+    export_step(Outcomes(recipe, plan, workspace), steps[0], output)
+    data = plan.steps[steps[0]].kind in CORPORA
+    print(f"{output}: the {'corpus' if data else 'model'} of {args.step} with its README.md")
+    words = f"NAME/{'CORPUS' if data else 'MODEL'} {output} --private{' --repo-type dataset' if data else ''}"
+    print(f"to upload it, once you have read that: hf upload {words}")
 
 
 def schema(args: argparse.Namespace) -> None:

@@ -6,7 +6,9 @@
     micota join /shared/runs            a machine's part in the trainings of a run on another one
     micota explain recipes/tiny.yaml train/student-s/micota
     micota report recipes/tiny.yaml     the tables from what is there
+    micota diagnose recipes/tiny.yaml   what went wrong, by which evidence, and what to try
     micota preflight recipes/tiny.yaml  what can be known before the first GPU hour
+    micota doctor                       what this machine has for a run
     micota verify recipes/tiny.yaml     whether finished steps are still what they were
     micota gc recipes/tiny.yaml         steps that no recipe refers to
     micota export merge/ta out          a checkpoint as a hub folder with its model card

@@ -14,6 +14,9 @@ from ..plan.schedule import wall_hours
 from ..plan.sweep import Sweep
 from ..recipe.load import Sourced
 from ..recipe.sections import Recipe
+from ..reports.diagnose import diagnosis
+from ..reports.outcomes import Outcomes
+from ..reports.sheets import document
 from ..reports.write import sheets
 from ..run.shortages import shortages
 from ..run.step import DONE, states
@@ -64,6 +67,14 @@ def show_tables(swept: Sweep, workspace: Path, names: Sequence[str]) -> None:
         kind = "figures" if sheet.name.startswith("figure") else sheet.name.removesuffix("-differences")
         if not names or kind in (*names, "variants"):
             _print(180, sheet.head, sheet.lines, f"{swept.recipe.name}: {sheet.title}")
+
+
+def show_diagnosis(swept: Sweep, workspace: Path) -> None:
+    """Each signature of a failure that a run bears, with its evidence and what to try."""
+    for name, (_, recipe, plan) in swept.variants.items():
+        told = {"name": name or recipe.name, "sheet": diagnosis(Outcomes(recipe, plan, workspace))}
+        done = [*states(plan, workspace).values()]
+        print(document("diagnosis.txt", done=done.count(DONE), steps=len(done), **told))
 
 
 def _print(width: int, head: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..recipe.load import Given, Overrides, in_words, load_layers, variants_of
+from ..recipe.load import Given, Layers, Overrides, in_words, load_layers, variants_of
 from ..recipe.sections import Recipe
 from .compile import compile_plan
 from .plan import Plan
@@ -27,11 +27,15 @@ class Variant(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """A recipe, the plan of all its variants, and these by name; a recipe that has none is its only one."""
+    """A recipe, the plan of all its variants, and these by name; a recipe that has none is its only one.
+
+    `layers` are the files that the recipe was read from, and overrides (recipe/load.py).
+    """
 
     recipe: Recipe
     plan: Plan
     variants: dict[str, Variant]
+    layers: Layers = []  # noqa: RUF012 - never changed
 
 
 def sweep(
@@ -49,7 +53,7 @@ def sweep(
     recipe, layers = load_layers(given, [*in_words(overrides), *words])
     found = variants_of(recipe, layers).items()
     variants = {name: Variant(chosen, one, compile_plan(one)) for name, (chosen, one) in found}
-    return Sweep(recipe, union({name: variant.plan for name, variant in variants.items()}), variants)
+    return Sweep(recipe, union({name: variant.plan for name, variant in variants.items()}), variants, layers)
 
 
 def union(plans: Mapping[str, Plan]) -> Plan:

@@ -2,10 +2,11 @@
 
 Figure 2: response lengths of each teacher assistant before fine-tuning, after it, and merged. Figure 3: those
 of the students by method. Figure 4: reflection words a response (the paper's case study counts
-"wait": 209 with Half-size CoT, 1 with MiCoTA), with responses flagged that overthink.
+"wait": 209 with Half-size CoT, 1 with MiCoTA); the page has the responses, most of them first.
 """
 
 from collections.abc import Iterator
+from statistics import fmean
 
 from ..grading.intervals import mean_interval
 from ..recipe.lineage import table_rows
@@ -16,8 +17,6 @@ from .tables import assistants, shown_model
 
 FIGURES = ("figure2", "figure3", "figure4")
 QUANTILES = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
-# A response with as many reflection words overthinks: our choice, between the 1 and 209 of the case study.
-OVERTHINKING = 50
 
 
 def figure_sheet(outcomes: Outcomes, name: str) -> Sheet:
@@ -33,12 +32,10 @@ def figure_sheet(outcomes: Outcomes, name: str) -> Sheet:
             "model": model, "method": method, "unit": measure, "n": len(values),
             "mean": float(np.mean(values)), "low": low, "high": high, **quantiles, "max": max(values),
             "cut": sum(row["truncated"] for row in problems.values()) / len(values),
+            "right": fmean(row[outcomes.recipe.evaluation.column] for row in problems.values()),
         }  # fmt: skip
-        if measure == "reflections":
-            task, problem = max(problems, key=lambda key: problems[key][measure])
-            record |= {"overthinking": sum(v >= OVERTHINKING for v in values), "most": f"{task} {problem}"}
         rows.append([record])
-    return make_sheet(name, name, rows, overthinking=OVERTHINKING)
+    return make_sheet(name, name, rows)
 
 
 def _series(outcomes: Outcomes, figure: str) -> Iterator[tuple[str, str, Problems]]:

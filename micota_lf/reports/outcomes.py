@@ -7,15 +7,20 @@ outcomes.problems("evaluate/student-s/MiCoTA")    -> {("micota_tiny_two", "tiny-
 
 from collections import Counter
 from collections.abc import Iterable
-from functools import cache
+from contextlib import suppress
+from functools import cache, cached_property
 from pathlib import Path
 
+from ..errors import UserError
 from ..plan.plan import Plan
 from ..recipe.sections import Recipe
 from ..run.step import MISSING, finished, state
-from ..system.files import Row, read_json, read_jsonl
+from ..system.files import Row, read_json, read_jsonl, read_note
 
 AVERAGE = "Average"
+UNASKED = "not asked for"
+LAST_RUN = Path(".micota") / "last.json"
+"""Below the workspace: the recipe that ran last (`micota explain STEP` looks at it), and its targets."""
 Problems = dict[tuple[str, str], Row]
 """Rows by task and problem id: verdicts, `truncated`, `response_tokens`, `reflections`."""
 
@@ -34,8 +39,20 @@ class Outcomes:
         return self.workspace / self.plan.steps[self.plan.slots[slot]].directory
 
     def state(self, slot: str) -> str:
-        """`done`, `running`, `failed` or `missing`."""
-        return state(self.directory(slot)) if slot in self.plan.slots else MISSING
+        """`done`, `running`, `failed`, `missing`, or `not asked for` by the last run's targets."""
+        if slot not in self.plan.slots:
+            return MISSING
+        found = state(self.directory(slot))
+        return UNASKED if found == MISSING and self.plan.slots[slot] not in self.asked else found
+
+    @cached_property
+    def asked(self) -> set[str]:
+        """Ids of the steps that the recipe's last run was for; all, if another recipe ran last."""
+        last = read_note(self.workspace / LAST_RUN)
+        targets = last.get("targets", ()) if last.get("name") == self.recipe.name else ()
+        with suppress(UserError):  # a variant's own slots
+            return set(self.plan.needed(targets))
+        return set(self.plan.steps)
 
     def _results(self, slot: str) -> Row | None:
         done = finished(self.directory(slot)) if slot in self.plan.slots else None

@@ -134,7 +134,7 @@ def run_pending(
 
     A half run has a report too. `check_engines` is to be asked before.
     """
-    recipe, plan, _ = swept
+    recipe, plan, *_ = swept
     steps = (workspace / step.directory for step in plan.steps.values() if step.kind == "fetch")
     fetched = [done["results"] for done in map(finished, steps) if done]
     with ThreadPoolExecutor() as pool:  # a hub out of reach is waited for once

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ..grading import intervals
 from . import read
+from .outcomes import UNASKED
 
 Record = dict[str, Any]
 
@@ -39,8 +40,10 @@ def make_sheet(
 ) -> Sheet:
     """A sheet of a kind; `values` fill its note.
 
-    A row has a record for each of its further columns `titles`, or a single one without these.
+    A row has a record for each of its further columns `titles`, or a single one without these. One that
+    nobody asked for is left out.
     """
+    rows = [row for row in rows if any(cell.get("state") != UNASKED for cell in row)]
     looks = read("sheets")
     spec, title = looks[kind], looks["titles"].get(name, name)
     lines = [

@@ -19,15 +19,7 @@ from .sheets import Record, Sheet, make_sheet, short_name
 
 def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
     """A table of accuracies: Table 2 with the teachers and the merged assistants on top, or its like."""
-    recipe, spec, rows = outcomes.recipe, outcomes.recipe.evaluation, []
-    shown = []  # slot, model, method, what tells rows of the same method apart
-    if table == "table2":
-        for name in shown_teachers(recipe):
-            shown.append((f"evaluate/{name}", recipe.teachers[name].model, "Strong Teacher", ""))
-        for name, (model, told) in assistants(recipe).items():
-            shown.append((f"evaluate/{name}", model, "(Merged) Teacher Assistant", told))
-    for student, method in table_rows(recipe, table):
-        shown.append((f"evaluate/{student}/{method}", shown_model(recipe, student), method, ""))
+    spec, shown, rows = outcomes.recipe.evaluation, evaluated_rows(outcomes.recipe, table), []
     for slot, model, method, told in shown:
         names, papers = {"model": model, "method": method + told}, paper_row(table, model, method)
         cells = accuracies(outcomes, slot)
@@ -35,6 +27,19 @@ def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
     problems = f"first {spec.limit} problems" if spec.limit else "all problems"
     noted = {"problems": problems, "numerics": outcomes.numerics_note(slot for slot, *_ in shown)}
     return make_sheet("accuracy", table, rows, outcomes.titles.values(), **vars(spec), **noted)
+
+
+def evaluated_rows(recipe: Recipe, table: str) -> list[tuple[str, str, str, str]]:
+    """Slot, model, method and what tells rows of the same method apart, of a table of accuracies."""
+    shown = []
+    if table == "table2":
+        for name in shown_teachers(recipe):
+            shown.append((f"evaluate/{name}", recipe.teachers[name].model, "Strong Teacher", ""))
+        for name, (model, told) in assistants(recipe).items():
+            shown.append((f"evaluate/{name}", model, "(Merged) Teacher Assistant", told))
+    for student, method in table_rows(recipe, table):
+        shown.append((f"evaluate/{student}/{method}", shown_model(recipe, student), method, ""))
+    return shown
 
 
 def assistants(recipe: Recipe) -> dict[str, tuple[str, str]]:
@@ -109,7 +114,8 @@ def comparison_sheet(outcomes: Outcomes, table: str) -> Sheet:
             continue
         names = {"model": shown_model(recipe, student), "method": ours, "against": other}
         cells = differences(outcomes, f"evaluate/{student}/{ours}", f"evaluate/{student}/{other}")
-        missing = {"state": MISSING}
+        states = (outcomes.state(f"evaluate/{student}/{method}") for method in (ours, other))
+        missing = {"state": next((state for state in states if state != DONE), MISSING)}
         rows.append([{**names, "benchmark": titles[task], **cells.get(task, missing)} for task in titles])
     tested = [cell for row in rows for cell in row if "only_first" in cell]
     values = intervals.holm([intervals.mcnemar(cell["only_first"], cell["only_second"]) for cell in tested])

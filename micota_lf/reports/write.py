@@ -2,8 +2,8 @@
 
 In: a recipe with its plan, a workspace. Out: `reports/<recipe>/report.html` and `report.md`, with Tables 1 to
 4, the corpora and Figures 2 to 4; one CSV and one LaTeX file a table, one CSV and one SVG file a figure.
-Variants have one each, in folders of their names, and `variants.md` compares them. It is a pure function of
-what the steps left, so a half-finished run has one too.
+Variants have one each, in folders of their names, and `report.html` and `variants.md` above compare them.
+It is a pure function of what the steps left, so a half-finished run has one too.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,9 +11,11 @@ from pathlib import Path
 
 from ..plan.sweep import Sweep
 from ..recipe.lineage import table_names
+from ..recipe.load import VARIANTS, source_rows
 from ..system.files import write_text
 from . import paper, tables
 from .compared import variant_sheets
+from .diagnose import diagnosis
 from .figures import FIGURES, figure_sheet
 from .outcomes import Outcomes
 from .page import page
@@ -22,25 +24,28 @@ from .sheets import Sheet, csv_text, document, latex
 
 def report_path(swept: Sweep, workspace: Path) -> Path:
     """Where the report is, or of several variants their comparison."""
-    name = "variants.md" if len(swept.variants) > 1 else Path(*swept.variants, "report.html")
+    name = Path(*(swept.variants if len(swept.variants) == 1 else ()), "report.html")
     return workspace / "reports" / swept.recipe.name / name
 
 
 def write_report(swept: Sweep, workspace: Path) -> Path:
     """Write the report and its files; return its path."""
     home = workspace / "reports" / swept.recipe.name
-    for name, (_, recipe, plan) in swept.variants.items():
+    for name, (values, recipe, plan) in swept.variants.items():
         outcomes = Outcomes(recipe, plan, workspace)
         shown = _written(home / name, recipe_sheets(outcomes))
         for sheet in (sheet for sheet in shown if sheet.name in FIGURES):
             write_text(home / name / f"{sheet.name}.svg", document("figure.svg", recipe=recipe, sheet=sheet))
-        values = {"overlap": outcomes.results("overlap"), "figures": FIGURES, "notes": paper("notes")}
-        write_text(home / name / "report.md", document("report.md", recipe=recipe, sheets=shown, **values))
-        write_text(home / name / "report.html", page(outcomes, shown))
+        told = {"overlap": outcomes.results("overlap"), "figures": FIGURES, "notes": paper("notes")}
+        write_text(home / name / "report.md", document("report.md", recipe=recipe, sheets=shown, **told))
+        sources = source_rows(recipe, [*swept.layers, (VARIANTS, values)])
+        write_text(home / name / "report.html", page(outcomes, shown, sources))
     if len(swept.variants) > 1:
         shown = _written(home, variant_sheets(swept.variants, workspace))
         write_text(home / "variants.svg", document("figure.svg", recipe=swept.recipe, sheet=shown[0]))
-        write_text(home / "variants.md", document("variants.md", swept=swept, sheets=shown))
+        for name in ("variants.md", "report.html"):
+            template = "variants.html" if name.endswith("html") else name
+            write_text(home / name, document(template, swept=swept, recipe=swept.recipe, sheets=shown))
     return report_path(swept, workspace)
 
 
@@ -72,6 +77,7 @@ def recipe_sheets(outcomes: Outcomes) -> Iterator[Sheet]:
             yield tables.accuracy_sheet(outcomes, table)
             yield tables.comparison_sheet(outcomes, table)
     yield tables.corpora_sheet(outcomes)
-    rest = [tables.lengths_sheet(outcomes), tables.samples_sheet(outcomes, outcomes.plan.slots)]
-    rest += [tables.models_sheet(outcomes), *(figure_sheet(outcomes, name) for name in FIGURES)]
+    rest = [tables.lengths_sheet(outcomes), diagnosis(outcomes)]
+    rest += [tables.samples_sheet(outcomes, outcomes.plan.slots), tables.models_sheet(outcomes)]
+    rest += [figure_sheet(outcomes, name) for name in FIGURES]
     yield from (sheet for sheet in rest if sheet.lines)

@@ -54,6 +54,7 @@ OURS = ("global_batch_size", "extra", "check_template", "deepspeed", "arrange", 
 # The package that a setting needs, and what pip installs it with; report_to's is its value.
 GPU = "'micota_lf[gpu]'"
 PACKAGES = {"deepspeed": ("deepspeed", GPU), "enable_liger_kernel": ("liger_kernel", GPU)}
+NO_NUMBER, LOST = "the training's loss is no number", "have nothing in common with those"
 SAVE_SECONDS, SAVE_STEPS = 1800.0, 500  # from checkpoint to checkpoint; steps where no time is estimated
 LONGER = 1.5  # times cutoff_len: how long rows may be that share a sequence
 # Which machine this is, and where the first one listens; the user or the scheduler may say it.
@@ -309,7 +310,7 @@ def finish(model: Path) -> Results:
     if loss is not None and not math.isfinite(loss):
         shutil.rmtree(model)  # else the next run would take it for finished
         where = f"{model.with_name(LOG)} has it step by step"
-        raise StepFailed(f"the training's loss is no number ({loss}); {where}")
+        raise StepFailed(f"{NO_NUMBER} ({loss}); {where}")
     return {
         "train_loss": loss,
         "train_seconds": results.get("train_runtime"),
@@ -328,7 +329,7 @@ def check_weights(model: Path, start: ModelRef) -> None:
     if lost := [name for name, cosine in found.items() if not cosine >= KINSHIP]:
         shutil.rmtree(model)
         words = f"{len(lost)} saved matrices, such as {lost[0]} (cosine {found[lost[0]]:.3f})"
-        raise StepFailed(f"{words}, {_fixed('lost')}")
+        raise StepFailed(f"{words}, {LOST} {_fixed('lost')}")
 
 
 def _mean_loss(history: list[dict[str, Any]]) -> float | None:

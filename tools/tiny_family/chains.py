@@ -111,7 +111,8 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    recipe, plan, _ = sweep(args.recipe, overrides=args.overrides)
+    swept = sweep(args.recipe, overrides=args.overrides)
+    recipe, plan = swept.recipe, swept.plan
     outcomes = Outcomes(recipe, plan, args.workspace.resolve())
     found = {}
     for student, method in dict.fromkeys(table_rows(recipe, "table2") + table_rows(recipe, "table3")):
