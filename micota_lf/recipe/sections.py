@@ -258,7 +258,7 @@ class Merge(Section):
     health_prompts: Apart[Natural] = 4
     target_length_ratio: Apart[Part | None] = None
     probe_weights: Apart[Annotated[list[float], MinLen(1)]] = field(default_factory=PROBES.copy)
-    probe_prompts: Apart[Count] = 128
+    probe_prompts: Apart[Annotated[int, Ge(2), Strict()]] = 128
 
     @property
     def pretrained(self) -> ModelRef | None:

@@ -22,11 +22,8 @@ from .filter import questions
 
 def run(step: Context) -> Results:
     """Measure every probe, and choose."""
-    target, answers = (
-        step.config["target"],
-        {at: read_jsonl(given.resolved) for at, given in step.inputs.items()},
-    )
-    tuned = answers.pop("tuned")
+    answers = {at: read_jsonl(given.resolved) for at, given in step.inputs.items()}
+    target, tuned = step.config["target"], answers.pop("tuned")
     curve = [measured(rows, tuned, at) for at, rows in answers.items()]
     weight, reached = chosen([(float(point["at"]), point["ratio"]) for point in curve], target)
     told = "lies between two probes" if reached else "is **reached by no probe**, the nearest is taken"
