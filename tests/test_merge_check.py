@@ -185,11 +185,25 @@ def test_health_prompts_decide_whether_the_plan_asks_for_answers():
             load_recipe(TINY, [f"assistants.ta.merge.health_prompts={number}", "hardware.gpus=1"])
         )
         step = plan.steps[plan.slots["merge/ta"]]
-        assert ("prompts" in step.inputs) == bool(step.config["health"]) == bool(step.gpus)
-        assert bool(number) == bool(step.config["health"])
-    assert step.config["merge"].get("health_prompts") is None
+        assert bool(number) == bool(step.how["health"]) == bool(step.gpus)
+    assert step.config.keys() == {"merge"} and "health_prompts" not in step.config["merge"]
     with pytest.raises(UserError, match="health_prompts"):
         load_recipe(TINY, ["assistants.ta.merge.health_prompts=-1"])
+
+
+@pytest.mark.slow
+def test_a_merged_model_that_failed_its_questions_is_asked_again_and_not_merged_again(tmp_path, capsys):
+    out = tmp_path / "merged"
+    words = ["merge", "--before", "tiny:assistant", "--after", "tiny:assistant", "--prompts", "tiny:two"]
+    words += ["merge.dtype=float32", "generation.dtype=float32", "-o", str(out)]
+    assert main([*words, "generation.max_tokens=2"]) == 1
+    assert "answers ended within 2 tokens" in capsys.readouterr().err
+    weights = out / "model" / "model.safetensors"
+    made = weights.stat().st_mtime_ns
+    assert main([*words, "generation.max_tokens=99"]) == 0
+    assert "4 of 4 answers ended" in capsys.readouterr().out
+    assert weights.stat().st_mtime_ns == made
+    assert (out / "log.txt").read_text().count("micota runs: ") == 1
 
 
 def test_a_preset_without_its_model_is_one_line_and_leaves_nothing(tmp_path, capsys):

@@ -79,17 +79,41 @@ def test_reasoning_templates_are_caught_at_their_empty_thought():
 def test_other_families_templates_differ_at_a_named_position():
     lines = template_parity(STUDENT, "llama3", PROMPTS, {}).problems
     assert any("tokens differ from position 0: training '<|start_he" in line for line in lines)
-    assert "template 'default' replaces the model's chat template by another" in (
-        template_parity(STUDENT, "default", PROMPTS, {}).problems
-    )
+    (line,) = template_parity(STUDENT, "default", PROMPTS, {}).problems
+    assert line.startswith("template 'default' replaces the model's chat template by another; try")
 
 
 @pytest.mark.slow
-def test_names_that_llamafactory_does_not_know_are_told_with_the_nearest(tmp_path):
-    report = preflight_report(tmp_path, "train.template=qwen9", "train.extra.lr_rate=3")
-    words = "train.template: LLaMA-Factory has no template 'qwen9'; did you mean 'qwen'?"
+def test_names_that_llamafactory_does_not_know_are_told_once_with_the_nearest_and_those_that_fit(tmp_path):
+    report = preflight_report(tmp_path, "train.template=smollmm", "train.extra.lr_rate=3")
+    words = "train.template: LLaMA-Factory has no template 'smollmm': try train.template=qwen or null; "
+    words += "did you mean 'smollm'?"
     extra = "train.extra.lr_rate: LLaMA-Factory has no such argument; did you mean 'learning_rate'?"
     assert report.problems == [extra, words]
+
+
+def test_the_refusal_of_a_template_names_the_keys_that_mend_it(tmp_path, template):
+    (line,) = template_parity(STUDENT, "qwen3", PROMPTS, {}).problems
+    assert line.endswith("; try train.template=qwen or null; train.check_template=false only warns")
+    (line,) = template_parity(STUDENT, "qwen2_vl", PROMPTS, {}).problems
+    assert line.startswith("Processor was not found") and "; try train.template=qwen or null;" in line
+    own = with_template(tmp_path / "own", template.replace("You are Qwen, created by Alibaba Cloud.", "Hm."))
+    (line,) = template_parity(own, "qwen", PROMPTS, {}).problems
+    said, _, names = line.partition("; no template has the same tokens: try train.template=null, ")
+    assert "tokens differ" in said and names.startswith("with prompts.system set qwen or qwen3_nothink or ")
+    assert template_parity(own, "qwen", Prompts("tiny:train", system="Be brief."), {}).problems == []
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    (line,) = template_parity(with_template(tmp_path / "no", refusing + ODD), "qwen", PROMPTS, {}).problems
+    assert "; no template has the same tokens: try train.template=null; train.check" in line
+
+
+def test_a_reasoning_template_is_refused_for_the_variant_that_adds_no_empty_thought(tmp_path, template):
+    bare = "{% if messages[0]['role'] != 'system' %}{% endif %}" + template.split("{% endif %}", 1)[1]
+    model = with_template(tmp_path / "qwen3-mini", bare)
+    for extra in ({}, {"enable_thinking": False}, {"enable_thinking": None}):
+        (line,) = template_parity(model, "qwen3", PROMPTS, extra).problems
+        assert "training '<think>\\n\\n</think>" in line and "; try train.template=qwen3_nothink or " in line
+    assert template_parity(model, "qwen3_nothink", PROMPTS, {}).problems == []
 
 
 def test_an_end_at_which_inference_does_not_stop_is_named(tmp_path, template):
@@ -101,7 +125,8 @@ def test_an_end_at_which_inference_does_not_stop_is_named(tmp_path, template):
     (line,) = template_parity(model, "qwen", PROMPTS, {}).problems
     assert line == (
         "template 'qwen', a plain answer: training ends a response with '<|im_end|>', but inference stops at "
-        "'<|endoftext|>'; no template has the same tokens, or train.template=null"
+        "'<|endoftext|>'; no template has the same tokens: try train.template=null; "
+        "train.check_template=false only warns"
     )
 
 
@@ -277,6 +302,14 @@ def special_thoughts(values):
     values["added_tokens"].append({**made, **flags, "special": True})
 
 
+def special_spaces(values):
+    """As a tokenizer whose every blank was declared a special token."""
+    values["added_tokens"].append({
+        "id": values["model"]["vocab"]["\u0120"], "content": " ", "special": True, "single_word": False,
+        "lstrip": False, "rstrip": False, "normalized": False,
+    })  # fmt: skip
+
+
 def no_symbols(values):
     values["normalizer"] = {"type": "Replace", "pattern": {"String": "\u221e"}, "content": ""}
 
@@ -294,9 +327,13 @@ def foreign_class(directory):
     [
         (foreign_class, "gives other tokens than tokenizer.json: 'What is 1+1?' comes back as 'Whatis1+1?'"),
         (lambda path: doctored(path, special_thoughts), "loses text: '<think>\\nTwo and three."),
+        (
+            lambda path: doctored(path, special_spaces),
+            "loses text: 'What is 1+1?' comes back as 'Whatis1+1?' (special tokens: ' ')",
+        ),
         (lambda path: doctored(path, no_symbols), "loses text: 'Soit $x \u2208 (0, \u221e)$"),
     ],
-    ids=["another class", "special tokens", "lost characters"],
+    ids=["another class", "special tokens", "special spaces", "lost characters"],
 )
 @pytest.mark.parametrize("role", ["teachers.teacher", "students.student-s"])
 def test_a_tokenizer_that_the_engines_read_otherwise_or_that_loses_text_is_refused(
@@ -306,6 +343,28 @@ def test_a_tokenizer_that_the_engines_read_otherwise_or_that_loses_text_is_refus
     model = make(tmp_path / "m")
     (line,) = preflight_report(tmp_path / "step", f"{role}.model={model.ref}").problems
     assert line.startswith(f"{role}: {model.ref}: transformers' tokenizer {found}")
+
+
+@pytest.mark.parametrize("role", ["teachers.teacher", "students.student-s"])
+def test_an_end_that_the_chat_template_never_writes_is_refused_with_both(tmp_path, monkeypatch, capsys, role):
+    monkeypatch.setattr("micota_lf.stages.parity.available", lambda: False)
+    model = doctored(tmp_path / "m", eos_token="<|endoftext|>")
+    shipped = tmp_path / "m" / "generation_config.json"
+    shipped.write_text(json.dumps({"eos_token_id": [0]}))
+    (line,) = preflight_report(tmp_path / "step", f"{role}.model={model.ref}").problems
+    said = "its chat template ends it with '<|im_end|>\\n', generation stops at '<|endoftext|>'"
+    assert line == f"{role}: {model.ref}: no response would end: {said}"
+    words = ["evaluate", "--model", model.ref, "--tasks", "micota_tiny_two", "-o", str(tmp_path / "out")]
+    assert main(words) == 2 and said in capsys.readouterr().err
+    shipped.write_text(
+        json.dumps({"eos_token_id": [0, load_chat(model).tokenizer.token_to_id("<|im_end|>")]})
+    )
+    assert preflight_report(tmp_path / "step", f"{role}.model={model.ref}").problems == []
+    shipped.unlink()
+    doctored(tmp_path / "without", lambda values: values.pop("eos_token_id"), "config.json", eos_token=None)
+    (tmp_path / "without" / "generation_config.json").unlink()
+    (line,) = preflight_report(tmp_path / "step", f"{role}.model={tmp_path / 'without'}").problems
+    assert line.endswith("generation stops at no token (eos_token_id)")
 
 
 @pytest.mark.parametrize(
@@ -446,7 +505,7 @@ ODD = (
 def test_a_model_that_no_template_fits_is_trained_with_its_own_chat_template(tmp_path, capsys):
     model = with_template(tmp_path / "odd", ODD)
     (line,) = template_parity(model, "qwen", PROMPTS, {}).problems
-    assert line.endswith("no template has the same tokens, or train.template=null")
+    assert "; no template has the same tokens: try train.template=null; train.check_template" in line
     assert template_parity(model, None, PROMPTS, {}).problems == []
     write_jsonl(tmp_path / "c.jsonl", [{"prompt": "Say A", "response": "A"}] * 8)
     words = ["--model", model.ref, "--corpus", str(tmp_path / "c.jsonl"), "-o", str(tmp_path / "out")]

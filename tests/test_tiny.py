@@ -33,6 +33,7 @@ MIXED = Style(0.5, 0.5, 0.5, 0.5)
 FAMILIES = {  # folder of models/ -> what a demo of that family takes
     ".": ("teacher", "assistant", "student-m", "student-s"),
     "gap": ("teacher", "assistant", "student-l", "student-m", "student-s"),
+    "orders": ("teacher", "assistant", "student-s"),
 }
 MODELS = [TINY_ROOT / "models" / folder / name for folder, names in FAMILIES.items() for name in names]
 SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -139,7 +140,8 @@ def test_a_family_ships_at_most_8_megabytes_and_only_what_loading_needs(folder):
     needed = {"config.json", "generation_config.json", "model.safetensors"}
     needed |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     home, names = TINY_ROOT / "models" / folder, FAMILIES[folder]
-    assert {path.name for path in home.iterdir()} == {*names, *(["gap"] if folder == "." else [])}
+    others = set(FAMILIES) - {"."} if folder == "." else set()
+    assert {path.name for path in home.iterdir()} == {*names, *others}
     files = [path for name in names for path in (home / name).iterdir()]
     assert {(path.parent.name, path.name) for path in files} == {(n, file) for n in names for file in needed}
     assert (

@@ -30,8 +30,7 @@ class Backend(Base):
             )  # fmt: skip
         except (OSError, ValueError) as error:
             raise UserError(f"{model.ref}: cannot be loaded: {first_line(error)}") from error
-        shipped = self.loaded.generation_config.eos_token_id
-        self.eos = sorted(stop_tokens(shipped, self.tokenizer.eos_token_id))
+        self.eos = sorted(stop_tokens(model, self.tokenizer.eos_token_id))
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token_id = next(iter(self.eos), 0)
         greedy = sampling.temperature == 0

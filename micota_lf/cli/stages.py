@@ -9,7 +9,8 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from ..errors import StepFailed, UserError
@@ -76,17 +77,13 @@ def templates(args: argparse.Namespace) -> None:
     """LLaMA-Factory's templates beside a model's chat template: those with its tokens, then the nearest."""
     if not parity.available():
         raise UserError("llamafactory cannot be imported here, which has the templates")
-    model = ModelRef(args.model, args.model_revision)
-    plain, told = Prompts(""), Prompts("", system="Be brief.")
+    model, plain = ModelRef(args.model, args.model_revision), Prompts("")
     parity.sound_chat(model)
-    shares, with_system = parity.agreement(model, plain), dict[str, float]()
-    with suppress(UserError):  # a chat template may refuse system messages
-        with_system = parity.agreement(model, told)
-    equal = [name for name, share in shares.items() if share == 1]
-    system = [name for name, share in with_system.items() if share == 1 and name not in equal]
-    nearest = [name for name in shares if name not in (*equal, *system)][:NEAREST]
-    for name in (*equal, *nearest, None):
-        problems = parity.template_parity(model, name, plain, {}).problems
+    equal, told = list(parity.fitting(model, plain)), replace(plain, system=parity.SYSTEM)
+    system = [*islice((name for name in parity.fitting(model, told) if name not in equal), NEAREST)]
+    nearest = [name for name in parity.agreement(model, plain) if name not in (*equal, *system)][:NEAREST]
+    for name in (*equal, None, *system[:1], *nearest):
+        problems = [] if name in equal else parity.template_parity(model, name, plain, {}).problems
         words = problems[0] if problems else "equal"
         print(f"{'null, its own' if name is None else name}: {words}", flush=True)
     if system:
@@ -177,6 +174,8 @@ def _model(args: argparse.Namespace, flag: str = "model", chat: bool = True, hub
         raise UserError(f"--{flag}: {problem}")
     for line in hub_problems({f"--{flag}": ref} if hub else {}).values():
         raise UserError(line)
+    if chat:
+        parity.sound_chat(ref)
     return Input.of(ref)
 
 

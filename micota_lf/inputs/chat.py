@@ -110,8 +110,13 @@ def opened_thought(prompt: str) -> str:
     return opened[0] if opened else ""
 
 
-def stop_tokens(shipped: int | list[int] | None, own: int | None) -> set[int]:
-    """Tokens at which generation stops: those of a model's generation config, and its tokenizer's own."""
+def stop_tokens(model: ModelRef, own: int | None) -> set[int]:
+    """Tokens at which generation stops: those of a model's generation config, and its tokenizer's own.
+
+    The engines make a generation config that a model lacks from its config.json.
+    """
+    config = model.settings("generation_config.json") or model.settings("config.json")
+    shipped = config.get("eos_token_id")
     ends = [*(shipped if isinstance(shipped, list) else [shipped]), own]
     return {end for end in ends if end is not None}
 

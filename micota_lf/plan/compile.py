@@ -82,7 +82,7 @@ class Compiler:
 
     def merge(self, slot: str, spec: Merge, **inputs: Input) -> Input:
         """A model merged with its earlier self: `before`, `after`, `pretrained`, and what `choose` gives."""
-        if spec.health_prompts:
+        if self.recipe.prompts.path:
             inputs.setdefault("prompts", self.prompts)
         settings, label = merge.settings(self.recipe, spec), f"{self._label(inputs['after'])}-merged"
         return self._add(slot, "merge", inputs, settings, label)
@@ -91,8 +91,8 @@ class Compiler:
         """The weight of an assistant's merge, by the lengths of probes: merges of its models at others."""
         drawn = Settings.of(self.recipe.prompts, apart={"number": spec.probe_prompts, "seed": spec.seed})
         prompts = self._add(f"sample/{name}", "sample", {"prompts": self.prompts}, drawn, "prompts")
-        config, how, gpus = merge.settings(self.recipe, spec)
-        asking = Settings(config["health"], how["answers"], gpus)
+        _, how, gpus = merge.settings(self.recipe, spec)
+        asking = Settings(how["health"], how["answers"], gpus)
         probes = {"tuned": models["after"]}
         for weight in sorted(spec.probe_weights):
             tried = replace(spec, weight=weight, target_length_ratio=None, health_prompts=0)

@@ -239,7 +239,7 @@ class Estimator:
             limit = step.config.get("prompts", {}).get("limit") or self.prompts  # fewer for a merge's probes
             asked = min(self.prompts, limit) * spec["samples"] if step.kind == "generate" else self.problems
             return asked, min(self._length(step), spec[longest])
-        parts = map(self._rows, step.inputs.values())
+        parts = [self._rows(given) for role, given in step.inputs.items() if role != "verdict"]
         shares = list(zip(step.config.get("ratios", [1]), parts, strict=True))  # a filter has one part
         most = min(rows / ratio for ratio, (rows, _) in shares)
         if step.config.get("filter", {}).get("per_prompt", "all") != "all":

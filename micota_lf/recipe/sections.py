@@ -255,7 +255,7 @@ class Merge(Section):
     lambda_: float = 1.0
     dtype: Dtype = "bfloat16"
     seed: Natural = 42
-    health_prompts: Apart[Natural] = 4
+    health_prompts: How[Natural] = 4
     target_length_ratio: Apart[Part | None] = None
     probe_weights: Apart[Annotated[list[float], MinLen(1)]] = field(default_factory=PROBES.copy)
     probe_prompts: Apart[Annotated[int, Ge(2), Strict()]] = 128

@@ -27,7 +27,7 @@ from ..system.files import write_text
 from ..tiny import TINY_ROOT
 from .outcomes import Outcomes
 from .sheets import Record, document, make_sheet
-from .tables import accuracies, corpora_sheet, lengths_sheet, samples_sheet
+from .tables import accuracies, corpora_sheet, decoding, lengths_sheet, samples_sheet
 
 LOADED = [*NAMES["exported"], *NAMES["tokenizer_files"]]
 MODELS, CORPORA = ("train", "distil", "merge"), ("filter", "mix")
@@ -92,7 +92,8 @@ def card(outcomes: Outcomes, step_id: str) -> str:
     beside = [slot for slot in plan.slots if slot.startswith("evaluate/") and slot.split("/")[1] in others]
     scored |= {slot: accuracies(outcomes, slot) for slot in beside if outcomes.results(slot)}
     rows = [[{"row": slot.partition("/")[2], **cell} for cell in cells] for slot, cells in scored.items()]
-    scores = make_sheet("scores", "scores", rows, outcomes.titles.values(), **vars(recipe.evaluation))
+    told = {**vars(recipe.evaluation), "decoding": decoding(outcomes, slots)}
+    scores = make_sheet("scores", "scores", rows, outcomes.titles.values(), **told)
     done = finished(outcomes.workspace / step.directory, "versions") or {"versions": {}}
     texts = {
         "front": yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False),

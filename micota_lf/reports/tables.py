@@ -25,8 +25,18 @@ def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
         cells = accuracies(outcomes, slot)
         rows.append([{**names, **cell, "paper": papers.get(cell["benchmark"])} for cell in cells])
     problems = f"first {spec.limit} problems" if spec.limit else "all problems"
-    noted = {"problems": problems, "numerics": outcomes.numerics_note(slot for slot, *_ in shown)}
+    slots = [slot for slot, *_ in shown]
+    noted = {"problems": problems, "numerics": outcomes.numerics_note(slots)}
+    noted["decoding"] = decoding(outcomes, slots)
     return make_sheet("accuracy", table, rows, outcomes.titles.values(), **vars(spec), **noted)
+
+
+def decoding(outcomes: Outcomes, slots: Iterable[str]) -> str:
+    """How the evaluations in slots got their responses, in words; tasks that sampled by their titles."""
+    done = [outcomes.results(slot) or {} for slot in slots]
+    tasks = outcomes.recipe.evaluation.tasks.items()
+    found = [title for task, title in tasks if any("sampled" in one.get(task, {}) for one in done)]
+    return "greedy" + f" (but {', '.join(found)}: means of sampled responses)" * bool(found)
 
 
 def evaluated_rows(recipe: Recipe, table: str) -> list[tuple[str, str, str, str]]:

@@ -62,7 +62,7 @@ def filter_responses(
         "responses": len(rows) + len(bad), **vars(rule), "reasons": reasons,
         "prompts": len(prompts), "prompts_kept": sum(one[KEPT] > 0 for one in prompts),
         "passed": sampled(prompts, KEPT),
-        "kept_not_right": sum(row.get("answer") is not None and not row["symbolic"] for row in kept),
+        "kept_not_right": 0 if own else sum(not r["symbolic"] for r in kept if r.get("answer") is not None),
         "kept_truncated": sum(row["finish_reason"] != "stop" for row in kept),
         "legacy_and_symbolic_differ": sum(row["legacy"] != row["symbolic"] for row in rows),
         "mean_response_tokens": mean_tokens(kept),

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..backends import DEFAULT_LAUNCH, Completion, Launch, Request, open_backend, say, watched
 from ..errors import StepFailed, UserError
+from ..grading.measures import loops
 from ..inputs.problems import Prompts, chat, load_problems, user_text
 from ..inputs.references import ModelRef
 from ..recipe.sections import Generation, Recipe
@@ -113,7 +114,7 @@ def _finished(output: Path) -> Iterator[Row]:
 
 
 def response_summary(output: Path) -> dict[str, Any]:
-    """Counts, mean tokens, responses that hit the limit, and `lengths`: how many are up to 2, 4, 8... tokens.
+    """Counts, mean tokens, cut ones, `loops` among them; `lengths`: how many have up to 2, 4, 8... tokens.
 
     Raises StepFailed if rows failed.
     """
@@ -128,6 +129,9 @@ def response_summary(output: Path) -> dict[str, Any]:
         "responses": len(rows),
         "mean_response_tokens": sum(row["response_tokens"] for row in rows) / len(rows),
         "truncated": sum(row["finish_reason"] == "length" for row in rows),
+        "loops": sum(
+            loops(row["response"]) for row in iter_jsonl(output) if row["finish_reason"] == "length"
+        ),
         "lengths": {str(bound): number for bound, number in sorted(lengths.items())},
     }
 
@@ -137,7 +141,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     made = "{responses} responses, mean {mean_response_tokens:.1f} tokens, {truncated}".format(**summary)
     share = summary["truncated"] / summary["responses"]
     words = ", ".join(f"<={bound}: {count}" for bound, count in summary["lengths"].items())
-    return [f"{made} ({share:.1%}) cut at the limit", f"response tokens: {words}"]
+    told = f"{made} ({share:.1%}) cut at the limit, {summary.get('loops', '?')} of them loops"
+    return [told, f"response tokens: {words}"]
 
 
 def progress(directory: Path) -> str:

@@ -38,6 +38,7 @@ from . import Context, Results, Settings, Stage, choose, generate
 WEIGHT = 0.5  # half of what was learnt
 BESIDE = ("prompts", "choice", "tuned")  # inputs that are no models
 ANSWERS = "answers.jsonl"  # of the merged model, to a few prompts
+MERGED = "merged.json"  # there once the merged weights are whole: they are not made again to ask once more
 TOKENIZER_FILES = NAMES["tokenizer_files"]
 
 
@@ -73,7 +74,7 @@ def settings(recipe: Recipe, spec: Merge) -> Settings:
         sampling = replace(sampling, backend="transformers")
     asked = replace(recipe, generation=sampling, prompts=prompts)
     health, how, gpus = generate.settings(asked) if limit else (None, {}, 0)
-    return Settings.of(spec, gpus=gpus, apart={"health": health}, engine=recipe.engines.mergekit, answers=how)
+    return Settings.of(spec, gpus=gpus, engine=recipe.engines.mergekit, health=health, answers=how)
 
 
 def render(spec: Mapping[str, Any], before: str, after: str, pretrained: str | None = None) -> dict[str, Any]:
@@ -94,11 +95,31 @@ def render(spec: Mapping[str, Any], before: str, after: str, pretrained: str | N
 
 
 def run(step: Context) -> Results:
-    """Compare the models, merge, make the merged model whole, check its weights, ask it for a few answers.
+    """Merge, and ask the merged model for a few answers; what they are asked for makes no other weights.
 
     Raises UserError for models that cannot be merged, StepFailed for a merged one that is not sound.
     """
-    model, merge = step.directory / "model", step.config["merge"]
+    model, merged = step.directory / "model", step.directory / MERGED
+    if not merged.is_file():
+        write_json(merged, merge_models(step, model))
+    health: Results = {"prompts": 0}
+    if step.how["health"]:
+        inputs = {"model": ModelRef(str(model)), "prompts": step.inputs["prompts"]}
+        asking = replace(step, config=step.how["health"], how=step.how["answers"], inputs=inputs)
+        (step.directory / ANSWERS).unlink(missing_ok=True)  # greedy: the same, or to another question
+        generate.run(asking, ANSWERS)
+        step.engine_seconds = asking.engine_seconds
+        health = answer_health(step.directory / ANSWERS)
+    results = {**read_json(merged), "health": health}
+    if tuned := step.inputs.get("tuned"):  # the weight was chosen: what it has come to
+        rows = read_jsonl(step.directory / ANSWERS), read_jsonl(tuned.resolved)
+        results["curve"] = [choose.measured(*rows, f"{results['weight']:g}, chosen")]
+    return results
+
+
+def merge_models(step: Context, model: Path) -> Results:
+    """Compare the models, merge, make the merged model whole, check its weights."""
+    merge = step.config["merge"]
     models = {role: model.weights() for role, model in step.inputs.items() if role not in BESIDE}
     if choice := step.inputs.get("choice"):
         merge = merge | read_json(choice.resolved)
@@ -112,21 +133,10 @@ def run(step: Context) -> Results:
     write_yaml(step.directory / "merge.yaml", yaml)
     argv = [*engine_argv(step.how["engine"]), "merge.yaml", "model", "--random-seed", str(merge["seed"])]
     step.engine([*argv, "--quiet", "--num-threads", str(step.threads)])
-    results = finish(model, models["after"])
+    results = {**finish(model, models["after"]), "weight": merge["weight"], "compatibility": facts}
     if problems := health_problems(model, models["after"]):
         raise StepFailed("\n".join(problems))
-    health: Results = {"prompts": 0}
-    if step.config["health"]:
-        inputs = {"model": ModelRef(str(model)), "prompts": step.inputs["prompts"]}
-        asking = replace(step, config=step.config["health"], how=step.how["answers"], inputs=inputs)
-        generate.run(asking, ANSWERS)
-        step.engine_seconds = asking.engine_seconds
-        health = answer_health(step.directory / ANSWERS)
-    if choice:
-        answers, tuned = step.directory / ANSWERS, step.inputs["tuned"].resolved
-        told = f"{merge['weight']:g}, chosen"
-        results["curve"] = [choose.measured(read_jsonl(answers), read_jsonl(tuned), told)]
-    return {**results, "weight": merge["weight"], "compatibility": facts, "health": health}
+    return results
 
 
 def finish(model: Path, assistant: Path) -> Results:

@@ -12,9 +12,13 @@ Importing llamafactory takes 13 to 20 s, nearly all of this check's time.
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from difflib import SequenceMatcher
+from functools import cache
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from ..errors import UserError, first_line, nearest
@@ -27,9 +31,15 @@ from .arrange import row_tokens
 NO_CUTOFF = 2**20
 COPY = "parity"  # the name of our copy of a template, into which LLaMA-Factory writes its arguments
 SHOWN = 16  # tokens of a difference that are quoted
+TRIED = 3  # templates that a refusal names
+SYSTEM = "Be brief."  # stands for any system message of a recipe
 SAMPLES = read_beside(__file__)
 # LLaMA-Factory's data arguments that change a template's tokens.
 DATA_ARGUMENTS = ("default_system", "enable_thinking", "preserve_thinking", "train_on_prompt", "mask_history")
+
+
+class Differs(UserError):
+    """Training would see other tokens than inference does."""
 
 
 class Parity(NamedTuple):
@@ -41,20 +51,33 @@ class Parity(NamedTuple):
 
 
 def sound_chat(model: ModelRef) -> Chat:
-    """A model's tokenizer and chat template. UserError if the engines read other tokens, or lose text.
+    """A model's tokenizer and chat template. UserError if engines read other tokens, lose text or do not end.
 
     They take transformers' tokenizer, which replaces parts of some by those of the class that the configs
     name: a DeepSeek one then drops all spaces (huggingface/transformers#45488). Text that becomes unknown or
-    special tokens is lost too.
+    special tokens is lost too. Generation must stop at a token that the chat template ends a response with.
     """
     counter, theirs = load_chat(model), _tokenizer(model)
+    end = counter.frame()[2] if counter.template else ""
+    stops, written = (
+        stop_tokens(model, theirs.eos_token_id),
+        theirs(end, add_special_tokens=False)["input_ids"],
+    )
+    if end.strip() and not stops.intersection(written):
+        only = ", ".join(repr(theirs.decode([stop])) for stop in sorted(stops)) or "no token (eos_token_id)"
+        said = f"its chat template ends it with {end!r}, generation stops at {only}"
+        raise UserError(f"{model.ref}: no response would end: {said}")
     for text in chain(*SAMPLES.values()):
         ids = theirs(text, add_special_tokens=False)["input_ids"]
         kept = theirs.decode(ids, skip_special_tokens=True)
         same = ids == counter.tokenizer.encode(text, add_special_tokens=False).ids
         if not same or kept != text:
             found = "loses text" if same else "gives other tokens than tokenizer.json"
-            raise UserError(f"{model.ref}: transformers' tokenizer {found}: {text!r} comes back as {kept!r}")
+            added = theirs.added_tokens_decoder.items()
+            lost = [repr(token.content) for number, token in added if token.special and number in ids]
+            special = f" (special tokens: {', '.join(lost)})" if lost else ""
+            said = f"transformers' tokenizer {found}: {text!r} comes back as {kept!r}{special}"
+            raise UserError(f"{model.ref}: {said}")
     return counter
 
 
@@ -69,33 +92,58 @@ def template_parity(
     """Compare a LLaMA-Factory template with a model's chat template on sample conversations.
 
     The conversations have the system message of `prompts`, or none: only what a recipe uses must agree. The
-    first one that differs is told, and what cannot be compared. `extra` are the training's. Template None
-    stands for the tokens that arrange.py writes.
+    first one that differs is told with the keys that mend it, and what cannot be compared. `extra` are the
+    training's. Template None stands for the tokens that arrange.py writes.
     """
     try:
-        unknown = _unknown_names(template, extra)
+        unknown = _unknown_names(model, template, prompts, extra)
         return Parity([], "" if unknown else _after_end(model, template, prompts, extra), unknown)
-    except (UserError, ImportError, OSError, ValueError) as error:
+    except (Differs, ValueError) as error:  # the latter of a template for images
+        cure = f"{cures(model, prompts)}; train.check_template=false only warns"
+        return Parity([f"{first_line(error)}; {cure}"])
+    except (UserError, ImportError, OSError) as error:
         return Parity([first_line(error)])
 
 
-def _unknown_names(template: str | None, extra: Mapping[str, Any]) -> list[str]:
+@cache
+def cures(model: ModelRef, prompts: Prompts) -> str:
+    """In words, with which keys a training has the tokens of a model's chat template."""
+    names = [*islice(fitting(model, prompts), TRIED)]
+    with_system = [] if names else islice(fitting(model, replace(prompts, system=SYSTEM)), TRIED)
+    found = "" if names else "no template has the same tokens: "
+    told = [f", with prompts.system set {' or '.join(some)}" for some in [[*with_system]] if some]
+    return f"{found}try train.template={' or '.join([*names, 'null'])}{''.join(told)}"
+
+
+def fitting(model: ModelRef, prompts: Prompts) -> Iterator[str]:
+    """The templates that have the tokens of a model's chat template, those named like it first."""
+    with suppress(UserError):  # a chat template may refuse system messages
+        for name in [name for name, share in agreement(model, prompts).items() if share == 1]:
+            with suppress(Differs):
+                _after_end(model, name, prompts, {})
+                yield name
+
+
+def _unknown_names(
+    model: ModelRef, template: str | None, prompts: Prompts, extra: Mapping[str, Any]
+) -> list[str]:
     """A line for a template and for each argument that LLaMA-Factory does not know (hparams/parser.py)."""
     from llamafactory.data.template import TEMPLATES
     from llamafactory.hparams.parser import _TRAIN_ARGS, HfArgumentParser
 
     known = [action.dest for action in HfArgumentParser(_TRAIN_ARGS)._actions]
     asked = {f"extra.{key}: LLaMA-Factory has no such argument": (key, known) for key in extra}
-    if template is not None:
-        asked[f"template: LLaMA-Factory has no template {template!r}"] = (template, list(TEMPLATES))
+    if template is not None and template not in TEMPLATES:
+        said = f"template: LLaMA-Factory has no template {template!r}: {cures(model, prompts)}"
+        asked[said] = (template, list(TEMPLATES))
     return [
         f"train.{said}; {nearest(key, names)}" for said, (key, names) in asked.items() if key not in names
     ]
 
 
 def _after_end(model: ModelRef, template: str | None, prompts: Prompts, extra: Mapping[str, Any]) -> str:
-    """What training adds after the end of turn. Raises UserError for the first difference."""
-    original, tokenizer = (_tokenizer(model) for _ in range(2))
+    """What training adds after the end of turn. Raises Differs for the first difference."""
+    original, tokenizer = _tokenizer(model), _tokenizer.__wrapped__(model)
     if original.chat_template is None:
         raise UserError(f"{model.ref}: has no chat template")
     system = {"default_system": prompts.system} if prompts.system else {}
@@ -104,8 +152,7 @@ def _after_end(model: ModelRef, template: str | None, prompts: Prompts, extra: M
     rows = [{"prompt": chat(one, prompts)[-1]["content"], "response": two} for one, two in SAMPLES.values()]
     own = [asked + answered for asked, answered in row_tokens(rows, counter, prompts.system)]
     trained = _supervised(tokenizer, template, arguments, prompts) if template else own
-    shipped = model.settings("generation_config.json").get("eos_token_id")
-    stops = stop_tokens(shipped, original.eos_token_id)  # as in backends/
+    stops = stop_tokens(model, original.eos_token_id)  # as in backends/
     for (name, (problem, response)), training in zip(SAMPLES.items(), trained, strict=True):
         messages = chat(problem, prompts)
         prompt, saved = (
@@ -113,7 +160,7 @@ def _after_end(model: ModelRef, template: str | None, prompts: Prompts, extra: M
             for one in (original, tokenizer)
         )
         if saved != prompt:  # LLaMA-Factory saves its own with the trained model
-            raise UserError(f"template {name_of} replaces the model's chat template by another")
+            raise Differs(f"template {name_of} replaces the model's chat template by another")
         # A thought that the prompt opens is not the response's.
         texts = prompt, response.removeprefix(opened_thought(prompt))
         asked, answered = (original(text, add_special_tokens=False)["input_ids"] for text in texts)
@@ -123,24 +170,25 @@ def _after_end(model: ModelRef, template: str | None, prompts: Prompts, extra: M
         if not found and counted != len(training):
             found = f"LLaMA-Factory counts {len(training)} tokens, the chat template {counted}"
         if found:
-            names = [one for one, share in agreement(model, prompts).items() if share == 1]
-            same = f"try {', '.join(names)}" if names else "no template has the same tokens"
-            raise UserError(f"template {name_of}, {name}: {found}; {same}, or train.template=null")
+            raise Differs(f"template {name_of}, {name}: {found}")
         after_end = original.decode(training[len(asked + answered) + 1 :])
     return after_end
 
 
+@cache
 def agreement(model: ModelRef, prompts: Prompts) -> dict[str, float]:
     """By name of LLaMA-Factory's templates, most first, the share of the samples' tokens before a difference.
 
     It is 1 if all are the same and the end is one at which generation stops. `template_parity` looks closer:
-    LLaMA-Factory may change the tokenizer too.
+    LLaMA-Factory may change the tokenizer too. Of equal ones those are first that are named like the model,
+    templates for images, video or sound are left out: those need a processor beside the tokenizer.
     """
+    from llamafactory.data.mm_plugin import BasePlugin
     from llamafactory.data.template import TEMPLATES
 
+    templates = {name: one for name, one in TEMPLATES.items() if type(one.mm_plugin) is BasePlugin}
     tokenizer, counter = _tokenizer(model), load_chat(model)
-    stops = stop_tokens(model.settings("generation_config.json").get("eos_token_id"), tokenizer.eos_token_id)
-    found = dict.fromkeys(TEMPLATES, 0.0)
+    stops, found = stop_tokens(model, tokenizer.eos_token_id), dict.fromkeys(templates, 0.0)
     for problem, response in SAMPLES.values():
         messages = chat(problem, prompts)
         prompt = counter.prompt(messages)
@@ -148,16 +196,19 @@ def agreement(model: ModelRef, prompts: Prompts) -> dict[str, float]:
             [prompt, response.removeprefix(opened_thought(prompt))]
         ))))  # fmt: skip
         dialogue = [messages[-1], {"role": "assistant", "content": response}]
-        for name, template in TEMPLATES.items():
+        for name, template in templates.items():
             made = list(chain(*template.encode_oneturn(tokenizer, dialogue, prompts.system)))
             pairs = enumerate(zip(made, wanted, strict=False))
             same = next((at for at, (one, two) in pairs if one != two), min(len(made), len(wanted)))
             ended = same == len(wanted) and bool(stops.intersection(made[same:]))
             found[name] += (same + ended) / (len(wanted) + 1) / len(SAMPLES)
+    named = f"{model.settings('config.json').get('model_type')} {model.label}"
     rounded = {name: round(share, 6) for name, share in found.items()}
-    return dict(sorted(rounded.items(), key=lambda one: (-one[1], len(one[0]), one[0])))
+    near = {name: (-share, -SequenceMatcher(None, name, named).ratio()) for name, share in rounded.items()}
+    return dict(sorted(rounded.items(), key=lambda one: near[one[0]]))
 
 
+@cache
 def _tokenizer(model: ModelRef) -> Any:
     from transformers import AutoTokenizer
 

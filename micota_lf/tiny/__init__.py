@@ -1,4 +1,4 @@
-"""Two families of small Qwen2 models, their tokenizer and their arithmetic problems."""
+"""Three families of small Qwen2 models, their tokenizer and their problems: sums, and letters in order."""
 
 from pathlib import Path
 

@@ -15,9 +15,11 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from micota_lf.grading.answer import grade
 
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 """Suffix that turns a problem into the user's prompt, as in the paper's official repository."""
@@ -84,7 +86,12 @@ def make_problem(rng: random.Random, operations: int) -> str:
     return f"What is {text}?"
 
 
-def sample_problems(rng: random.Random, operations: tuple[int, ...], evaluation: bool) -> Iterator[str]:
+SIZES = (1, 2, 2, 3, 3)
+
+
+def sample_problems(
+    rng: random.Random, operations: Sequence[int] = SIZES, *, evaluation: bool
+) -> Iterator[str]:
     """Yield problems of one side of the split for ever; the number of operations is drawn uniformly."""
     while True:
         problem = make_problem(rng, rng.choice(operations))
@@ -190,20 +197,36 @@ def write(problem: str, style: Style | Mix, rng: random.Random) -> str:
 
 
 def write_data(folder: Path, seed: int = 0) -> None:
-    """Write `train.jsonl`, `two.jsonl` and `three.jsonl` (fields id, problem, answer) into `folder`.
+    """Write `train.jsonl`, `two.jsonl` and `three.jsonl` (fields id, problem, answer) into `folder`."""
+    write_files(folder, DATA_FILES, seed, sample_problems, lambda one: str(operations_of(one)[-1][3]))
+
+
+def write_files(
+    folder: Path,
+    files: dict[str, tuple[int, tuple[int, ...], int]],
+    seed: int,
+    sample: Callable[..., Iterator[str]],
+    answer: Callable[[str], str],
+    prefix: str = "tiny",
+) -> None:
+    """Write a domain's problems: `files` as DATA_FILES, whose names but `train` are evaluation's.
 
     A `seed` other than 0 draws other problems than the shipped ones, of the same sides of the split.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (count, operations, own) in DATA_FILES.items():
+    for name, (count, sizes, own) in files.items():
         problems: dict[str, None] = {}
         rng = random.Random(own + SEEDS_APART * seed)
-        for problem in sample_problems(rng, operations, evaluation=name != "train"):
+        for problem in sample(rng, sizes, evaluation=name != "train"):
             problems[problem] = None
             if len(problems) == count:
                 break
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
             for index, problem in enumerate(problems):
-                answer = str(operations_of(problem)[-1][3])
-                row = {"id": f"tiny-{name}-{index:04d}", "problem": problem, "answer": answer}
+                row = {"id": f"{prefix}-{name}-{index:04d}", "problem": problem, "answer": answer(problem)}
                 file.write(json.dumps(row) + "\n")
+
+
+def is_right(problem: str, response: str, answer: str) -> bool:
+    """Whether a response is right: the same number as the gold answer."""
+    return grade(response, answer).symbolic

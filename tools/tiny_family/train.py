@@ -19,13 +19,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import torch
-from problems import LONG, SEEDS_APART, SHORT, Mix, Style, sample_problems, write, write_data
+from problems import LONG, SEEDS_APART, SHORT, Mix, Style
 from tokenizer import END, build_tokenizer, chat_prompt
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -36,7 +38,6 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from micota_lf.grading.answer import grade
 from micota_lf.grading.intervals import wilson
 from micota_lf.inputs.problems import Prompts
 from micota_lf.inputs.references import ModelRef
@@ -62,6 +63,7 @@ class Member:
     base: "Member | None" = None  # what it goes on from, trained first, into `base/`; None: from nothing
     plain: float = 0.6  # share of the pretraining tokens that are plain text
     rates: tuple[float, float, float] = (1.0, 0.7, 0.05)  # of the peak: first, at the chat format, last
+    domain: str = "problems"  # the module that draws its problems and writes their chains
 
 
 # A base learns long chains of thought from a few hundred examples only if it has seen their parts. Students
@@ -100,25 +102,35 @@ GAP = {
 }
 
 
+# Letters in order, with the kinds of chains of the gap family, from nothing.
+DOMAIN: dict[str, Any] = {"domain": "orders", "batch_tokens": 2048}
+ORDERS = {
+    "teacher": Member(96, 3, 256, 4.0, MOSTLY, 0.8, REFLECTING, 31, **DOMAIN),
+    "assistant": Member(64, 3, 176, 4.0, OFTEN, 0.04, CONCISE, 32, **DOMAIN),
+    "student-s": Member(48, 3, 128, 3.0, SELDOM, 0.15, CONCISE, 33, **DOMAIN),
+}
+
+
 def seeded(member: Member, seed: int) -> Member:
     """The same member, and its base, of the family with another seed."""
     base = member.base and seeded(member.base, seed)
     return replace(member, seed=member.seed + SEEDS_APART * seed, base=base)
 
 
-FAMILIES = {"tiny": TINY, "gap": GAP}
+FAMILIES = {"tiny": TINY, "gap": GAP, "orders": ORDERS}
 
 
 def batches(
     tokenizer: PreTrainedTokenizerFast, member: Member, rng: random.Random, chat: bool, style: Style | Mix
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (ids, labels), both (sequences, length) int64, of similar lengths; labels -100 carry no loss."""
-    problems = sample_problems(rng, (1, 2, 2, 3, 3), evaluation=False)
+    domain = import_module(member.domain)
+    problems = domain.sample_problems(rng, evaluation=False)
     while True:
         rows = []
         pool = [next(problems) for _ in range(2048)]
         prompts = [chat_prompt(tokenizer, p) if chat else p + "\n" for p in pool]
-        replies = [write(p, style, rng) + END + "\n" for p in pool]
+        replies = [domain.write(p, style, rng) + END + "\n" for p in pool]
         for prompt, reply in zip(tokenizer(prompts).input_ids, tokenizer(replies).input_ids, strict=True):
             rows.append((prompt + reply, [-100] * len(prompt) + reply))
         rows.sort(key=lambda row: len(row[0]))
@@ -136,8 +148,9 @@ def batches(
             )
 
 
-def evaluate(folder: Path, data: Path, limit: int | None) -> dict[str, Any]:
+def evaluate(folder: Path, data: Path, limit: int | None, domain: ModuleType) -> dict[str, Any]:
     """Score a stored model on a data file, greedily: n, correct, mean tokens without the end marker, cut."""
+    asked = {row["id"]: row["problem"] for row in read_jsonl(data)}
     sampling = Generation(max_tokens=400, dtype="float32", batch_size=100)
     with TemporaryDirectory() as scratch:
         generate(
@@ -146,7 +159,7 @@ def evaluate(folder: Path, data: Path, limit: int | None) -> dict[str, Any]:
         rows = read_jsonl(Path(scratch, "responses.jsonl"))
     return {
         "n": len(rows),
-        "correct": sum(grade(row["response"], row["answer"]).symbolic for row in rows),
+        "correct": sum(domain.is_right(asked[row["id"]], row["response"], row["answer"]) for row in rows),
         "tokens": sum(row["response_tokens"] - (row["finish_reason"] == "stop") for row in rows) / len(rows),
         "truncated": sum(row["finish_reason"] == "length" for row in rows),
     }
@@ -177,9 +190,10 @@ def make_member(member: Member, name: str, out: Path, scale: float, limit: int |
     if member.base:
         train_member(member.base, f"base/{name}", out, scale)
     row = train_member(member, name, out, scale)
-    return row | {
-        bench: evaluate(out / name, out / f"data/{bench}.jsonl", limit) for bench in ("two", "three")
-    }
+    domain = import_module(member.domain)
+    benches = [bench for bench in domain.DATA_FILES if bench != "train"]
+    scores = {bench: evaluate(out / name, out / f"data/{bench}.jsonl", limit, domain) for bench in benches}
+    return row | {"benches": scores}
 
 
 def train_member(member: Member, name: str, out: Path, scale: float) -> dict[str, Any]:
@@ -255,7 +269,8 @@ def main() -> None:
     args.out = args.out.absolute()  # a relative path would be taken for an id on the hub
     args.out.mkdir(parents=True, exist_ok=True)
     family = {name: seeded(member, args.seed) for name, member in family.items()}
-    write_data(args.out / "data", args.seed)
+    domain = import_module(next(iter(family.values())).domain)
+    domain.write_data(args.out / "data", args.seed)
     build_tokenizer().save_pretrained(args.out / "tokenizer")
     heads = "model | parameters | kB | CPU minutes | benchmark | n | accuracy, 95% interval | tokens | cut"
     lines = [f"| {heads} |", "|---" * heads.count("|") + "|---|"]
@@ -267,8 +282,7 @@ def main() -> None:
         for job in jobs:
             row = job.result()
             about = f"{row['model']} | {row['parameters']:,} | {row['bytes'] // 1000} | {row['minutes']:.1f}"
-            for bench in ("two", "three"):
-                score = row[bench]
+            for bench, score in row["benches"].items():
                 low, high = (100 * bound for bound in wilson(score["correct"], score["n"]))
                 share = f"{100 * score['correct'] / score['n']:.1f}% [{low:.1f}, {high:.1f}]"
                 cells = f"{score['n']} | {share} | {score['tokens']:.1f} | {score['truncated']}"
