@@ -50,6 +50,43 @@ def test_a_failed_step_leaves_the_other_branches_to_finish(broken):
     assert any("failed  train/assistant/strong" in line for line in said)
 
 
+def test_status_from_another_shell_counts_steps_and_names_those_that_run_or_failed(tmp_path, capsys):
+    plan = compile_plan(load_recipe(TINY, QUICK))
+    for slot in ("preflight", "generate/teacher", "filter/strong"):
+        run_step(plan, plan.slots[slot], tmp_path, quiet=True)
+    with pytest.raises(StepFailed):
+        run_step(plan, plan.slots["train/student-s/strong"], tmp_path, quiet=True)
+    at_work = tmp_path / plan.steps[plan.slots["train/student-m/strong"]].directory
+    at_work.mkdir(parents=True)
+    (at_work / "step.json").write_text("{}")
+    (at_work / "model").mkdir()
+    log = {"current_steps": 3, "total_steps": 9, "loss": 0.25}
+    (at_work / "model" / "trainer_log.jsonl").write_text(json.dumps(log) + "\n")
+    words = ["status", str(TINY), "--workspace", str(tmp_path), *QUICK]
+    with lease(at_work / LEASE, "at work"):
+        assert main(words) == 0
+        said = capsys.readouterr().out
+        assert main([*words, "--json"]) == 0
+        now = json.loads(capsys.readouterr().out)
+    assert (
+        "3 done" in said and f"of {len(plan.steps)} steps" in said and "minutes left (the estimates" in said
+    )
+    assert "  running train/student-m/strong: step 3/9 loss 0.250 (0.0 minutes)" in said
+    assert "  failed  train/student-s/strong: micota explain train/student-s/strong" in said
+    assert now["counts"]["done"] == 3 and now["failed"] == ["train/student-s/strong"]
+    assert now["running"][0]["step"] == "train/student-m/strong" and now["hours_left"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [(["plan", str(TINY)], "gpu_hours"), (["plan", str(TINY), "--sources"], "set_in"), (["doctor"], "cure")],
+)
+def test_a_listing_as_json_is_one_line_of_records(words, key, tmp_path, capsys):
+    assert main([*words, "--json", "--workspace", str(tmp_path)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert all(key in row for row in json.loads(line)) and len(json.loads(line)) > 5
+
+
 def test_a_failure_names_the_step_its_log_and_the_command_to_run_by_hand(broken):
     plan, workspace, error, _ = broken
     directory = workspace / plan.steps[plan.slots["train/student-s/strong"]].directory

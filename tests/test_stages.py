@@ -484,6 +484,7 @@ def test_intervals_match_known_values():
         "report",
         "preflight",
         "doctor",
+        "status",
         "verify",
         "gc",
         "export",

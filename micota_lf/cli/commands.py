@@ -6,6 +6,7 @@ In: the words of the command line, parsed by `main.py`. Out: text on the termina
 import argparse
 import json
 import shlex
+import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -24,6 +25,7 @@ from ..reports.results import run_pending
 from ..reports.write import report_path, write_report
 from ..run import slurm
 from ..run.doctor import examine
+from ..run.progress import progress
 from ..run.shortages import shortages
 from ..run.snakemake import check_engines, pending_steps
 from ..run.step import RUN_LEASE, run_step
@@ -32,7 +34,7 @@ from ..run.workspace import explain as reasons
 from ..stages.evaluate import tasks_folder
 from ..system.files import read_json, write_json
 from ..system.machines import join as take_part
-from .show import show_diagnosis, show_plan, show_sources, show_tables
+from .show import plan_records, show_diagnosis, show_plan, show_sources, show_tables
 
 MARKS = {True: "ok", None: "-", False: "AMISS"}  # of what `micota doctor` found
 
@@ -49,12 +51,17 @@ def plan(args: argparse.Namespace) -> None:
     """Steps, their state and what they need; or where values come from."""
     if args.pilot:
         words = measured(_existing(args.pilot, "--pilot"))
-        print(f"measured in {args.pilot}: {' '.join(words) or 'no finished step'}")
+        told = f"measured in {args.pilot}: {' '.join(words) or 'no finished step'}"
+        print(told, file=sys.stderr if args.json else sys.stdout)
         args.overrides = [*words, *args.overrides]
     if args.sources:
-        show_sources(source_rows(*load_layers(args.recipe, args.overrides)))
+        rows = source_rows(*load_layers(args.recipe, args.overrides))
+        print(json.dumps([row._asdict() for row in rows])) if args.json else show_sources(rows)
         return
     (recipe, plan, *_), workspace = _load(args)
+    if args.json:
+        print(json.dumps(plan_records(recipe, plan, workspace, plan.needed(args.target))))
+        return
     show_plan(recipe, plan, workspace, plan.needed(args.target))
 
 
@@ -156,10 +163,30 @@ def preflight(args: argparse.Namespace) -> None:
     print("no problems")
 
 
+def status(args: argparse.Namespace) -> None:
+    """How far a run is, from another shell or machine."""
+    swept, workspace = _load(args)
+    now = progress(swept.recipe, swept.plan, workspace)
+    if args.json:
+        print(json.dumps({**now._asdict(), "running": [one._asdict() for one in now.running]}))
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in now.counts.items())
+    print(f"{swept.recipe.name}: {counts} of {len(swept.plan.steps)} steps in {workspace}")
+    for step, words, seconds in now.running:
+        print(f"  running {step}: {words} ({seconds / 60:.1f} minutes)")
+    for step in now.failed:
+        print(f"  failed  {step}: micota explain {step}")
+    if now.hours_left:
+        told = f"the estimates times {now.measured:.2g}, as measured"
+        print(f"  about {60 * now.hours_left:.0f} minutes left ({told})")
+
+
 def doctor(args: argparse.Namespace) -> None:
     """What this machine has for a run."""
     found = list(examine(Path(args.workspace).absolute()))
-    for what, ok, told, cure in found:
+    if args.json:
+        print(json.dumps([finding._asdict() for finding in found]))
+    for what, ok, told, cure in () if args.json else found:
         print(f"{MARKS[ok]:5} {what}: {told}{f'; to mend it: {cure}' if cure and not ok else ''}", flush=True)
     if amiss := [finding.what for finding in found if finding.ok is False]:
         raise StepFailed(f"{len(amiss)} of {len(found)} things are amiss: {', '.join(amiss)}")

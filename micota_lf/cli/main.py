@@ -8,6 +8,7 @@
     micota report recipes/tiny.yaml     the tables from what is there
     micota diagnose recipes/tiny.yaml   what went wrong, by which evidence, and what to try
     micota preflight recipes/tiny.yaml  what can be known before the first GPU hour
+    micota status                       how far a run is, from another shell
     micota doctor                       what this machine has for a run
     micota verify recipes/tiny.yaml     whether finished steps are still what they were
     micota gc recipes/tiny.yaml         steps that no recipe refers to

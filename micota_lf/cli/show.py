@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..plan.costs import downloads, estimate, total
 from ..plan.plan import Plan
@@ -28,11 +29,8 @@ WORDS = read_beside(__file__)
 def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]) -> None:
     """The chosen steps, their state and estimated cost, and what the unfinished ones need together."""
     now, costs = states(plan, workspace), estimate(plan, recipe)
-    rows = []
-    for step_id in chosen:
-        step, cost = plan.steps[step_id], costs[step_id]
-        numbers = map(_number, (cost.gpu_hours, cost.gpu_memory_gib, cost.disk_gib))
-        rows.append((step_id, step.kind, plan.slots_of(step_id)[0], now[step_id], str(step.gpus), *numbers))
+    records = plan_records(recipe, plan, workspace, chosen)
+    rows = [[n if isinstance(n, str) else _number(n) for n in row.values()][:-1] for row in records]
     _print(140, ("id", "kind", "step", "state", "GPUs", "GPU-h", "GPU GiB", "disk GiB"), rows)
     pending = [step_id for step_id in chosen if now[step_id] != DONE]
     done = f"{len(chosen) - len(pending)} done, {len(pending)} to do"
@@ -50,6 +48,16 @@ def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]
             print(WORDS[line].format(**shown, **vars(recipe.estimates), share=share))
     for lack in shortages(recipe, plan, workspace, pending):
         print(f"missing: {lack}")
+
+
+def plan_records(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]) -> list[dict[str, Any]]:
+    """The chosen steps, their state and estimated cost; None is unknown."""
+    now, costs, shown = states(plan, workspace), estimate(plan, recipe), list[dict[str, Any]]()
+    for step, cost in ((plan.steps[step_id], costs[step_id]) for step_id in chosen):
+        names = {"id": step.id, "kind": step.kind, "step": plan.slots_of(step.id)[0], "state": now[step.id]}
+        numbers = {key: getattr(cost, key) for key in ("gpu_hours", "gpu_memory_gib", "disk_gib", "hours")}
+        shown.append({**names, "gpus": step.gpus, **numbers})
+    return shown
 
 
 def show_sources(rows: Sequence[Sourced]) -> None:

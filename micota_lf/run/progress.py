@@ -1,0 +1,57 @@
+"""How far a run is, seen from anywhere that shares its workspace.
+
+    now = progress(recipe, plan, Path("runs"))
+    now.counts, now.running, now.hours_left    -> {"done": 12, ...}, [Doing("train/ta", "step 3/8", 7.0)], 0.1
+
+The time left is the plan's estimate times what finished steps took beyond theirs.
+"""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from ..plan.costs import estimate
+from ..plan.plan import Plan
+from ..plan.schedule import wall_hours
+from ..recipe.sections import Recipe
+from ..stages import stage
+from .step import DONE, RUNNING, finished, states
+
+
+class Doing(NamedTuple):
+    """A step at work: its slot, how far it is in its engine's words, seconds since it began."""
+
+    step: str
+    words: str
+    seconds: float
+
+
+class Progress(NamedTuple):
+    """Steps by state; those at work; hours left, unknown (None) if an estimate is; what these were times."""
+
+    counts: dict[str, int]
+    running: list[Doing]
+    failed: list[str]
+    hours_left: float | None
+    measured: float
+
+
+def progress(recipe: Recipe, plan: Plan, workspace: Path) -> Progress:
+    """Look at every step of a recipe's plan."""
+    now, costs = states(plan, workspace), estimate(plan, recipe)
+    running, taken, expected = [], 0.0, 0.0
+    for step in plan.steps.values():
+        home = workspace / step.directory
+        if now[step.id] == RUNNING:
+            begun = (home / "step.json").stat().st_mtime
+            words = stage(step.kind).progress(home) or RUNNING
+            running.append(Doing(plan.slots_of(step.id)[0], words, time.time() - begun))
+        elif now[step.id] == DONE and (cost := costs[step.id].hours):
+            taken, expected = taken + (finished(home) or {})["seconds"] / 3600, expected + cost
+    measured = taken / expected if expected else 1.0
+    left = {step_id: costs[step_id].hours for step_id, known in now.items() if known != DONE}
+    hours = {step_id: cost * measured for step_id, cost in left.items() if cost is not None}
+    whole = wall_hours(plan, hours) if len(hours) == len(left) else None
+    failed = [plan.slots_of(step_id)[0] for step_id, known in now.items() if known == "failed"]
+    return Progress(dict(Counter(now.values())), running, failed, whole, measured)
