@@ -84,6 +84,18 @@ FIELDS = {
     "assistants.*.merge.dtype": ("assistants.ta.merge.dtype=bfloat16", "merge"),
     "assistants.*.merge.seed": ("assistants.ta.merge.seed=7", "merge"),
     "assistants.*.merge.health_prompts": ("assistants.ta.merge.health_prompts=2", ""),
+    "assistants.*.merge.target_length_ratio": (
+        "assistants.ta.merge.target_length_ratio=0.4", "choose",
+        "assistants.ta.merge.weight=null assistants.ta.merge.target_length_ratio=0.5",
+    ),
+    "assistants.*.merge.probe_weights": (
+        "assistants.ta.merge.probe_weights=[0.1,0.2]", "choose merge",
+        "assistants.ta.merge.weight=null assistants.ta.merge.target_length_ratio=0.5",
+    ),
+    "assistants.*.merge.probe_prompts": (
+        "assistants.ta.merge.probe_prompts=9", "generate sample",
+        "assistants.ta.merge.weight=null assistants.ta.merge.target_length_ratio=0.5",
+    ),
     "corpora.*.from_": ("corpora.short.from=teacher", "preflight"),
     "corpora.*.file": ("corpora.short.file=FILE corpora.short.from=null", "filter preflight"),
     "corpora.*.filter": ("corpora.short.filter.verdict=legacy", "filter"),

@@ -96,8 +96,8 @@ def merge(args: argparse.Namespace) -> None:
 
     def build(compiler: Compiler) -> Input:
         spec = compiler.recipe.assistants["it"].merge
-        pretrained = Input.of(spec.pretrained) if spec.pretrained else None
-        return compiler.merge("", before, after, pretrained, spec)
+        base = {"pretrained": Input.of(spec.pretrained)} if spec.pretrained else {}
+        return compiler.merge("", spec, before=before, after=after, **base)
 
     made = _made(args, build)
     tried = "{ended} of {prompts} answers ended" if made["health"]["prompts"] else "no answers tried"

@@ -80,13 +80,30 @@ class Compiler:
         inputs = {"model": start, "teacher": teacher, "corpus": corpus}
         return self._add(slot, "distil", inputs, distil.settings(self.recipe, spec), label)
 
-    def merge(self, slot: str, before: Input, after: Input, pretrained: Input | None, spec: Merge) -> Input:
-        """A model merged with its earlier self."""
-        inputs = {"before": before, "after": after, **({"pretrained": pretrained} if pretrained else {})}
+    def merge(self, slot: str, spec: Merge, **inputs: Input) -> Input:
+        """A model merged with its earlier self: `before`, `after`, `pretrained`, and what `choose` gives."""
         if self.recipe.prompts.path:
-            inputs["prompts"] = self.prompts
-        settings = merge.settings(self.recipe, spec)
-        return self._add(slot, "merge", inputs, settings, f"{self._label(after)}-merged")
+            inputs.setdefault("prompts", self.prompts)
+        settings, label = merge.settings(self.recipe, spec), f"{self._label(inputs['after'])}-merged"
+        return self._add(slot, "merge", inputs, settings, label)
+
+    def choose(self, name: str, spec: Merge, **models: Input) -> dict[str, Input]:
+        """The weight of an assistant's merge, by the lengths of probes: merges of its models at others."""
+        drawn = Settings.of(self.recipe.prompts, apart={"number": spec.probe_prompts, "seed": spec.seed})
+        prompts = self._add(f"sample/{name}", "sample", {"prompts": self.prompts}, drawn, "prompts")
+        _, how, gpus = merge.settings(self.recipe, spec)
+        asking = Settings(how["health"], how["answers"], gpus)
+        probes = {"tuned": models["after"]}
+        for weight in sorted(spec.probe_weights):
+            tried = replace(spec, weight=weight, target_length_ratio=None, health_prompts=0)
+            probes[f"{weight:g}"] = self.merge(f"merge/{name}/{weight:g}", tried, **models)
+        answers = {
+            at: self._add(f"generate/{name}/{at}", "generate", {"model": model, "prompts": prompts}, asking)
+            for at, model in probes.items()
+        }
+        wanted = Settings({"target": spec.target_length_ratio})
+        choice = self._add(f"choose/{name}", "choose", answers, wanted, self._label(models["after"]))
+        return {"prompts": prompts, "tuned": answers["tuned"], "choice": choice}
 
     def evaluate(self, slot: str, model: Input) -> Input:
         """A model on all benchmarks: one load of the model for all of them."""
@@ -112,15 +129,20 @@ class Compiler:
         """
         recipe, ref = self.recipe, model_of(self.recipe, name).reference
         if assistant := recipe.assistants.get(name):
-            after, base = self.named(assistant.from_), assistant.merge.pretrained
-            start, pretrained = self.fetched(ref), self.fetched(base) if base else None
-            return self.merge(f"merge/{name}", start, after, pretrained, assistant.merge)
+            spec, models = (
+                assistant.merge,
+                {"before": self.fetched(ref), "after": self.named(assistant.from_)},
+            )
+            if spec.pretrained:
+                models["pretrained"] = self.fetched(spec.pretrained)
+            chosen = self.choose(name, spec, **models) if spec.target_length_ratio else {}
+            return self.merge(f"merge/{name}", spec, **models, **chosen)
         if learnt := training_named(recipe, name):
-            corpus, spec = self.corpus(learnt.corpus), training(recipe, *learnt)
+            corpus, settings = self.corpus(learnt.corpus), training(recipe, *learnt)
             slot, start, teacher = f"train/{name}", self.fetched(ref), recipe.corpora[learnt.corpus].on_policy
             if teacher:
-                return self.distil(slot, start, self.named(teacher), corpus, spec)
-            return self.train(slot, start, corpus, spec)
+                return self.distil(slot, start, self.named(teacher), corpus, settings)
+            return self.train(slot, start, corpus, settings)
         return self.reference(ref) if served else self.fetched(ref)
 
     def corpus(self, name: str) -> Input:

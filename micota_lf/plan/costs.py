@@ -236,7 +236,8 @@ class Estimator:
         if step.kind in LONGEST:
             section, longest = LONGEST[step.kind]
             spec = step.config[section]
-            asked = self.prompts * spec["samples"] if step.kind == "generate" else self.problems
+            limit = step.config.get("prompts", {}).get("limit") or self.prompts  # fewer for a merge's probes
+            asked = min(self.prompts, limit) * spec["samples"] if step.kind == "generate" else self.problems
             return asked, min(self._length(step), spec[longest])
         parts = [self._rows(given) for role, given in step.inputs.items() if role != "verdict"]
         shares = list(zip(step.config.get("ratios", [1]), parts, strict=True))  # a filter has one part

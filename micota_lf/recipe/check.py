@@ -133,6 +133,8 @@ def _model_problems(recipe: Recipe) -> Iterator[str]:
             refs[at] = assistant.merge.pretrained
         elif assistant.merge.preset == "pretrained":
             yield f"{at}: the preset 'pretrained' needs one"
+        if assistant.merge.target_length_ratio and assistant.merge.weight is not None:
+            yield f"assistants.{name}.merge.weight: target_length_ratio finds it; one of the two must be null"
     for at, ref in refs.items():
         if problem := model_problem(ref, chat=at.endswith(".model")):
             yield f"{at}: {problem}"

@@ -26,6 +26,7 @@ from ..system.files import read_beside
 RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
 Dtype = Literal["bfloat16", "float16", "float32"]
 NAMES = read_beside(__file__, "names")
+PROBES = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]  # weights of merges
 
 
 class MergeMethod(NamedTuple):
@@ -236,13 +237,18 @@ class Merge(Section):
     `pretrained`: two vectors (before, after) over `pretrained_model`, where TIES' sign consensus acts.
     `health_prompts` of the recipe's prompts are answered greedily by the merged model; the step fails if no
     answer ends. 0 asks none.
+
+    With `target_length_ratio`, the run finds the weight at which responses are that share as long as those of
+    the fine-tuned model (`from`): it merges at each of `probe_weights`, and these models and the merged one
+    answer `probe_prompts` prompts greedily (stages/sample.py), in place of `health_prompts`.
     """
 
     preset: Literal["instruct", "pretrained"] = "instruct"
     pretrained_model: Apart[str | None] = None
     pretrained_revision: Apart[str | None] = None
     merge_method: MergeMethodName = "dare_ties"
-    weight: float = 0.5
+    weight: float | None = None
+    """Null: 0.5, or what `target_length_ratio` finds."""
     density: Part = 0.5
     normalize: bool = False
     rescale: bool = True
@@ -250,6 +256,9 @@ class Merge(Section):
     dtype: Dtype = "bfloat16"
     seed: Natural = 42
     health_prompts: How[Natural] = 4
+    target_length_ratio: Apart[Part | None] = None
+    probe_weights: Apart[Annotated[list[float], MinLen(1)]] = field(default_factory=PROBES.copy)
+    probe_prompts: Apart[Annotated[int, Ge(2), Strict()]] = 128
 
     @property
     def pretrained(self) -> ModelRef | None:

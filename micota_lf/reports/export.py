@@ -27,7 +27,7 @@ from ..system.files import write_text
 from ..tiny import TINY_ROOT
 from .outcomes import Outcomes
 from .sheets import Record, document, make_sheet
-from .tables import accuracies, corpora_sheet, decoding, samples_sheet
+from .tables import accuracies, corpora_sheet, decoding, lengths_sheet, samples_sheet
 
 LOADED = [*NAMES["exported"], *NAMES["tokenizer_files"]]
 MODELS, CORPORA = ("train", "distil", "merge"), ("filter", "mix")
@@ -102,7 +102,8 @@ def card(outcomes: Outcomes, step_id: str) -> str:
     }  # fmt: skip
     origin = {"recipe": recipe, "step": step, "steps": steps, "bases": bases, "licences": licences}
     origin |= {"corpus": corpus, "overlap": outcomes.results("overlap"), "mine": slots}
-    sheets = [corpora_sheet(outcomes, needed)._replace(title="Data"), scores, samples_sheet(outcomes, slots)]
+    sheets = [lengths_sheet(outcomes), corpora_sheet(outcomes, needed)._replace(title="Data")]
+    sheets += [scores, samples_sheet(outcomes, slots)]
     return document("card.md", **texts, **origin, sheets=sheets, engines=done["versions"])
 
 

@@ -209,6 +209,18 @@ def models_sheet(outcomes: Outcomes) -> Sheet:
     return make_sheet("models", "models", rows)
 
 
+def lengths_sheet(outcomes: Outcomes) -> Sheet:
+    """The probes of each merge whose weight a run finds, and what the chosen one is like; else empty."""
+    rows: list[list[Record]] = []
+    for name in outcomes.recipe.assistants:
+        for slot in (f"choose/{name}", f"merge/{name}"):
+            points = (outcomes.results(slot) or {}).get("curve", [])
+            rows += [[{"assistant": name, "state": "-", **point}] for point in points]
+    slots = (slot for slot in outcomes.plan.slots if slot.startswith(("sample/", "choose/")))
+    told = [f"{slot}: {found['told']}" for slot in slots if (found := outcomes.results(slot))]
+    return make_sheet("lengths", "lengths", rows, told="; ".join(told))
+
+
 def corpora_sheet(outcomes: Outcomes, steps: Collection[str] | None = None) -> Sheet:
     """One row a corpus: responses, rows kept, mean response tokens, and the responses by reason.
 

@@ -77,7 +77,7 @@ def recipe_sheets(outcomes: Outcomes) -> Iterator[Sheet]:
             yield tables.accuracy_sheet(outcomes, table)
             yield tables.comparison_sheet(outcomes, table)
     yield tables.corpora_sheet(outcomes)
-    rest = [diagnosis(outcomes), tables.samples_sheet(outcomes, outcomes.plan.slots)]
-    rest.append(tables.models_sheet(outcomes))
+    rest = [tables.lengths_sheet(outcomes), diagnosis(outcomes)]
+    rest += [tables.samples_sheet(outcomes, outcomes.plan.slots), tables.models_sheet(outcomes)]
     rest += [figure_sheet(outcomes, name) for name in FIGURES]
     yield from (sheet for sheet in rest if sheet.lines)

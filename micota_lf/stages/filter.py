@@ -47,7 +47,7 @@ def filter_responses(
     """
     output, bad = Path(output), list[str]()
     whole = list(whole_rows(responses, rule, bad if rule.skip_bad else None))
-    rows = [_judged(row, verdict, rule, own) for row, (verdict,) in grade_rows(whole, _questions)]
+    rows = [_judged(row, verdict, rule, own) for row, (verdict,) in grade_rows(whole, questions)]
     rows.sort(key=lambda row: str(row["id"]))  # generation order depends on batching
     prompts = list(_by_prompt(rows, rule))
     kept = [row for row in rows if row["reason"] == KEPT]
@@ -105,7 +105,8 @@ def mean_tokens(rows: list[Row]) -> float | None:
     return sum(known) / len(rows) if len(known) == len(rows) else None
 
 
-def _questions(row: Row) -> list[Question]:
+def questions(row: Row) -> list[Question]:
+    """What is graded of a row: its response."""
     gold = row.get("answer")
     return [Question(row["response"], gold if gold is None else str(gold), row["finish_reason"] != "stop")]
 

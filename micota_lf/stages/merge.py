@@ -1,7 +1,8 @@
 """Merging a teacher assistant before and after fine-tuning, through mergekit (paper section 3.2).
 
-In: the two models (and for the preset `pretrained` the pretrained one). Out: `merge.yaml` and `model/`
-with the assistant's own tokenizer and generation config, and answers of the merged model to a few prompts.
+In: the two models (for the preset `pretrained` the pretrained one too), and the weight if a step chose it.
+Out: `merge.yaml` and `model/` with the assistant's own tokenizer and generation config, and answers of the
+merged model to a few prompts.
 
     merge_config(recipe, "ta")["models"][0]["parameters"]         -> {"weight": 0.5, "density": 0.5}
     compare({"before": Path("ta"), "after": Path("ta-sft")})      -> [], {"cosine": {"after": 0.998}, ...}
@@ -25,14 +26,17 @@ from typing import Any
 
 from ..errors import StepFailed, UserError, must_know
 from ..inputs.chat import load_chat
+from ..inputs.problems import Prompts
 from ..inputs.references import ModelRef
 from ..inputs.weights import KINSHIP, cosines, finite, tensors
 from ..recipe.lineage import model_of
 from ..recipe.sections import MERGE_METHODS, NAMES, Merge, Recipe
 from ..system.files import read_json, read_jsonl, write_json, write_yaml
 from ..system.processes import engine_argv
-from . import Context, Results, Settings, Stage, generate
+from . import Context, Results, Settings, Stage, choose, generate
 
+WEIGHT = 0.5  # half of what was learnt
+BESIDE = ("prompts", "choice", "tuned")  # inputs that are no models
 ANSWERS = "answers.jsonl"  # of the merged model, to a few prompts
 MERGED = "merged.json"  # there once the merged weights are whole: they are not made again to ask once more
 TOKENIZER_FILES = NAMES["tokenizer_files"]
@@ -54,18 +58,29 @@ def merge_config(
 
 
 def settings(recipe: Recipe, spec: Merge) -> Settings:
-    """Of a merge step; the merged model is asked for a few greedy answers, on GPUs where there are any."""
+    """Of a merge step; the merged model is asked for a few greedy answers, on GPUs where there are any.
+
+    Where the weight is looked for, they answer the prompts of a step `sample`, which the probes answer too.
+    """
     limit = min(spec.health_prompts, recipe.prompts.limit or spec.health_prompts)
+    prompts = replace(recipe.prompts, limit=limit)
+    if spec.target_length_ratio:
+        limit = spec.probe_prompts
+        prompts = Prompts("", limit=limit, template=prompts.template, system=prompts.system)
+    elif spec.weight is None:
+        spec = replace(spec, weight=WEIGHT)
     sampling = replace(recipe.generation, temperature=0.0, samples=1)
     if sampling.backend == "endpoint":  # no server serves the merged model yet
         sampling = replace(sampling, backend="transformers")
-    asked = replace(recipe, generation=sampling, prompts=replace(recipe.prompts, limit=limit))
+    asked = replace(recipe, generation=sampling, prompts=prompts)
     health, how, gpus = generate.settings(asked) if limit else (None, {}, 0)
     return Settings.of(spec, gpus=gpus, engine=recipe.engines.mergekit, health=health, answers=how)
 
 
 def render(spec: Mapping[str, Any], before: str, after: str, pretrained: str | None = None) -> dict[str, Any]:
     """Put a merge YAML together. Paths must be absolute or hub ids: mergekit looks others up on the hub."""
+    if spec["weight"] is None:
+        raise UserError("merge.target_length_ratio: only the run of a recipe finds the weight")
     method, over_pretrained = MERGE_METHODS[spec["merge_method"]], spec["preset"] == "pretrained"
     parameters = {key: spec[key] for key in method.parameters}
     merged = [after] if method.base and not over_pretrained else [before, after]
@@ -95,13 +110,19 @@ def run(step: Context) -> Results:
         generate.run(asking, ANSWERS)
         step.engine_seconds = asking.engine_seconds
         health = answer_health(step.directory / ANSWERS)
-    return {**read_json(merged), "health": health}
+    results = {**read_json(merged), "health": health}
+    if tuned := step.inputs.get("tuned"):  # the weight was chosen: what it has come to
+        rows = read_jsonl(step.directory / ANSWERS), read_jsonl(tuned.resolved)
+        results["curve"] = [choose.measured(*rows, f"{results['weight']:g}, chosen")]
+    return results
 
 
 def merge_models(step: Context, model: Path) -> Results:
     """Compare the models, merge, make the merged model whole, check its weights."""
     merge = step.config["merge"]
-    models = {role: model.weights() for role, model in step.inputs.items() if role != "prompts"}
+    models = {role: model.weights() for role, model in step.inputs.items() if role not in BESIDE}
+    if choice := step.inputs.get("choice"):
+        merge = merge | read_json(choice.resolved)
     if merge["preset"] == "pretrained" and "pretrained" not in models:
         raise UserError("merge.pretrained_model: the preset 'pretrained' needs one")
     problems, facts = compare(models)
@@ -112,7 +133,7 @@ def merge_models(step: Context, model: Path) -> Results:
     write_yaml(step.directory / "merge.yaml", yaml)
     argv = [*engine_argv(step.how["engine"]), "merge.yaml", "model", "--random-seed", str(merge["seed"])]
     step.engine([*argv, "--quiet", "--num-threads", str(step.threads)])
-    results = {**finish(model, models["after"]), "compatibility": facts}
+    results = {**finish(model, models["after"]), "weight": merge["weight"], "compatibility": facts}
     if problems := health_problems(model, models["after"]):
         raise StepFailed("\n".join(problems))
     return results
