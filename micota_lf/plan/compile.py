@@ -129,10 +129,8 @@ class Compiler:
         """
         recipe, ref = self.recipe, model_of(self.recipe, name).reference
         if assistant := recipe.assistants.get(name):
-            spec, models = (
-                assistant.merge,
-                {"before": self.fetched(ref), "after": self.named(assistant.from_)},
-            )
+            spec, after = assistant.merge, self.named(assistant.from_)
+            models = {"before": self.fetched(ref), "after": after}
             if spec.pretrained:
                 models["pretrained"] = self.fetched(spec.pretrained)
             chosen = self.choose(name, spec, **models) if spec.target_length_ratio else {}
