@@ -267,7 +267,7 @@ def test_deleting_a_steps_directory_reruns_only_that_step(run):
 def test_chains_are_taken_apart_by_model(run):
     script = [sys.executable, str(ROOT / "tools/tiny_family/chains.py"), str(run.workspace), str(run.recipe)]
     head, _, *rows = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
-    shown = head.split(" | ")[1:]
+    shown = head.removesuffix(" |").split(" | ")[1:]
     right = rows[-1].removeprefix("| answer is right | ").split(" | ")
     for cell in (row for row in records(run, "table2") if row["benchmark"] == "Average"):
         name = f"student-s/{cell['method']}"
