@@ -1,11 +1,11 @@
 """Diagnosis: each signature on a run that was made to fail that way, with real engines; no false alarm."""
 
 import random
-from html import escape
 
 import pytest
 import yaml
 from conftest import ROOT
+from markupsafe import escape
 from test_tables import Bench
 
 from micota_lf import compile_plan, load_recipe
