@@ -424,9 +424,8 @@ def test_the_filter_takes_responses_that_exist_already(tmp_path):
         {**BARE, "response_tokens": 9, "level": "hard"},
     ]  # fmt: skip
     counts = filtered(tmp_path, rows, Filter())
-    assert (
-        counts["reasons"] == {"kept": 3, "truncated": 1, "wrong": 1} and counts["mean_response_tokens"] == 3
-    )
+    assert counts["reasons"] == {"kept": 3, "truncated": 1, "wrong": 1}
+    assert counts["mean_response_tokens"] is None, "of two rows it is not known"
     kept = read_jsonl(tmp_path / "c.jsonl")
     assert {row["finish_reason"] for row in kept} == {"stop"}
     assert 7 in [row["id"] for row in kept] and len({row["id"] for row in kept}) == 2
