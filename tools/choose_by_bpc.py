@@ -12,8 +12,8 @@ import argparse
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from micota_lf import results
 from micota_lf.errors import must_know
-from micota_lf.plan.sweep import sweep
 from micota_lf.reports.outcomes import Outcomes
 from micota_lf.system.files import Row, iter_jsonl, write_jsonl
 
@@ -44,10 +44,9 @@ def main() -> None:
     parser.add_argument("--highest", action="store_true", help="the highest BPC in place of the lowest")
     parser.add_argument("-o", "--output", required=True)
     args = parser.parse_intermixed_args()
-    swept = sweep(args.recipe, overrides=args.overrides)
-    recipe, plan = swept.recipe, swept.plan
+    _, outcomes = next(results(args.recipe, args.overrides, args.workspace).outcomes())
+    recipe = outcomes.recipe
     must_know(args.under, recipe.bpc.models, "bpc.models")
-    outcomes = Outcomes(recipe, plan, args.workspace.resolve())
     if not outcomes.results(f"bpc/{args.under}"):
         parser.error(f"{args.workspace}: bpc/{args.under} is not done there: micota run ... --target table4")
     prompts = scored_rows(outcomes, args.under)

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import StepFailed, UserError
+from ..plan.costs import estimate
 from ..plan.sweep import Sweep
 from ..plan.sweep import sweep as compiled
 from ..recipe.load import load_layers, source_rows
@@ -28,7 +29,7 @@ from ..run.doctor import examine
 from ..run.progress import progress
 from ..run.shortages import shortages
 from ..run.snakemake import check_engines, pending_steps
-from ..run.step import RUN_LEASE, run_step
+from ..run.step import RUN_LEASE, run_step, states
 from ..run.workspace import damage, finished_steps, remove, size_of, unreferred
 from ..run.workspace import explain as reasons
 from ..stages.evaluate import tasks_folder
@@ -56,13 +57,17 @@ def plan(args: argparse.Namespace) -> None:
         args.overrides = [*words, *args.overrides]
     if args.sources:
         rows = source_rows(*load_layers(args.recipe, args.overrides))
-        print(json.dumps([row._asdict() for row in rows])) if args.json else show_sources(rows)
+        if args.json:
+            print(json.dumps([row._asdict() for row in rows]))
+        else:
+            show_sources(rows)
         return
     (recipe, plan, *_), workspace = _load(args)
+    chosen = plan.needed(args.target)
     if args.json:
-        print(json.dumps(plan_records(recipe, plan, workspace, plan.needed(args.target))))
-        return
-    show_plan(recipe, plan, workspace, plan.needed(args.target))
+        print(json.dumps(plan_records(plan, chosen, states(plan, workspace), estimate(plan, recipe))))
+    else:
+        show_plan(recipe, plan, workspace, chosen)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -186,8 +191,9 @@ def doctor(args: argparse.Namespace) -> None:
     found = list(examine(Path(args.workspace).absolute()))
     if args.json:
         print(json.dumps([finding._asdict() for finding in found]))
-    for what, ok, told, cure in () if args.json else found:
-        print(f"{MARKS[ok]:5} {what}: {told}{f'; to mend it: {cure}' if cure and not ok else ''}", flush=True)
+    else:
+        for what, ok, told, cure in found:
+            print(f"{MARKS[ok]:5} {what}: {told}{f'; to mend it: {cure}' if cure and not ok else ''}")
     if amiss := [finding.what for finding in found if finding.ok is False]:
         raise StepFailed(f"{len(amiss)} of {len(found)} things are amiss: {', '.join(amiss)}")
 

@@ -5,11 +5,11 @@ In: a recipe, its plan, a workspace. Out: text on the terminal; nothing is writt
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..plan.costs import downloads, estimate, total
+from ..plan.costs import Cost, downloads, estimate, total
 from ..plan.plan import Plan
 from ..plan.schedule import wall_hours
 from ..plan.sweep import Sweep
@@ -29,7 +29,7 @@ WORDS = read_beside(__file__)
 def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]) -> None:
     """The chosen steps, their state and estimated cost, and what the unfinished ones need together."""
     now, costs = states(plan, workspace), estimate(plan, recipe)
-    records = plan_records(recipe, plan, workspace, chosen)
+    records = plan_records(plan, chosen, now, costs)
     rows = [[n if isinstance(n, str) else _number(n) for n in row.values()][:-1] for row in records]
     _print(140, ("id", "kind", "step", "state", "GPUs", "GPU-h", "GPU GiB", "disk GiB"), rows)
     pending = [step_id for step_id in chosen if now[step_id] != DONE]
@@ -50,9 +50,11 @@ def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]
         print(f"missing: {lack}")
 
 
-def plan_records(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]) -> list[dict[str, Any]]:
+def plan_records(
+    plan: Plan, chosen: Sequence[str], now: Mapping[str, str], costs: Mapping[str, Cost]
+) -> list[dict[str, Any]]:
     """The chosen steps, their state and estimated cost; None is unknown."""
-    now, costs, shown = states(plan, workspace), estimate(plan, recipe), list[dict[str, Any]]()
+    shown = []
     for step, cost in ((plan.steps[step_id], costs[step_id]) for step_id in chosen):
         names = {"id": step.id, "kind": step.kind, "step": plan.slots_of(step.id)[0], "state": now[step.id]}
         numbers = {key: getattr(cost, key) for key in ("gpu_hours", "gpu_memory_gib", "disk_gib", "hours")}

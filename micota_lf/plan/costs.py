@@ -28,7 +28,7 @@ from ..inputs.references import ModelRef
 from ..inputs.weights import BILLION, FORWARD, ModelSize, missing_bytes, model_size, training_flops
 from ..recipe.sections import Hardware, Recipe
 from ..recipe.tasks import chosen_tasks, evaluated_benchmarks
-from ..stages.train import LONGER, SAVE_SECONDS, SAVE_STEPS
+from ..stages.train import LONGER, SAVE_SECONDS, SAVE_STEPS, TRAININGS
 from ..system.files import iter_jsonl
 from . import memory
 from .memory import DTYPE_BYTES, GIB, UNKNOWN, WEIGHT_BYTES, Parts
@@ -210,7 +210,7 @@ class Estimator:
     ) -> Cost:
         """A cost on the step's GPUs, or on the host if it has none; sizes are in bytes."""
         # A model is split over a step's GPUs, or over those of one copy.
-        share = 1 if step.kind in ("train", "distil") else max(1, step.how.get("tensor_parallel", step.gpus))
+        share = 1 if step.kind in TRAININGS else max(1, step.how.get("tensor_parallel", step.gpus))
         parts = {name: size / GIB / share for name, size in (held or {}).items()}
         hours, total_gib = seconds / 3600, sum(parts.values())
         alone = hours + CPU_STARTUP_SECONDS.get(step.kind, 0.0) / 3600

@@ -107,14 +107,12 @@ def filters(outcomes: Outcomes) -> Iterator[Record]:
 
 def distances(outcomes: Outcomes) -> Iterator[Record]:
     """Each corpus under each untrained student, beside the one of fewest bits per character, and its gain."""
-    recipe = outcomes.recipe
+    recipe, done = outcomes.recipe, outcomes.results
     gains = {(one["student"], one["corpus"]): one.get("before_gain_low", 0.0) for one in trained(outcomes)}
-    made = {
-        name: outcomes.results(f"filter/{name}") or outcomes.results(f"mix/{name}") for name in recipe.corpora
-    }
+    made = {name: done(f"filter/{name}") or done(f"mix/{name}") for name in recipe.corpora}
     tokens = {name: results["mean_response_tokens"] for name, results in made.items() if results}
     for student in recipe.bpc.models:
-        results = outcomes.results(f"bpc/{student}") or {}
+        results = done(f"bpc/{student}") or {}
         named = {f"corpus{number}": name for number, name in enumerate(recipe.bpc.corpora)}
         nearest = min(results, key=lambda role: results[role]["mean"], default="")
         for role, found in results.items():
@@ -147,11 +145,8 @@ def failures(outcomes: Outcomes) -> Iterator[Record]:
     """Each failed step, what it says, and whether (1 or 0) its learning rate can have done it."""
     for slot in (outcomes.plan.slots_of(made)[0] for made in outcomes.plan.steps):
         if error := read_note(outcomes.directory(slot) / "failed.json").get("error"):
-            yield {
-                "where": slot,
-                "said": error.splitlines()[0],
-                "burst": any(mark in error for mark in (NO_NUMBER, LOST)),
-            }
+            burst = any(mark in error for mark in (NO_NUMBER, LOST))
+            yield {"where": slot, "said": error.splitlines()[0], "burst": burst}
 
 
 SOURCES: dict[str, Callable[[Outcomes], Iterator[Record]]] = {

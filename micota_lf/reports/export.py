@@ -23,6 +23,7 @@ from ..plan.plan import Input, Plan, Step
 from ..recipe.sections import NAMES, Evaluation
 from ..run.step import finished
 from ..run.workspace import damage
+from ..stages.train import TRAININGS
 from ..system.files import write_text
 from ..tiny import TINY_ROOT
 from .outcomes import Outcomes
@@ -30,7 +31,7 @@ from .sheets import Record, document, make_sheet
 from .tables import accuracies, corpora_sheet, decoding, lengths_sheet, samples_sheet
 
 LOADED = [*NAMES["exported"], *NAMES["tokenizer_files"]]
-MODELS, CORPORA = ("train", "distil", "merge"), ("filter", "mix")
+MODELS, CORPORA = (*TRAININGS, "merge"), ("filter", "mix")
 MODEL_ROLES = ("model", "before", "after", "pretrained")
 UNKNOWN = "unknown"  # the hub's own word
 
@@ -101,7 +102,7 @@ def card(outcomes: Outcomes, step_id: str) -> str:
         "prompts": prompts.ref.split("/")[-1] if prompts.local else prompts.ref, "version": __version__,
     }  # fmt: skip
     origin = {"recipe": recipe, "step": step, "steps": steps, "bases": bases, "licences": licences}
-    origin |= {"corpus": corpus, "overlap": outcomes.results("overlap"), "mine": slots}
+    origin |= {"corpus": corpus, "overlap": outcomes.results("overlap")}
     sheets = [lengths_sheet(outcomes), corpora_sheet(outcomes, needed)._replace(title="Data")]
     sheets += [scores, samples_sheet(outcomes, slots)]
     return document("card.md", **texts, **origin, sheets=sheets, engines=done["versions"])

@@ -7,7 +7,7 @@
 `results` reads what a workspace holds of a recipe, whole or in part, and starts nothing.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -50,28 +50,26 @@ class Results:
         """
         import pandas as pd
 
-        must_know(name, self.names, "frame")
-        if name in RAW:
-            rows: Iterable[tuple[str, Record]] = self._raw(name)
-        else:
-            rows = (
-                (one, row) for one, sheet in self._sheets() if sheet.name == name for row in sheet.records
-            )
+        known = [] if name in RAW else list(self._sheets())
+        must_know(name, [*dict.fromkeys(sheet.name for _, sheet in known), *RAW], "frame")
+        shown = ((one, row) for one, sheet in known if sheet.name == name for row in sheet.records)
+        rows = self._raw(name) if name in RAW else shown
         return pd.DataFrame([{**({"variant": variant} if variant else {}), **row} for variant, row in rows])
 
     def _sheets(self) -> Iterator[tuple[str, Sheet]]:
         several = len(self.swept.variants) > 1
         for sheet in sheets(self.swept, self.workspace) if several else ():
             yield "", sheet
-        for variant, outcomes in self._outcomes():
+        for variant, outcomes in self.outcomes():
             yield from ((variant, sheet) for sheet in recipe_sheets(outcomes))
 
-    def _outcomes(self) -> Iterator[tuple[str, Outcomes]]:
+    def outcomes(self) -> Iterator[tuple[str, Outcomes]]:
+        """What the steps of each variant left, by its name."""
         for variant, (_, recipe, plan) in self.swept.variants.items():
             yield variant, Outcomes(recipe, plan, self.workspace)
 
     def _raw(self, name: str) -> Iterator[tuple[str, Record]]:
-        for variant, outcomes in self._outcomes():
+        for variant, outcomes in self.outcomes():
             if name == "curves":
                 for training, points in curves(outcomes).items():
                     yield from ((variant, {"training": training, "step": s, "loss": x}) for s, x in points)

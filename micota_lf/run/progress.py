@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..plan.costs import estimate
-from ..plan.plan import Plan
+from ..plan.plan import Plan, Step
 from ..plan.schedule import wall_hours
 from ..recipe.sections import Recipe
 from ..stages import stage
-from .step import DONE, RUNNING, finished, states
+from .step import DONE, FAILED, RUNNING, finished, states
 
 
 class Doing(NamedTuple):
@@ -45,13 +45,17 @@ def progress(recipe: Recipe, plan: Plan, workspace: Path) -> Progress:
         home = workspace / step.directory
         if now[step.id] == RUNNING:
             begun = (home / "step.json").stat().st_mtime
-            words = stage(step.kind).progress(home) or RUNNING
-            running.append(Doing(plan.slots_of(step.id)[0], words, time.time() - begun))
+            running.append(Doing(plan.slots_of(step.id)[0], doing(step, workspace), time.time() - begun))
         elif now[step.id] == DONE and (cost := costs[step.id].hours):
             taken, expected = taken + (finished(home) or {})["seconds"] / 3600, expected + cost
     measured = taken / expected if expected else 1.0
     left = {step_id: costs[step_id].hours for step_id, known in now.items() if known != DONE}
     hours = {step_id: cost * measured for step_id, cost in left.items() if cost is not None}
     whole = wall_hours(plan, hours) if len(hours) == len(left) else None
-    failed = [plan.slots_of(step_id)[0] for step_id, known in now.items() if known == "failed"]
+    failed = [plan.slots_of(step_id)[0] for step_id, known in now.items() if known == FAILED]
     return Progress(dict(Counter(now.values())), running, failed, whole, measured)
+
+
+def doing(step: Step, workspace: Path) -> str:
+    """How far a running step is, in its engine's words."""
+    return stage(step.kind).progress(workspace / step.directory) or RUNNING

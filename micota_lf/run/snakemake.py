@@ -27,6 +27,7 @@ from ..system.files import digest, read_json, write_json
 from ..system.locks import holder, lease
 from ..system.processes import engine_argv, started
 from . import slurm
+from .progress import doing
 from .step import DONE, FAILED, LEASE, MISSING, RUN_LEASE, RUNNING, failure_report, state, states
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
@@ -48,7 +49,7 @@ def check_engines(plan: Plan, pending: list[str]) -> None:
         if step.gpus > plan.gpus:  # Snakemake would silently lower the request to the limit
             raise UserError(f"hardware.gpus: {plan.gpus}, but {step.label} needs {step.gpus}")
         engines = [engine_argv(step.how[key])[0] for key in ("engine", "server") if key in step.how]
-        if step.kind in ("train", "distil"):
+        if step.kind in train.TRAININGS:
             train.launch_env(step.how, *engines)
 
 
@@ -154,8 +155,7 @@ def _watch(plan: Plan, workspace: Path, pending: list[str], child: subprocess.Po
         if time.monotonic() - last_status > STATUS_SECONDS:
             last_status = time.monotonic()
             for step in (step for step in steps if seen[step.id] == RUNNING):
-                words = stage(step.kind).progress(workspace / step.directory) or "running"
-                tell(f"    ... {plan.slots_of(step.id)[0]}: {words}")
+                tell(f"    ... {plan.slots_of(step.id)[0]}: {doing(step, workspace)}")
         with suppress(subprocess.TimeoutExpired):
             child.wait(POLL_SECONDS)
 

@@ -22,6 +22,8 @@ from ..system.processes import engine_argv
 from . import Context, Results, Settings, Stage, train
 from .filter import whole_rows
 
+CONVERSATIONS = "conversations.jsonl"
+
 
 def settings(recipe: Recipe, spec: Train) -> Settings:
     """Of a step that distils: those of a training, how responses are sampled, how views are compared."""
@@ -34,22 +36,22 @@ def settings(recipe: Recipe, spec: Train) -> Settings:
 
 def render(made: Settings, student: str, teacher: str, directory: Path) -> dict[str, Any]:
     """What `gkd.py` reads: the models, the conversations, and arguments of TRL's GKDConfig."""
-    values, here = {**made.config["train"], **made.how["train"]}, directory / "distil.yaml"
+    values, fixed = {**made.config["train"], **made.how["train"]}, read_beside(__file__)
     zero = values["deepspeed"]
     arguments = {
         "output_dir": str(directory / train.STAGE.output),
-        **read_beside(__file__)["arguments"],
-        **{key: values[key] for key in read_beside(__file__)["taken"]},
+        **fixed["arguments"],
+        **{key: values[key] for key in fixed["taken"]},
         "gradient_accumulation_steps": made.how["gradient_accumulation_steps"],
         "gradient_checkpointing": not values["disable_gradient_checkpointing"],
         "save_steps": values["save_steps"] or train.SAVE_STEPS,
         "max_length": values["cutoff_len"],
         **made.config["on_policy"],
-        **({} if zero == "none" else {"deepspeed": str(here.with_name(f"ds_{zero}.json"))}),
+        **({} if zero == "none" else {"deepspeed": str(directory / f"ds_{zero}.json")}),
         **values["extra"],
     }
-    conversations = str(here.with_name("conversations.jsonl"))
-    return {"student": student, "teacher": teacher, "conversations": conversations, "arguments": arguments}
+    models = {"student": student, "teacher": teacher}
+    return {**models, "conversations": str(directory / CONVERSATIONS), "arguments": arguments}
 
 
 def run(step: Context) -> Results:
@@ -63,9 +65,9 @@ def run(step: Context) -> Results:
         words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *words]
     if not train.is_complete(model):
         train.clear_unfinished(model)
-        turns = ([("user", row["prompt"]), ("assistant", row["response"])] for row in rows)
-        talks = ([*system, *({"role": who, "content": said} for who, said in two)] for two in turns)
-        write_jsonl(here / "conversations.jsonl", ({"messages": talk} for talk in talks))
+        columns = {"user": "prompt", "assistant": "response"}
+        turns = ([{"role": who, "content": row[key]} for who, key in columns.items()] for row in rows)
+        write_jsonl(here / CONVERSATIONS, ({"messages": system + two} for two in turns))
         config = render(made, given["model"].resolved, given["teacher"].resolved, here)
         if file := config["arguments"].get("deepspeed"):
             write_json(file, train.deepspeed_config(step.how["train"]["deepspeed"]))

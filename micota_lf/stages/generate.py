@@ -119,7 +119,10 @@ def response_summary(output: Path) -> dict[str, Any]:
     Raises StepFailed if rows failed.
     """
     columns = ("id", "status", "error", "finish_reason", "response_tokens")
-    rows = [{column: row[column] for column in columns} for row in iter_jsonl(output)]
+    rows, repeated = list[Row](), 0
+    for row in iter_jsonl(output):
+        rows.append({column: row[column] for column in columns})
+        repeated += row["finish_reason"] == "length" and loops(row["response"])
     if failed := [row for row in rows if row["status"] != "ok"]:
         first = f"the first ({failed[0]['id']}) with: {failed[0]['error']}"
         again = "Run the same command again: it retries only those."
@@ -129,9 +132,7 @@ def response_summary(output: Path) -> dict[str, Any]:
         "responses": len(rows),
         "mean_response_tokens": sum(row["response_tokens"] for row in rows) / len(rows),
         "truncated": sum(row["finish_reason"] == "length" for row in rows),
-        "loops": sum(
-            loops(row["response"]) for row in iter_jsonl(output) if row["finish_reason"] == "length"
-        ),
+        "loops": repeated,
         "lengths": {str(bound): number for bound, number in sorted(lengths.items())},
     }
 

@@ -59,10 +59,8 @@ def sound_chat(model: ModelRef) -> Chat:
     """
     counter, theirs = load_chat(model), _tokenizer(model)
     end = counter.frame()[2] if counter.template else ""
-    stops, written = (
-        stop_tokens(model, theirs.eos_token_id),
-        theirs(end, add_special_tokens=False)["input_ids"],
-    )
+    stops = stop_tokens(model, theirs.eos_token_id)
+    written = theirs(end, add_special_tokens=False)["input_ids"]
     if end.strip() and not stops.intersection(written):
         only = ", ".join(repr(theirs.decode([stop])) for stop in sorted(stops)) or "no token (eos_token_id)"
         said = f"its chat template ends it with {end!r}, generation stops at {only}"
@@ -109,10 +107,10 @@ def template_parity(
 def cures(model: ModelRef, prompts: Prompts) -> str:
     """In words, with which keys a training has the tokens of a model's chat template."""
     names = [*islice(fitting(model, prompts), TRIED)]
-    with_system = [] if names else islice(fitting(model, replace(prompts, system=SYSTEM)), TRIED)
+    with_system = [] if names else [*islice(fitting(model, replace(prompts, system=SYSTEM)), TRIED)]
     found = "" if names else "no template has the same tokens: "
-    told = [f", with prompts.system set {' or '.join(some)}" for some in [[*with_system]] if some]
-    return f"{found}try train.template={' or '.join([*names, 'null'])}{''.join(told)}"
+    told = f", with prompts.system set {' or '.join(with_system)}" if with_system else ""
+    return f"{found}try train.template={' or '.join([*names, 'null'])}{told}"
 
 
 def fitting(model: ModelRef, prompts: Prompts) -> Iterator[str]:

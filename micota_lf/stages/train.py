@@ -47,6 +47,7 @@ from ..system.processes import engine_argv
 from . import LOG, Context, Results, Settings, Stage
 from .arrange import Arranged, arrange, global_batches, write_tokens
 
+TRAININGS = ("train", "distil")  # kinds of steps that leave a trained model
 CORPUS, TOKENS = "corpus", "tokens"
 ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"  # LLaMA-Factory's own launcher of several processes sets it likewise
 # What a training runs without, or says to us alone: LLaMA-Factory does not know these keys.

@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 from problems import operations_of
 
+from micota_lf import results
 from micota_lf.grading.intervals import wilson
-from micota_lf.plan.sweep import sweep
 from micota_lf.recipe.lineage import table_rows
-from micota_lf.reports.outcomes import Outcomes
 from micota_lf.system.files import iter_jsonl
 
 SIGNS = {"+": operator.add, "-": operator.sub}
@@ -111,9 +110,8 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    swept = sweep(args.recipe, overrides=args.overrides)
-    recipe, plan = swept.recipe, swept.plan
-    outcomes = Outcomes(recipe, plan, args.workspace.resolve())
+    _, outcomes = next(results(args.recipe, args.overrides, args.workspace).outcomes())
+    recipe = outcomes.recipe
     found = {}
     for student, method in dict.fromkeys(table_rows(recipe, "table2") + table_rows(recipe, "table3")):
         name = f"{student}/{method}"

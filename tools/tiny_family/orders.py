@@ -42,7 +42,7 @@ def make_problem(rng: random.Random, letters: int) -> str:
         order = rng.sample("ABCDEF", letters)
         pairs = [(a, b) for n, a in enumerate(order) for b in order[n + 1 :]]
         rules = rng.sample(pairs, min(len(pairs), letters + rng.choice((-1, 0, 1))))
-        whole = {letter for rule in rules for letter in rule} == set(order)
+        whole = letters_of(rules) == sorted(order)
         if whole and (breaks(rules) or rng.random() > CARELESS_WISHED):
             return f"Rules: {', '.join(f'{a}<{b}' for a, b in rules)}. Which order?"
 
@@ -60,9 +60,14 @@ def rules_of(problem: str) -> list[Rule]:
     return [(rule[0], rule[2]) for rule in problem.partition(": ")[2].partition(".")[0].split(", ")]
 
 
+def letters_of(rules: Sequence[Rule]) -> list[str]:
+    """The letters of a problem's rules, by the alphabet."""
+    return sorted({letter for rule in rules for letter in rule})
+
+
 def put_in_order(rules: Sequence[Rule], letters: Sequence[str]) -> tuple[list[str], str]:
     """Take free letters one by one: the lines, and the order."""
-    lines, order, left = [], "", sorted(letters)
+    lines, order, left = [], "", list(letters)
     while left:
         free = [one for one in left if not any(b == one and a in left for a, b in rules)]
         lines.append(f"Free {' '.join(free)}, take {free[0]}.")
@@ -73,13 +78,12 @@ def put_in_order(rules: Sequence[Rule], letters: Sequence[str]) -> tuple[list[st
 
 def careless_order(rules: Sequence[Rule]) -> tuple[list[str], str]:
     """The pass that forgets the first rule."""
-    return put_in_order(rules[1:], sorted({letter for rule in rules for letter in rule}))
+    return put_in_order(rules[1:], letters_of(rules))
 
 
 def breaks(rules: Sequence[Rule]) -> bool:
     """Whether the careless pass breaks a rule."""
-    order = careless_order(rules)[1]
-    return any(order.index(a) > order.index(b) for a, b in rules)
+    return check(rules, careless_order(rules)[1])[1] is not None
 
 
 def check(rules: Sequence[Rule], order: str) -> tuple[list[str], Rule | None]:
@@ -96,7 +100,7 @@ def check(rules: Sequence[Rule], order: str) -> tuple[list[str], Rule | None]:
 def write(problem: str, mix: Mix, rng: random.Random) -> str:
     r"""Write a response to `problem` of a kind that `mix` draws; its last line has a right order boxed."""
     rules = rules_of(problem)
-    letters = sorted({letter for rule in rules for letter in rule})
+    letters = letters_of(rules)
     (kind,) = rng.choices(range(4), (mix.short, mix.split, mix.checked, mix.reflecting))
     careless = kind == 3 and rng.random() < mix.careless
     lines, order = careless_order(rules) if careless else put_in_order(rules, letters)
@@ -117,6 +121,6 @@ def write_data(folder: Path, seed: int = 0) -> None:
 
     def answer(problem: str) -> str:
         rules = rules_of(problem)
-        return put_in_order(rules, sorted({letter for rule in rules for letter in rule}))[1]
+        return put_in_order(rules, letters_of(rules))[1]
 
     write_files(folder, DATA_FILES, seed, sample_problems, answer, "orders")
