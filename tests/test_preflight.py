@@ -353,18 +353,18 @@ def test_an_end_that_the_chat_template_never_writes_is_refused_with_both(tmp_pat
     shipped.write_text(json.dumps({"eos_token_id": [0]}))
     (line,) = preflight_report(tmp_path / "step", f"{role}.model={model.ref}").problems
     said = "its chat template ends it with '<|im_end|>\\n', generation stops at '<|endoftext|>'"
-    assert line == f"{role}: {model.ref}: no response would end: {said}"
+    assert line.startswith(f"{role}: {model.ref}: no response would end: {said}; if it writes the former, ")
+    end = load_chat(model).tokenizer.token_to_id("<|im_end|>")
+    assert line.endswith(f"set eos_token_id {end} in a copy's generation_config.json")
     words = ["evaluate", "--model", model.ref, "--tasks", "micota_tiny_two", "-o", str(tmp_path / "out")]
     assert main(words) == 2 and said in capsys.readouterr().err
-    shipped.write_text(
-        json.dumps({"eos_token_id": [0, load_chat(model).tokenizer.token_to_id("<|im_end|>")]})
-    )
+    shipped.write_text(json.dumps({"eos_token_id": [0, end]}))
     assert preflight_report(tmp_path / "step", f"{role}.model={model.ref}").problems == []
     shipped.unlink()
     doctored(tmp_path / "without", lambda values: values.pop("eos_token_id"), "config.json", eos_token=None)
     (tmp_path / "without" / "generation_config.json").unlink()
     (line,) = preflight_report(tmp_path / "step", f"{role}.model={tmp_path / 'without'}").problems
-    assert line.endswith("generation stops at no token (eos_token_id)")
+    assert "generation stops at no token (eos_token_id); " in line
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from micota_lf.reports.tables import (
     bpc_sheet,
     comparison_sheet,
     corpora_sheet,
+    decoding,
     gap_sheet,
     samples_sheet,
 )
@@ -117,6 +118,13 @@ def test_loops_are_shown_where_there_are_any_and_samples_have_a_sheet_of_their_o
     assert [line[0] for line in sheet.lines] == ["student-s/MiCoTA"]
     assert sheet.lines[0][3].startswith("75.0% [") and sheet.lines[0][4].startswith("91.7% [")
     assert sheet in list(recipe_sheets(outcomes))
+    slots, (two, three) = ["evaluate/student-s/MiCoTA"], (bench.recipe.evaluation.tasks[one] for one in TASKS)
+    assert decoding(outcomes, slots) == f"greedy (but {two}: means of sampled responses)"
+    assert decoding(outcomes, ["evaluate/student-s/Instruct"]) == "greedy"
+    scores["micota_tiny_three"] |= {"sampled": {"symbolic": sampled(rows, "symbolic")}}
+    write_json(done, {"results": scores})
+    assert decoding(bench.outcomes(), slots) == "means of sampled responses"
+    assert three != two
 
 
 def test_corpora_of_other_numerics_are_named_in_their_note(bench):

@@ -33,10 +33,13 @@ def accuracy_sheet(outcomes: Outcomes, table: str) -> Sheet:
 
 def decoding(outcomes: Outcomes, slots: Iterable[str]) -> str:
     """How the evaluations in slots got their responses, in words; tasks that sampled by their titles."""
-    done = [outcomes.results(slot) or {} for slot in slots]
-    tasks = outcomes.recipe.evaluation.tasks.items()
-    found = [title for task, title in tasks if any("sampled" in one.get(task, {}) for one in done)]
-    return "greedy" + f" (but {', '.join(found)}: means of sampled responses)" * bool(found)
+    done, titles = [outcomes.results(slot) or {} for slot in slots], outcomes.recipe.evaluation.tasks
+    asked = [task for task in titles if any(task in one for one in done)]
+    found = [task for task in asked if any("sampled" in one.get(task, {}) for one in done)]
+    if found and found == asked:
+        return "means of sampled responses"
+    named = ", ".join(titles[task] for task in found)
+    return "greedy" + f" (but {named}: means of sampled responses)" * bool(found)
 
 
 def evaluated_rows(recipe: Recipe, table: str) -> list[tuple[str, str, str, str]]:

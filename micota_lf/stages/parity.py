@@ -64,7 +64,8 @@ def sound_chat(model: ModelRef) -> Chat:
     if end.strip() and not stops.intersection(written):
         only = ", ".join(repr(theirs.decode([stop])) for stop in sorted(stops)) or "no token (eos_token_id)"
         said = f"its chat template ends it with {end!r}, generation stops at {only}"
-        raise UserError(f"{model.ref}: no response would end: {said}")
+        cure = f"if it writes the former, set eos_token_id {written[0]} in a copy's generation_config.json"
+        raise UserError(f"{model.ref}: no response would end: {said}; {cure}")
     for text in chain(*SAMPLES.values()):
         ids = theirs(text, add_special_tokens=False)["input_ids"]
         kept = theirs.decode(ids, skip_special_tokens=True)
