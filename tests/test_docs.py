@@ -28,7 +28,7 @@ from micota_lf.tiny import TINY_ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = (  # where their input is there
-    "plan", "explain", "schema", "tasks", "report", "diagnose", "filter", "mix", "grade", "doctor",
+    "plan", "explain", "schema", "tasks", "report", "diagnose", "filter", "mix", "grade", "doctor", "init",
 )  # fmt: skip
 PARSED = ("run", "verify", "gc", "export", "generate", "train", "merge", "evaluate", "bpc", "preflight",
           "join", "sweep", "templates", "status")  # fmt: skip

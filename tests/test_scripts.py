@@ -145,12 +145,12 @@ def test_what_ci_calls_is_there():
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_every_file_of_the_package_and_the_command(tmp_path):
+def test_a_wheel_holds_every_file_of_the_package_and_plans_a_shipped_recipe(tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    for name in ("micota_lf", "data_info"):
+    for name in ("micota_lf", "data_info", "recipes"):
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     build = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True)
@@ -161,5 +161,20 @@ def test_a_wheel_holds_every_file_of_the_package_and_the_command(tmp_path):
     tracked = {
         path.relative_to(tree).as_posix() for path in (tree / "micota_lf").rglob("*") if path.is_file()
     }
-    tracked |= {f"micota_lf/data_info/{path.name}" for path in (tree / "data_info").iterdir()}
+    tracked |= {
+        f"micota_lf/{path.relative_to(tree)}"
+        for name in ("data_info", "recipes")
+        for path in (tree / name).rglob("*")
+        if path.is_file()
+    }
     assert held == tracked
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    words = ["-m", "micota_lf", "plan", "recipes/experiments/half-length.yaml", "--target", "merge/ta"]
+    where = {"cwd": tmp_path / "installed" / "micota_lf" / "tiny", "capture_output": True, "text": True}
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run([sys.executable, *words], env=env, check=False, **where)
+    assert "choose/ta" in done.stdout, done.stderr
+    words = ["-c", "import micota_lf; print(micota_lf.__file__)"]
+    done = subprocess.run([sys.executable, *words], env=env, check=False, **where)
+    assert done.stdout.startswith(str(tmp_path / "installed"))

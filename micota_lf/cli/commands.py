@@ -19,6 +19,7 @@ from ..plan.sweep import Sweep
 from ..plan.sweep import sweep as compiled
 from ..recipe.load import load_layers, source_rows
 from ..recipe.load import schema as recipe_schema
+from ..recipe.shipped import recipe_file
 from ..reports.export import CORPORA, export_step
 from ..reports.outcomes import LAST_RUN, Outcomes
 from ..reports.pilot import measured
@@ -35,7 +36,15 @@ from ..run.workspace import explain as reasons
 from ..stages.evaluate import tasks_folder
 from ..system.files import read_json, write_json
 from ..system.machines import join as take_part
-from .show import plan_records, show_diagnosis, show_plan, show_sources, show_tables
+from .show import (
+    live_view,
+    plan_records,
+    show_diagnosis,
+    show_plan,
+    show_sources,
+    show_tables,
+    status_lines,
+)
 
 MARKS = {True: "ok", None: "-", False: "AMISS"}  # of what `micota doctor` found
 
@@ -92,11 +101,11 @@ def run(args: argparse.Namespace) -> None:
         words = "nothing was started; run where there is enough, or lower these values"
         raise UserError("\n".join([*lacks, words]))
     check_engines(plan, pending)
-    recipe_file = str(Path(args.recipe).absolute())
-    last = {"recipe": recipe_file, "overrides": args.overrides, "name": recipe.name, "targets": args.target}
+    where = str(recipe_file(args.recipe).absolute())
+    last = {"recipe": where, "overrides": args.overrides, "name": recipe.name, "targets": args.target}
     write_json(workspace / LAST_RUN, last)
-    say = partial(print, flush=True)
-    path = run_pending(swept, workspace, pending, jobs=args.jobs, say=say, on_slurm=on_slurm)
+    with live_view(swept, pending, workspace) as say:
+        path = run_pending(swept, workspace, pending, jobs=args.jobs, say=say, on_slurm=on_slurm)
     show_tables(swept, workspace, args.target or ["table2"])
     print(f"report: {path} ({len(pending)} steps in {time.monotonic() - started:.0f} s)")
 
@@ -171,19 +180,13 @@ def preflight(args: argparse.Namespace) -> None:
 def status(args: argparse.Namespace) -> None:
     """How far a run is, from another shell or machine."""
     swept, workspace = _load(args)
-    now = progress(swept.recipe, swept.plan, workspace)
+    recipe, plan, *_ = swept
+    asked = sorted(Outcomes(recipe, plan, workspace).asked, key=[*plan.steps].index)
+    now = progress(plan, asked, estimate(plan, recipe), workspace)
     if args.json:
         print(json.dumps({**now._asdict(), "running": [one._asdict() for one in now.running]}))
-        return
-    counts = ", ".join(f"{count} {state}" for state, count in now.counts.items())
-    print(f"{swept.recipe.name}: {counts} of {len(swept.plan.steps)} steps in {workspace}")
-    for step, words, seconds in now.running:
-        print(f"  running {step}: {words} ({seconds / 60:.1f} minutes)")
-    for step in now.failed:
-        print(f"  failed  {step}: micota explain {step}")
-    if now.hours_left:
-        told = f"the estimates times {now.measured:.2g}, as measured"
-        print(f"  about {60 * now.hours_left:.0f} minutes left ({told})")
+    else:
+        print("\n".join([f"{recipe.name} in {workspace}", *status_lines(now)]))
 
 
 def doctor(args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """The `micota` command.
 
+    micota init mine.yaml               a new recipe: your models, prompts and hardware
     micota plan recipes/tiny.yaml       what would run, in which state it is, and what it costs
     micota run recipes/tiny.yaml        run it, then write the report
     micota sweep recipes/tiny.yaml seed=1,2,3 assistants.ta.merge.weight=0.3,0.5
@@ -30,6 +31,8 @@ import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+
+import shtab
 
 from .. import __version__
 from ..errors import FREE_SOME, MicotaError
@@ -92,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     example = "example:\n  micota run recipes/tiny.yaml"
     parser = argparse.ArgumentParser("micota", description=words, epilog=example, formatter_class=layout)
     parser.add_argument("--version", action="version", version=f"micota_lf {__version__}")
+    shtab.add_argument_to(parser, "--completion", help="print a shell's tab completion (bash, zsh, tcsh)")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module, commands in modules.items():
         for name, command in commands.items():
@@ -103,5 +107,5 @@ def _parser() -> argparse.ArgumentParser:
                 keywords = dict(flags[flag])
                 if "type" in keywords:
                     keywords["type"] = TYPES[keywords["type"]]
-                made.add_argument(*keywords.pop("names"), **keywords)
+                vars(made.add_argument(*keywords.pop("names"), **keywords))["complete"] = shtab.FILE
     return parser

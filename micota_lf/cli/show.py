@@ -5,7 +5,9 @@ In: a recipe, its plan, a workspace. Out: text on the terminal; nothing is writt
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from ..reports.diagnose import diagnosis
 from ..reports.outcomes import Outcomes
 from ..reports.sheets import document
 from ..reports.write import sheets
+from ..run.progress import Progress, progress
 from ..run.shortages import shortages
+from ..run.snakemake import AT_WORK, Say
 from ..run.step import DONE, states
 from ..system.files import read_beside
 
@@ -60,6 +64,42 @@ def plan_records(
         numbers = {key: getattr(cost, key) for key in ("gpu_hours", "gpu_memory_gib", "disk_gib", "hours")}
         shown.append({**names, "gpus": step.gpus, **numbers})
     return shown
+
+
+def status_lines(now: Progress) -> Iterator[str]:
+    """How far a run is: steps by state, what runs and what failed, and the time left."""
+    counts = ", ".join(f"{count} {state}" for state, count in now.counts.items())
+    yield f"  {counts} of {sum(now.counts.values())} steps"
+    for step, words, seconds in now.running:
+        yield f"  running {step}: {words} ({seconds / 60:.1f} minutes)"
+    for step in now.failed:
+        yield f"  failed  {step}: micota explain {step}"
+    if now.hours_left:
+        told = f"the estimates times {now.measured:.2g}, as measured"
+        yield f"  about {60 * now.hours_left:.0f} minutes left ({told})"
+
+
+@contextmanager
+def live_view(swept: Sweep, pending: Sequence[str], workspace: Path) -> Iterator[Say]:
+    """A way to print lines; on a terminal, what a run of pending steps does stands below until it ends."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    if not sys.stdout.isatty():
+        yield partial(print, flush=True)
+        return
+    costs, screen = estimate(swept.plan, swept.recipe), Console(markup=False, highlight=False)
+
+    def now() -> Text:
+        return Text("\n".join(status_lines(progress(swept.plan, pending, costs, workspace))))
+
+    def say(words: str) -> None:
+        if AT_WORK not in words:  # the lines below say so all the time
+            screen.print(words)
+
+    with Live(get_renderable=now, console=screen, refresh_per_second=0.5, transient=True):
+        yield say
 
 
 def show_sources(rows: Sequence[Sourced]) -> None:

@@ -3,10 +3,11 @@
     recipe = load_recipe("recipes/tiny.yaml", ["generation.max_tokens=128"])
 
 A layer is a file, each file that it `extends:` (once, even if several extend it), and last the overrides
-(`key.path=value`). They are laid over the defaults and each other, OmegaConf resolves `${...}`, pydantic
-checks what comes out, and an error names the layer that holds the value. A named entry that a later layer
-sets to null is removed, and a mapping of names or a list is emptied; `methods` and `tables` of a later file
-replace those of an earlier one. What the values mean together is checked by `check.py`.
+(`key.path=value`). A file that is not there is the package's of that name (shipped.py). They are laid over
+the defaults and each other, OmegaConf resolves `${...}`, pydantic checks what comes out, and an error names
+the layer that holds the value. A named entry that a later layer sets to null is removed, and a mapping of
+names or a list is emptied; `methods` and `tables` of a later file replace those of an earlier one. What the
+values mean together is checked by `check.py`.
 
 A recipe's `sources` says where its values come from (`micota plan RECIPE --sources`): keys to words such as
 `paper: appendix 6.2`. A key stands for all below it, and the longest that fits counts; what a later layer
@@ -34,6 +35,7 @@ from ..inputs.problems import Prompts
 from ..system.files import read_beside
 from .check import asking_problems, semantic_problems
 from .sections import NAMES, Recipe, leaves
+from .shipped import recipe_file
 
 RECIPE = TypeAdapter(Recipe)
 OVERRIDES, VARIANTS = "command line", "variants"
@@ -71,7 +73,7 @@ def load_recipe(given: Given, overrides: Overrides = ()) -> Recipe:
 def load_layers(given: Given, overrides: Overrides = ()) -> tuple[Recipe, Layers]:
     """The recipe as `load_recipe` gives it, and its layers, later ones last, as (file, raw values)."""
     layers: dict[Path, Layer] = {}
-    path, sections = (Path(MAPPING), given) if isinstance(given, Mapping) else (Path(given), None)
+    path, sections = (Path(MAPPING), given) if isinstance(given, Mapping) else (recipe_file(given), None)
     if problems := list(_read_layers(path, layers, sections=sections)):  # else most would look missing
         raise RecipeError(problems)
     return _frozen([*layers.values()], in_words(overrides), str(path), semantic_problems)
@@ -215,7 +217,7 @@ def _read_layers(
     else:
         if home not in layers:
             for parent in parents:
-                yield from _read_layers(path.parent / parent, layers, (*children, home))
+                yield from _read_layers(recipe_file(parent, path.parent), layers, (*children, home))
             layers[home] = (str(path), raw)
 
 

@@ -1,6 +1,6 @@
 """How far a run is, seen from anywhere that shares its workspace.
 
-    now = progress(recipe, plan, Path("runs"))
+    now = progress(plan, plan.steps, estimate(plan, recipe), Path("runs"))
     now.counts, now.running, now.hours_left    -> {"done": 12, ...}, [Doing("train/ta", "step 3/8", 7.0)], 0.1
 
 The time left is the plan's estimate times what finished steps took beyond theirs.
@@ -8,13 +8,13 @@ The time left is the plan's estimate times what finished steps took beyond their
 
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..plan.costs import estimate
+from ..plan.costs import Cost
 from ..plan.plan import Plan, Step
 from ..plan.schedule import wall_hours
-from ..recipe.sections import Recipe
 from ..stages import stage
 from .step import DONE, FAILED, RUNNING, finished, states
 
@@ -37,11 +37,11 @@ class Progress(NamedTuple):
     measured: float
 
 
-def progress(recipe: Recipe, plan: Plan, workspace: Path) -> Progress:
-    """Look at every step of a recipe's plan."""
-    now, costs = states(plan, workspace), estimate(plan, recipe)
-    running, taken, expected = [], 0.0, 0.0
-    for step in plan.steps.values():
+def progress(plan: Plan, asked: Iterable[str], costs: Mapping[str, Cost], workspace: Path) -> Progress:
+    """Look at the asked steps (their ids) of a plan with these estimates."""
+    every, running, taken, expected = states(plan, workspace), [], 0.0, 0.0
+    now = {step_id: every[step_id] for step_id in asked}
+    for step in map(plan.steps.__getitem__, now):
         home = workspace / step.directory
         if now[step.id] == RUNNING:
             begun = (home / "step.json").stat().st_mtime

@@ -36,6 +36,7 @@ POLL_SECONDS = 0.5
 STATUS_SECONDS = 15.0
 STOP_SECONDS = 30.0  # for Snakemake to end its jobs when we are interrupted
 Say = Callable[[str], None]
+AT_WORK = "    ..."  # in the lines that say how far running steps are
 
 
 def pending_steps(plan: Plan, workspace: Path, targets: Iterable[str] = ()) -> list[str]:
@@ -155,7 +156,7 @@ def _watch(plan: Plan, workspace: Path, pending: list[str], child: subprocess.Po
         if time.monotonic() - last_status > STATUS_SECONDS:
             last_status = time.monotonic()
             for step in (step for step in steps if seen[step.id] == RUNNING):
-                tell(f"    ... {plan.slots_of(step.id)[0]}: {doing(step, workspace)}")
+                tell(f"{AT_WORK} {plan.slots_of(step.id)[0]}: {doing(step, workspace)}")
         with suppress(subprocess.TimeoutExpired):
             child.wait(POLL_SECONDS)
 
