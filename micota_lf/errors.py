@@ -17,19 +17,40 @@ FREE_SOME = "free some space and run the same command again: what is finished is
 
 
 class MicotaError(Exception):
-    """Base of all errors of this library; its text is meant for the user."""
+    """Base of all errors of this library; its text is meant for the user.
+
+    >>> from micota_lf import MicotaError, load_recipe
+    >>> try:
+    ...     load_recipe("no.yaml")
+    ... except MicotaError as error:
+    ...     print(error.exit_code, error)
+    2 no.yaml: cannot be read: [Errno 2] No such file or directory: 'no.yaml'
+    """
 
     exit_code = 1
 
 
 class UserError(MicotaError):
-    """Bad input: one line naming the file, the key and the value."""
+    """Bad input: one line naming the file, the key and the value.
+
+    >>> from micota_lf import load_recipe, train_config
+    >>> train_config(load_recipe("recipes/tiny.yaml"), "student-x", "strong")
+    Traceback (most recent call last):
+    micota_lf.errors.UserError: students: unknown name 'student-x'; did you mean 'student-s'?
+    """
 
     exit_code = 2
 
 
 class RecipeError(UserError):
-    """All problems found in one recipe, together; a line break in a value does not break its line."""
+    """All problems found in one recipe, together; a line break in a value does not break its line.
+
+    >>> from micota_lf import load_recipe
+    >>> load_recipe("recipes/tiny.yaml", {"train.learning_rat": 1, "seed": "a"})
+    Traceback (most recent call last):
+    micota_lf.errors.RecipeError: command line: train.learning_rat: unknown key; did you mean 'learning_rate'?
+    command line: seed: 'a' should be a valid integer
+    """
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = ["\\n".join(problem.splitlines()) for problem in problems]
@@ -37,7 +58,12 @@ class RecipeError(UserError):
 
 
 class StepFailed(MicotaError):
-    """An engine exited, but its outputs are not what the step promises."""
+    """An engine exited, but its outputs are not what the step promises.
+
+    >>> from micota_lf import StepFailed
+    >>> StepFailed.exit_code
+    1
+    """
 
 
 class EngineDied(StepFailed):

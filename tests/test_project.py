@@ -1,5 +1,6 @@
 """The project's own files: what a fresh clone relies on."""
 
+import doctest
 import os
 import re
 import shutil
@@ -174,6 +175,17 @@ def test_the_public_names_are_there_under_their_own_names():
     assert sorted(micota_lf.__all__) == PUBLIC.split()
     assert [getattr(micota_lf, name).__name__ for name in PUBLIC.split()] == PUBLIC.split()
     assert not hasattr(micota_lf, "yaml")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "run_recipe")) for name in PUBLIC.split()]
+)
+def test_help_of_every_public_name_shows_an_example_that_works(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # recipes by their names alone
+    (examples,) = doctest.DocTestFinder(recurse=False).find(getattr(micota_lf, name), name, globs={})
+    said = []
+    found = doctest.DocTestRunner().run(examples, out=said.append)
+    assert found.attempted > 0 and not found.failed, "".join(said)
 
 
 def test_make_help_lists_the_targets():

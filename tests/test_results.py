@@ -5,6 +5,9 @@ import yaml
 from conftest import ROOT, TINY
 
 from micota_lf import RecipeError, UserError, load_recipe, results, run_recipe
+from micota_lf.reports.outcomes import Outcomes
+from micota_lf.reports.results import RAW
+from micota_lf.reports.write import recipe_sheets
 
 WORDS = {
     "prompts.limit": 24, "evaluation.limit": 6, "generation.backend": "fake", "filter.verdict": "none",
@@ -39,6 +42,19 @@ def test_results_of_nothing_are_frames_of_states(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_notebook_shows_recipe_plan_tables_and_results_as_html(tmp_path):
+    found = results(TINY, {"students.student-s.model": "<b>&model"}, tmp_path)
+    recipe, plan = found.swept.recipe, found.swept.plan
+    assert "model: &lt;b&gt;&amp;model" in recipe._repr_html_() and "<b>" not in recipe._repr_html_()
+    assert (
+        plan._repr_html_().count("<tr") == 1 + len(plan.steps)
+        and "train/student-s/micota" in plan._repr_html_()
+    )
+    whole, (table, *_) = found._repr_html_(), recipe_sheets(Outcomes(recipe, plan, tmp_path))
+    assert table._repr_html_() in whole and whole.count("<table>") == len(found.names) - len(RAW)
+    assert table._repr_html_().count("<tr>") == 1 + len(table.lines) and "<b>" not in whole
+
+
 def test_a_run_from_python_gives_frames_that_agree_with_its_tables(tmp_path):
     said = []
     found = run_recipe(TINY, WORDS, targets=["table2"], workspace=tmp_path, say=said.append)

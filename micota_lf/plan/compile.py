@@ -21,6 +21,11 @@ def compile_plan(recipe: Recipe) -> Plan:
     """Every step that the recipe's tables need, or without students its corpora.
 
     Reads local model files to identify them, writes nothing.
+
+    >>> from micota_lf import compile_plan, load_recipe
+    >>> plan = compile_plan(load_recipe("recipes/tiny.yaml"))
+    >>> [plan.slots_of(made)[0] for made in plan.needed(["merge/ta"])]
+    ['preflight', 'generate/teacher', 'filter/strong', 'train/assistant/strong', 'merge/ta']
     """
     compiler = Compiler(recipe)
     compiler.preflight()

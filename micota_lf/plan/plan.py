@@ -98,6 +98,14 @@ class Plan:
     cores: int
     gpus: int
 
+    def _repr_html_(self) -> str:
+        """As notebooks show it: a row a step."""
+        import pandas as pd
+
+        rows = [{"step": self.slots_of(made)[0], **vars(step)} for made, step in self.steps.items()]
+        columns = ["step", "kind", "id", "gpus", "threads"]
+        return str(pd.DataFrame(rows, columns=columns).to_html(index=False))
+
     def inputs_of(self, step: Step, workspace: Path) -> dict[str, ModelRef]:
         """Each input of a step as an absolute path or a hub id."""
 

@@ -47,6 +47,11 @@ def sweep(
     """A recipe (see `load_recipe`) with keys swept over values, beside its `variants`, and seeds for its own.
 
     Raises RecipeError for a recipe or a variant that cannot be.
+
+    >>> from micota_lf import sweep
+    >>> swept = sweep("recipes/tiny.yaml", {"assistants.ta.merge.weight": [0.3, 0.5]}, seeds=[1, 2])
+    >>> len(swept.plan.steps), *swept.variants
+    (88, 'weight=0.3,seed=1', 'weight=0.3,seed=2', 'weight=0.5,seed=1', 'weight=0.5,seed=2')
     """
     words = [f"variants.{key}={json.dumps(list(several))}" for key, several in (values or {}).items()]
     words += [f"seeds={list(seeds)}"] if seeds else []

@@ -66,6 +66,13 @@ def load_recipe(given: Given, overrides: Overrides = ()) -> Recipe:
 
     Overrides are `key.path=value` words, or a mapping of keys to values. Raises RecipeError with one line for
     each problem.
+
+    >>> from micota_lf import load_recipe
+    >>> load_recipe("recipes/tiny.yaml", ["assistants.ta.merge.weight=0.4"]).assistants["ta"].merge.weight
+    0.4
+    >>> sections = {"extends": "recipes/tiny.yaml", "name": "mine", "prompts": {"limit": 100}}
+    >>> load_recipe(sections, {"train.learning_rate": 2e-3}).prompts.limit
+    100
     """
     return load_layers(given, overrides)[0]
 

@@ -451,6 +451,11 @@ class Recipe(Section):
     steps are one, and the report compares them. `seed` is that of everything random, in place of each
     section's own, and `seeds` are several such runs, over which the report has intervals. `${seed}` stands
     for it elsewhere, as in a model's path.
+
+    >>> from micota_lf import load_recipe
+    >>> recipe = load_recipe("recipes/tiny.yaml")
+    >>> recipe.name, [*recipe.students], recipe.corpora["micota"].from_
+    ('tiny', ['student-l', 'student-s', 'assistant'], 'ta')
     """
 
     name: Name

@@ -32,7 +32,12 @@ RAW = ("problems", "curves", "steps")
 
 
 class Results:
-    """What a workspace holds of a recipe and its variants."""
+    """What a workspace holds of a recipe and its variants.
+
+    >>> from micota_lf import Results, sweep
+    >>> Results(sweep("recipes/tiny.yaml"), "runs").names[-3:]
+    ['problems', 'curves', 'steps']
+    """
 
     def __init__(self, swept: Sweep, workspace: str | Path) -> None:
         self.swept, self.workspace = swept, Path(workspace).absolute()
@@ -41,6 +46,10 @@ class Results:
     def names(self) -> list[str]:
         """What `frame` knows: the report's tables and figures, and RAW."""
         return [*dict.fromkeys(sheet.name for _, sheet in self._sheets()), *RAW]
+
+    def _repr_html_(self) -> str:
+        """As notebooks show it: every table."""
+        return "".join(sheet._repr_html_() for _, sheet in self._sheets())
 
     def frame(self, name: str) -> Any:
         """A pandas DataFrame by name: a table's records as they are, shares in [0, 1]; or one of RAW.
@@ -91,7 +100,13 @@ def results(
     overrides: Overrides = (),
     workspace: str | Path = "runs",
 ) -> Results:
-    """What a workspace holds of a recipe (a file, or its sections). Raises RecipeError."""
+    """What a workspace holds of a recipe (a file, or its sections). Raises RecipeError.
+
+    >>> from micota_lf import results
+    >>> found = results("recipes/tiny.yaml", {"assistants.ta.merge.weight": 0.4}, workspace="runs")
+    >>> found.frame("table2")[["method", "benchmark", "state"]].tail(1).values.tolist()
+    [['MiCoTA', 'Average', 'missing']]
+    """
     return Results(sweep(recipe, overrides=overrides), workspace)
 
 
@@ -107,6 +122,11 @@ def run_recipe(
     """Run a recipe's unfinished steps (those that the targets need), write its report, return the results.
 
     Raises RecipeError and UserError before anything starts, StepFailed once all else has been tried.
+
+    >>> from micota_lf import run_recipe
+    >>> found = run_recipe("recipes/tiny.yaml", targets=["preflight"], say=lambda line: None)
+    >>> found.frame("steps").query("step == 'preflight'").state.item()
+    'done'
     """
     swept, home = sweep(recipe, overrides=overrides), Path(workspace).absolute()
     if pending := pending_steps(swept.plan, home, targets):

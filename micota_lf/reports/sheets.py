@@ -34,6 +34,10 @@ class Sheet(NamedTuple):
     lines: list[list[str]]
     records: list[Record]
 
+    def _repr_html_(self) -> str:
+        """As notebooks show it."""
+        return document("sheet.html", sheet=self)
+
 
 def make_sheet(
     kind: str, name: str, rows: list[list[Record]], titles: Iterable[str] = (), **values: Any

@@ -53,6 +53,10 @@ def evaluate_command(recipe: Recipe, model_path: str, output_dir: str) -> list[s
     """The lm_eval command line that evaluates a model on the recipe's benchmarks, and grades.
 
     It needs no server of ours: lm_eval runs the model, over at most `hardware.inference_gpus`.
+
+    >>> from micota_lf import evaluate_command, load_recipe
+    >>> evaluate_command(load_recipe("recipes/tiny.yaml"), "tiny:gap/student-s", "scores")[:4]
+    ['lm_eval', 'run', '--model', 'hf']
     """
     hardware, spec = recipe.hardware, recipe.evaluation
     (config, how, _), gpus = settings(recipe), min(hardware.gpus, hardware.inference_gpus or 1)

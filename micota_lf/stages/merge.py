@@ -49,6 +49,11 @@ def merge_config(
 
     The paths default to the recipe's references, `after` to the training's name. Raises UserError for a name
     that is no assistant's.
+
+    >>> from micota_lf import load_recipe, merge_config
+    >>> config = merge_config(load_recipe("recipes/micota.yaml"), "ta", before="Qwen", after="trained")
+    >>> config["merge_method"], config["base_model"], config["models"]
+    ('dare_ties', 'Qwen', [{'model': 'trained', 'parameters': {'weight': 0.5, 'density': 0.5}}])
     """
     must_know(assistant, recipe.assistants, "assistants")
     spec = recipe.assistants[assistant]

@@ -63,7 +63,12 @@ RENDEZVOUS = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def dataset_info(files: Mapping[str, str]) -> dict[str, Any]:
-    """LLaMA-Factory's dataset registry for corpora given as name to JSONL path."""
+    """LLaMA-Factory's dataset registry for corpora given as name to JSONL path.
+
+    >>> from micota_lf import dataset_info
+    >>> dataset_info({"strong": "corpus.jsonl"})["strong"]["columns"]
+    {'prompt': 'prompt', 'response': 'response'}
+    """
     return {name: {"file_name": path, **_fixed("dataset")} for name, path in files.items()}
 
 
@@ -80,6 +85,11 @@ def train_config(
 
     `model_path` defaults to the model's own reference. Raises UserError for an unknown name or a
     global batch that the hardware cannot split.
+
+    >>> from micota_lf import load_recipe, train_config
+    >>> config = train_config(load_recipe("recipes/micota.yaml"), "3b", "strong")
+    >>> {key: config[key] for key in ("template", "learning_rate", "gradient_accumulation_steps")}
+    {'template': 'qwen', 'learning_rate': 2e-05, 'gradient_accumulation_steps': 16}
     """
     made = settings(recipe, training(recipe, student, corpus))
     model = ModelRef(model_path) if model_path else model_of(recipe, student).reference
@@ -136,7 +146,12 @@ def render(made: Settings, model: ModelRef, dataset_dir: str, output_dir: str) -
 
 
 def deepspeed_config(stage: str) -> dict[str, Any]:
-    """DeepSpeed's configuration for `zero2` (optimizer and gradients split) or `zero3` (weights too)."""
+    """DeepSpeed's configuration for `zero2` (optimizer and gradients split) or `zero3` (weights too).
+
+    >>> from micota_lf import deepspeed_config
+    >>> deepspeed_config("zero3")["zero_optimization"]["stage"]
+    3
+    """
     return dict(_fixed(stage))
 
 

@@ -15,8 +15,10 @@ Sections are frozen dataclasses; pydantic reads the limits when a recipe is load
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from html import escape
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
+import yaml
 from annotated_types import Ge, Gt, Interval
 from pydantic import ConfigDict, Strict, with_config
 
@@ -50,6 +52,11 @@ class Section:
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True)(cls)
+
+    def _repr_html_(self) -> str:
+        """As notebooks show it: YAML."""
+        values: Any = self
+        return f"<pre>{escape(yaml.safe_dump(asdict(values), sort_keys=False))}</pre>"
 
 
 def keys_of(cls: type) -> type:
