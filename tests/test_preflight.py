@@ -531,3 +531,6 @@ def test_the_templates_that_fit_a_model_are_listed_first(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "qwen: equal" and "null, its own: equal" in lines
     assert any(line.startswith("equal once prompts.system is set: ") and "chatml" in line for line in lines)
+    assert main(["templates", STUDENT.ref, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["templates"]["qwen"] == "equal" and "chatml_de" in found["equal_with_system"]

@@ -14,6 +14,7 @@ from test_tables import Bench
 from micota_lf import RecipeError, compile_plan, load_recipe, sweep
 from micota_lf.cli.main import main
 from micota_lf.plan.sweep import union
+from micota_lf.recipe.sections import MERGE_METHODS, NAMES
 from micota_lf.reports.write import write_report
 from micota_lf.system.files import write_json
 
@@ -64,6 +65,23 @@ def test_what_is_greedy_is_shared_by_the_seeds_and_all_else_has_its_own():
     assert shared == {"preflight", "overlap", "generate", "filter", "evaluate"}
     assert {"generate/teacher", "filter/strong", "evaluate/student-s/Instruct"} <= swept.plan.slots.keys()
     assert "train/student-s/strong/seed=1" in swept.plan.slots
+
+
+def test_a_merge_that_drops_nothing_at_random_is_shared_by_its_seeds():
+    def merges(method):
+        words = [f"assistants.ta.merge.merge_method={method}"]
+        swept = sweep(TINY, {"assistants.ta.merge.seed": [1, 2]}, overrides=words)
+        return {step.config["merge"]["seed"] for step in swept.plan.steps.values() if step.kind == "merge"}
+
+    found = {method: merges(method) for method in MERGE_METHODS}
+    assert {method for method, seeds in found.items() if seeds == {1, 2}} == {
+        "dare_ties",
+        "dare_linear",
+        "della",
+    }
+    assert {method for method, seeds in found.items() if seeds == {0}} == found.keys() - set(
+        NAMES["random_merges"]
+    )
 
 
 def test_a_seed_is_every_seed_of_the_recipe():

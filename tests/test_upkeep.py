@@ -103,6 +103,23 @@ def test_verify_of_a_recipe_looks_at_its_own_steps_alone(runs, capsys):
     assert capsys.readouterr().out == "0 finished steps, none is damaged\n"
 
 
+def test_verify_explain_and_gc_tell_programs_one_line_of_json(runs, capsys):
+    def told(code, *words):
+        assert runs.main(*words, "--json") == code
+        (line,) = capsys.readouterr().out.splitlines()
+        return json.loads(line)
+
+    trained, kept = f"train/{runs.directory(TRAINED).name}", f"filter/{runs.directory('filter/strong').name}"
+    assert told(0, "verify") == {trained: [], kept: []}
+    (runs.directory(TRAINED) / "model" / "tokenizer.json").unlink()
+    assert told(1, "verify")[trained] == ["missing model/tokenizer.json"]
+    (one,) = told(0, "explain", str(TINY), TRAINED, *QUICK)
+    assert one["id"] == runs.plan.slots[TRAINED] and one["reasons"]
+    assert told(0, "gc", str(TINY)).keys() == {trained, kept}
+    assert all(size > 0 for size in told(0, "gc", str(TINY), "--delete").values())
+    assert told(0, "gc", str(TINY)) == {}
+
+
 def test_weights_truncated_after_the_fact_are_found_and_the_way_out_works(runs, capsys):
     directory = runs.directory(TRAINED)
     weights = directory / "model" / "model.safetensors"

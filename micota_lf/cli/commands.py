@@ -37,6 +37,7 @@ from ..stages.evaluate import tasks_folder
 from ..system.files import read_json, write_json
 from ..system.machines import join as take_part
 from .show import (
+    as_json,
     live_view,
     plan_records,
     show_diagnosis,
@@ -66,16 +67,13 @@ def plan(args: argparse.Namespace) -> None:
         args.overrides = [*words, *args.overrides]
     if args.sources:
         rows = source_rows(*load_layers(args.recipe, args.overrides))
-        if args.json:
-            print(json.dumps([row._asdict() for row in rows]))
-        else:
+        if not as_json(args, [row._asdict() for row in rows]):
             show_sources(rows)
         return
     (recipe, plan, *_), workspace = _load(args)
     chosen = plan.needed(args.target)
-    if args.json:
-        print(json.dumps(plan_records(plan, chosen, states(plan, workspace), estimate(plan, recipe))))
-    else:
+    records = plan_records(plan, chosen, states(plan, workspace), estimate(plan, recipe))
+    if not as_json(args, records):
         show_plan(recipe, plan, workspace, chosen)
 
 
@@ -133,10 +131,10 @@ def explain(args: argparse.Namespace) -> None:
         args.recipe = args.step
         args.step = args.overrides.pop(0) if args.overrides else ""
     (_, plan, *_), workspace = _load(args)
-    for step_id in plan.select([args.step], "STEP"):
-        print(f"{plan.steps[step_id].name} ({step_id})")
-        for line in reasons(plan, step_id, workspace):
-            print(f"  {line}")
+    chosen = {step_id: reasons(plan, step_id, workspace) for step_id in plan.select([args.step], "STEP")}
+    told = [{"id": one, "step": plan.steps[one].name, "reasons": lines} for one, lines in chosen.items()]
+    for one in () if as_json(args, told) else told:
+        print("\n  ".join([f"{one['step']} ({one['id']})", *one["reasons"]]))
 
 
 def report(args: argparse.Namespace) -> None:
@@ -183,20 +181,15 @@ def status(args: argparse.Namespace) -> None:
     recipe, plan, *_ = swept
     asked = sorted(Outcomes(recipe, plan, workspace).asked, key=[*plan.steps].index)
     now = progress(plan, asked, estimate(plan, recipe), workspace)
-    if args.json:
-        print(json.dumps({**now._asdict(), "running": [one._asdict() for one in now.running]}))
-    else:
+    if not as_json(args, {**now._asdict(), "running": [one._asdict() for one in now.running]}):
         print("\n".join([f"{recipe.name} in {workspace}", *status_lines(now)]))
 
 
 def doctor(args: argparse.Namespace) -> None:
     """What this machine has for a run."""
     found = list(examine(Path(args.workspace).absolute()))
-    if args.json:
-        print(json.dumps([finding._asdict() for finding in found]))
-    else:
-        for what, ok, told, cure in found:
-            print(f"{MARKS[ok]:5} {what}: {told}{f'; to mend it: {cure}' if cure and not ok else ''}")
+    for what, ok, told, cure in () if as_json(args, [finding._asdict() for finding in found]) else found:
+        print(f"{MARKS[ok]:5} {what}: {told}{f'; to mend it: {cure}' if cure and not ok else ''}")
     if amiss := [finding.what for finding in found if finding.ok is False]:
         raise StepFailed(f"{len(amiss)} of {len(found)} things are amiss: {', '.join(amiss)}")
 
@@ -216,19 +209,23 @@ def verify(args: argparse.Namespace) -> None:
     if args.recipe:
         known = {workspace / step.directory for step in _load(args)[0].plan.steps.values()}
         directories = [directory for directory in directories if directory in known]
-    damaged = []
+    found = dict[str, list[str]]()
     for directory in directories:
+        name = str(directory.relative_to(workspace))
         try:
-            problems = damage(directory, args.quick)
+            found[name] = damage(directory, args.quick)
         except UserError as error:
-            problems = [str(error)]
-        damaged += [directory] if problems else []
-        print(f"{directory.relative_to(workspace)}: {'; '.join(problems) or 'ok'}", flush=True)
+            found[name] = [str(error)]
+        if not args.json:
+            print(f"{name}: {'; '.join(found[name]) or 'ok'}", flush=True)
+    as_json(args, found)
+    damaged = [workspace / name for name, problems in found.items() if problems]
     if damaged:
         words = shlex.join(["rm", "-r", *map(str, damaged)])
         cure = f"delete them, and the next run makes them again:\n  {words}"
         raise StepFailed(f"{len(damaged)} of {len(directories)} finished steps are damaged; {cure}")
-    print(f"{len(directories)} finished steps, none is damaged")
+    if not args.json:
+        print(f"{len(directories)} finished steps, none is damaged")
 
 
 def gc(args: argparse.Namespace) -> None:
@@ -236,10 +233,12 @@ def gc(args: argparse.Namespace) -> None:
     workspace = _existing(args.workspace)
     found = unreferred([compiled(path).plan for path in args.recipes], workspace)
     sizes = {directory: size_of(directory) for directory in found}
-    for directory, size in sizes.items():
-        print(f"{size / 1e6:12.1f} MB  {directory.relative_to(workspace)}")
     if args.delete:
         remove(found, workspace)
+    if as_json(args, {str(step.relative_to(workspace)): size for step, size in sizes.items()}):
+        return
+    for directory, size in sizes.items():
+        print(f"{size / 1e6:12.1f} MB  {directory.relative_to(workspace)}")
     what = "deleted" if args.delete else "to delete with --delete"
     print(f"{sum(sizes.values()) / 1e6:12.1f} MB  in {len(found)} steps, {what}")
 

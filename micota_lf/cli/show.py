@@ -3,6 +3,8 @@
 In: a recipe, its plan, a workspace. Out: text on the terminal; nothing is written.
 """
 
+import argparse
+import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +30,13 @@ from ..run.step import DONE, states
 from ..system.files import read_beside
 
 WORDS = read_beside(__file__)
+
+
+def as_json(args: argparse.Namespace, found: Any) -> bool:
+    """Print what was found as one line of JSON if that was asked for, and say whether it was."""
+    if args.json:
+        print(json.dumps(found))
+    return bool(args.json)
 
 
 def show_plan(recipe: Recipe, plan: Plan, workspace: Path, chosen: Sequence[str]) -> None:

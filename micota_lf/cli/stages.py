@@ -26,6 +26,7 @@ from ..run.step import execute, failure_report
 from ..stages import Results, parity
 from ..stages.generate import summary_lines
 from ..system.files import read_json
+from .show import as_json
 
 NEAREST = 3  # templates that are told with how they differ
 
@@ -82,10 +83,13 @@ def templates(args: argparse.Namespace) -> None:
     equal, told = list(parity.fitting(model, plain)), replace(plain, system=parity.SYSTEM)
     system = [*islice((name for name in parity.fitting(model, told) if name not in equal), NEAREST)]
     nearest = [name for name in parity.agreement(model, plain) if name not in (*equal, *system)][:NEAREST]
+    found = dict[str, str]()
     for name in (*equal, None, *system[:1], *nearest):
         problems = [] if name in equal else parity.template_parity(model, name, plain, {}).problems
-        words = problems[0] if problems else "equal"
-        print(f"{'null, its own' if name is None else name}: {words}", flush=True)
+        found[name or "null, its own"] = problems[0] if problems else "equal"
+    if as_json(args, {"templates": found, "equal_with_system": system}):
+        return
+    print("\n".join(f"{name}: {words}" for name, words in found.items()))
     if system:
         print(f"equal once prompts.system is set: {', '.join(system)}")
 

@@ -74,6 +74,8 @@ def settings(recipe: Recipe, spec: Merge) -> Settings:
         prompts = Prompts("", limit=limit, template=prompts.template, system=prompts.system)
     elif spec.weight is None:
         spec = replace(spec, weight=WEIGHT)
+    if spec.merge_method not in NAMES["random_merges"]:
+        spec = replace(spec, seed=0)
     sampling = replace(recipe.generation, temperature=0.0, samples=1)
     if sampling.backend == "endpoint":  # no server serves the merged model yet
         sampling = replace(sampling, backend="transformers")
