@@ -65,8 +65,8 @@ TWO_AT_A_TIME := -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(READY)  ## run the tests that start no engine for long (at most 3 minutes on 2 cores)
 	$(PYTEST) $(TWO_AT_A_TIME) -m "not slow"
 
-test-all: $(READY)  ## run all tests, with whole runs, kills and the real engines
-	$(PYTEST) $(TWO_AT_A_TIME)
+test-all: $(READY)  ## run all tests, with whole runs, kills and the real engines (about 35 minutes on 2 cores)
+	$(PYTEST) $(TWO_AT_A_TIME) $(TESTS)
 
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
@@ -105,7 +105,7 @@ rehearse: $(REHEARSAL_READY)  ## run the paper's recipe in small, by the real en
 	$(BIN)/python tools/rehearsal/rehearse.py $(REHEARSE)
 
 test-rehearsal: $(REHEARSAL_READY)  ## test the rehearsal (its hub, its models, the method for one student) and templates with real tokenizers
-	$(PYTEST) tests/rehearsal
+	$(PYTEST) tests/rehearsal $(TESTS)
 
 chaos: $(READY)  ## kill a run 50 times at random moments and compare its results (about 30 minutes on 2 cores)
 	$(PYTEST) -s tests/chaos

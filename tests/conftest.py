@@ -25,6 +25,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests first; those that share a fixture of their module in one worker, so that it is made once."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         made = item._fixtureinfo.name2fixturedefs.values() if hasattr(item, "_fixtureinfo") else ()

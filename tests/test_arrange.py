@@ -127,7 +127,7 @@ def test_the_data_set_holds_the_chat_templates_tokens_and_trains_the_responses(r
     assert sorted(seen) == list(range(11)) and (blanks == 5 or room)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_each_step_as_one_does_in_any_arrangement(tmp_path):
     rows, two = corpus(tmp_path / "corpus.jsonl", 43), "hardware.cpu_processes=2"
     whole, results, config = trained(tmp_path / "one", rows)

@@ -95,7 +95,7 @@ def broken(tmp_path_factory):
     return recipe, workspace, diagnosis(Outcomes(made, compile_plan(made), workspace)).records
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("signature", "where"),
     [
@@ -123,7 +123,7 @@ def test_a_run_that_fails_this_way_bears_its_signature(signature, where, broken)
     assert one["evidence"] and one["tries"] and one["because"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_sound_in_the_same_run_bears_none(broken):
     *_, found = broken
     borne = {(record["signature"], record["where"]) for record in found}
@@ -143,7 +143,7 @@ def test_what_is_sound_in_the_same_run_bears_none(broken):
     assert not borne & {(signature, where) for signature, places in sound.items() for where in places}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_and_the_page_say_it_with_advice_that_names_keys_of_the_recipe(broken, capsys):
     recipe, workspace, found = broken
     assert main(["diagnose", str(recipe), "--workspace", str(workspace)]) == 0

@@ -59,7 +59,7 @@ def longest_prompt():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ENGINES)
+@pytest.mark.parametrize("backend", [pytest.param("vllm", marks=pytest.mark.long), "transformers"])
 def test_killed_it_asks_only_what_is_missing_and_ends_as_an_undisturbed_one(backend, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     out, whole, said = tmp_path / "killed", tmp_path / "whole", tmp_path / "said"

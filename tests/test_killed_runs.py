@@ -9,7 +9,7 @@ from conftest import TINY
 from micota_lf import compile_plan, load_recipe
 from micota_lf.cli.main import main
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 SLOTS = ("train/student-s/strong", "generate/teacher", "evaluate/student-s/Strong Teacher CoT")
 SMALL = ["prompts.limit=64", "evaluation.limit=16"]
 # Small pieces, so that there is a middle of each engine's work.

@@ -140,7 +140,7 @@ def test_a_weight_and_a_target_together_are_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_finds_the_weight_and_reports_the_curve(tmp_path):
     words = [f"{PROBES}=[0.0,1.0]", "assistants.ta.merge.probe_prompts=24", "prompts.limit=160"]
     words += ["students.assistant.train.num_train_epochs=6", "students.assistant.train.learning_rate=1e-3"]

@@ -102,7 +102,7 @@ def two_machines():
             ip("netns", "delete", name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_trains_on_two_machines_after_one_command_on_the_other(two_machines, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "wire0", "OMP_NUM_THREADS": "1"}
     workspace = tmp_path / "runs"

@@ -28,7 +28,7 @@ def folder(tmp_path):
     return tmp_path / "notebooks"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_read_as_frames(folder):
     said = run("results", folder, 600)
     assert (
@@ -38,7 +38,7 @@ def test_a_run_is_read_as_frames(folder):
     assert "symbolic  response_tokens  truncated" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_shares_its_steps_and_compares_its_merges(folder):
     said = run("sweep", folder, 600)
     assert "steps; weight=0.3 weight=0.6" in said and "weight=0.6" in said.split("value")[-1]

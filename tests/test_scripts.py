@@ -141,6 +141,8 @@ def test_a_targets_commands_start(target, tmp_path, capsys):
 def test_what_ci_calls_is_there():
     lines = (ROOT / ".ci/run").read_text()
     started("bash", "-n", ".ci/run")
+    done = subprocess.run([".ci/run", "most"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "usage: .ci/run [all]\n")
     assert set(re.findall(r"^make ([a-z-]+)", lines, re.MULTILINE)) <= set(TARGETS)
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_the_papers_recipe_runs_from_the_hub_to_two_filled_rows_of_table_2(tmp_path):
