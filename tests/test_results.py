@@ -3,10 +3,12 @@
 import pytest
 import yaml
 from conftest import ROOT, TINY
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from micota_lf import RecipeError, UserError, load_recipe, results, run_recipe
+from micota_lf import RecipeError, UserError, load_recipe, results, run_recipe, sweep
 from micota_lf.reports.outcomes import Outcomes
 from micota_lf.reports.results import RAW
+from micota_lf.reports.track import log_scores
 from micota_lf.reports.write import recipe_sheets
 
 WORDS = {
@@ -41,7 +43,6 @@ def test_results_of_nothing_are_frames_of_states(tmp_path):
         found.frame("tabel2")
 
 
-@pytest.mark.slow
 def test_a_notebook_shows_recipe_plan_tables_and_results_as_html(tmp_path):
     found = results(TINY, {"students.student-s.model": "<b>&model"}, tmp_path)
     recipe, plan = found.swept.recipe, found.swept.plan
@@ -55,9 +56,11 @@ def test_a_notebook_shows_recipe_plan_tables_and_results_as_html(tmp_path):
     assert table._repr_html_().count("<tr>") == 1 + len(table.lines) and "<b>" not in whole
 
 
+@pytest.mark.slow
 def test_a_run_from_python_gives_frames_that_agree_with_its_tables(tmp_path):
     said = []
-    found = run_recipe(TINY, WORDS, targets=["table2"], workspace=tmp_path, say=said.append)
+    words = {**WORDS, "train.report_to": "tensorboard"}
+    found = run_recipe(TINY, words, targets=["table2"], workspace=tmp_path, say=said.append)
     assert any("steps to do" in line for line in said) and (tmp_path / "reports").is_dir()
     table, problems = found.frame("table2"), found.frame("problems")
     averages = table[(table.benchmark == "Average") & table.model.str.endswith("student-s")]
@@ -66,6 +69,18 @@ def test_a_run_from_python_gives_frames_that_agree_with_its_tables(tmp_path):
         assert len(mine) == row.n == 12
         assert mine.groupby("task").symbolic.mean().mean() == pytest.approx(row.accuracy)
     assert list(found.frame("curves").training.unique()) and set(found.frame("steps").state) >= {"done"}
+    assert not [line for line in said if "no scores were logged" in line]
+    logged = EventAccumulator(str(tmp_path / "reports" / "tiny-no-gap" / "trackers" / "tiny-no-gap")).Reload()
+    (event,) = logged.Scalars("evaluate/student-s/Strong Teacher CoT/Average")
+    assert event.value == pytest.approx(averages[averages.method == "Strong Teacher CoT"].accuracy.item())
     said.clear()
-    run_recipe(TINY, WORDS, targets=["table2"], workspace=tmp_path, say=said.append)
+    run_recipe(TINY, words, targets=["table2"], workspace=tmp_path, say=said.append)
     assert not said, "nothing was left to do"
+
+
+def test_a_tracker_that_is_out_of_reach_costs_a_line_and_no_run(tmp_path):
+    (tmp_path / "reports").write_text("a file where TensorBoard wants a folder")
+    swept = sweep(TINY, overrides=["train.report_to=tensorboard"])
+    (line,) = log_scores(Outcomes(swept.recipe, swept.plan, tmp_path), tmp_path / "reports")
+    assert line == "tensorboard: NotADirectoryError(20, 'Not a directory')"
+    assert not list(log_scores(Outcomes(load_recipe(TINY), swept.plan, tmp_path), tmp_path))

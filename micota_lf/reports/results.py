@@ -25,6 +25,7 @@ from ..system.processes import untested_versions
 from .outcomes import Outcomes
 from .page import curves
 from .sheets import Record, Sheet
+from .track import log_scores
 from .write import recipe_sheets, report_path, sheets, write_report
 
 RAW = ("problems", "curves", "steps")
@@ -166,4 +167,8 @@ def run_pending(
         with suppress(OSError):  # if there is room for it
             write_report(swept, workspace)
         raise
-    return write_report(swept, workspace)
+    path = write_report(swept, workspace)
+    for name, (_, recipe, plan) in swept.variants.items():
+        for line in log_scores(Outcomes(recipe, plan, workspace), path.with_name("trackers") / name):
+            say(f"warning: no scores were logged: {line}")
+    return path
