@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from glob import glob
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import BENCHMARKS, ROOT
 
+import micota_lf
 from micota_lf.cli.main import main
 
 VLLM = os.environ.get("MICOTA_VLLM_PYTHON", "")
@@ -147,15 +149,19 @@ def test_what_ci_calls_is_there():
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_every_file_of_the_package_and_plans_a_shipped_recipe(tmp_path):
+def test_a_wheel_made_of_the_sdist_holds_every_file_of_the_package_and_runs_a_shipped_recipe(tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     for name in ("micota_lf", "data_info", "recipes"):
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    build = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
-    subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True)
+    for kind, where in (("sdist", tree), ("wheel", tmp_path / f"micota_lf-{micota_lf.__version__}")):
+        build = f"from setuptools import build_meta; build_meta.build_{kind}({str(tmp_path)!r})"
+        subprocess.run([sys.executable, "-c", build], cwd=where, check=True, capture_output=True)
+        if kind == "sdist":
+            with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as packed:
+                packed.extractall(tmp_path, filter="data")
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         held = {name for name in wheel.namelist() if name.startswith("micota_lf/")}
         entries = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
@@ -172,11 +178,12 @@ def test_a_wheel_holds_every_file_of_the_package_and_plans_a_shipped_recipe(tmp_
     assert held == tracked
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "installed")
-    words = ["-m", "micota_lf", "plan", "recipes/experiments/half-length.yaml", "--target", "merge/ta"]
+    words = ["-m", "micota_lf", "run", "recipes/examples/baseline.yaml", "--target", "filter/strong"]
+    words += ["prompts.limit=8", "--workspace", str(tmp_path / "runs")]
     where = {"cwd": tmp_path / "installed" / "micota_lf" / "tiny", "capture_output": True, "text": True}
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
     done = subprocess.run([sys.executable, *words], env=env, check=False, **where)
-    assert "choose/ta" in done.stdout, done.stderr
+    assert "3/3 done    filter/strong" in done.stdout, done.stderr
     words = ["-c", "import micota_lf; print(micota_lf.__file__)"]
     done = subprocess.run([sys.executable, *words], env=env, check=False, **where)
     assert done.stdout.startswith(str(tmp_path / "installed"))
