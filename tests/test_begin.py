@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+from threading import Timer
 
 import pytest
 import yaml
@@ -24,6 +25,8 @@ def typed(words, answers="", **more):
         [sys.executable, "-m", "micota_lf", *words], stdin=theirs, stdout=theirs, stderr=theirs, **more
     )
     os.close(theirs)
+    late = Timer(120, child.kill)  # one that still asks would be waited for without end
+    late.start()
     os.write(ours, answers.encode())
     said = b""
     while True:
@@ -34,6 +37,7 @@ def typed(words, answers="", **more):
             break
         said += more_said
     os.close(ours)
+    late.cancel()
     return child.wait(), said.decode()
 
 
@@ -98,6 +102,7 @@ def test_a_new_recipe_asks_at_a_terminal_for_what_no_flag_gives(empty):
     assert code == 0 and said.count("]: ") == 3 and "steps; next: micota plan asked.yaml" in said
     recipe = load_recipe("asked.yaml")
     assert list(recipe.students) == ["s", "l", "assistant"]
+    assert typed(["init", "ended.yaml"], 5 * "\x04")[0] == 0, "Ctrl-D takes what is usual"
     assert recipe.students["assistant"].model == "tiny:gap/assistant"
 
 

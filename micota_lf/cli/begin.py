@@ -7,6 +7,7 @@ import argparse
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UserError
@@ -48,7 +49,9 @@ def init(args: argparse.Namespace) -> None:
 
 def _asked(words: str, usual: str) -> str:
     """An answer from the terminal; where there is none, the usual one."""
-    return (sys.stdin.isatty() and input(f"{words} [{usual}]: ").strip()) or usual
+    with suppress(EOFError):
+        return (sys.stdin and sys.stdin.isatty() and input(f"{words} [{usual}]: ").strip()) or usual
+    return usual
 
 
 def _seen_from(path: Path, name: str) -> str:
