@@ -107,7 +107,7 @@ def live_view(swept: Sweep, pending: Sequence[str], workspace: Path) -> Iterator
         if AT_WORK not in words:  # the lines below say so all the time
             screen.print(words)
 
-    with Live(get_renderable=now, console=screen, refresh_per_second=0.5, transient=True):
+    with Live(get_renderable=now, console=screen, refresh_per_second=0.25, transient=True):
         yield say
 
 
