@@ -5,6 +5,7 @@ the average over the benchmarks: it holds what problems, prompts, models and tra
 change them. A single seed has the interval over problems.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -28,7 +29,8 @@ def variant_sheets(variants: Mapping[str, Variant], workspace: Path) -> Iterator
     groups, settings = defaultdict[str, list[Outcomes]](list), dict[str, Record]()
     for values, recipe, plan in variants.values():
         swept = {key: value for key, value in values.items() if key != "seed"}
-        setting = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in swept.items())
+        words = {key.rpartition(".")[2]: re.sub(r"[{}']", "", str(value)) for key, value in swept.items()}
+        setting = ", ".join(map("=".join, words.items()))
         groups[setting].append(Outcomes(recipe, plan, workspace))
         at = next(iter(swept.values())) if len(swept) == 1 else setting
         settings[setting] = {"setting": setting, "at": at, **swept}
