@@ -42,8 +42,8 @@ def filter_responses(
     repeats itself (grading/measures.py), what grading could not end as `timeout` or `unparseable`, what has
     no gold answer that can be read as `unreadable gold`, and with `rule.skip_bad` what is no row of responses
     as `bad row`. Counted too are `prompts`, those of which a row is kept and, where all have several
-    responses, `passed`: pass@k of the rule before it chooses among a prompt's. Raises UserError if none is
-    kept, and as `whole_rows` does.
+    responses, `passed`: pass@k of the rule before it chooses among a prompt's, unless it judges nothing.
+    Raises UserError if none is kept, and as `whole_rows` does.
     """
     output, bad = Path(output), list[str]()
     whole = list(whole_rows(responses, rule, bad if rule.skip_bad else None))
@@ -61,7 +61,7 @@ def filter_responses(
     summary = {
         "responses": len(rows) + len(bad), **vars(rule), "reasons": reasons,
         "prompts": len(prompts), "prompts_kept": sum(one[KEPT] > 0 for one in prompts),
-        "passed": sampled(prompts, KEPT),
+        "passed": sampled(prompts, KEPT) if rule.verdict != "none" else {},
         "kept_not_right": 0 if own else sum(not r["symbolic"] for r in kept if r.get("answer") is not None),
         "kept_truncated": sum(row["finish_reason"] != "stop" for row in kept),
         "legacy_and_symbolic_differ": sum(row["legacy"] != row["symbolic"] for row in rows),
