@@ -272,7 +272,8 @@ def test_of_several_right_responses_to_a_prompt_all_or_one_are_kept_and_the_coun
         "first": {"a#9", "b#9"},
     }
     assert counts["reasons"] == {"kept": 2, "not the first": 2, "wrong": 5}
-    unjudged = filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", Filter("none", per_prompt="first"))
+    rule = Filter("none", per_prompt="first")
+    unjudged = filter_responses(tmp_path / "r.jsonl", tmp_path / "c.jsonl", rule)
     assert unjudged["passed"] == {} and unjudged["reasons"]["kept"] == 3, "nothing was looked at"
     write_jsonl(tmp_path / "r.jsonl", [{"prompt": "p", "response": "so \\boxed{12}", "answer": "12"}])
     with pytest.raises(UserError, match="no 'response_tokens', which per_prompt shortest needs"):
