@@ -5,6 +5,7 @@ new_recipe("mine", teacher="org/Large", students={"small": "org/Small"}, ...)   
 """
 
 from collections.abc import Mapping
+from os.path import exists, isfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
@@ -13,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent
 def recipe_file(name: str | Path, home: Path = Path()) -> Path:
     """Where a recipe's file is: from `home`, or among those of the package if it is not there."""
     own, shipped = home / name, PACKAGE / name
-    return shipped if shipped.is_file() and not own.exists() else own
+    return shipped if isfile(shipped) and not exists(own) else own  # which take a name that is too long
 
 
 def new_recipe(name: str, *, students: Mapping[str, str], gpus: int, **given: str) -> str:
