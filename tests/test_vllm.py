@@ -115,6 +115,7 @@ SLOWLY = f"{ENGINE} --max-num-seqs 1"
 TRAIN = Prompts("tiny:train", limit=ROWS)
 
 
+@pytest.mark.long
 def test_killed_as_client_as_server_and_as_both_it_completes_with_the_answers_of_transformers(
     model, tmp_path
 ):
