@@ -17,7 +17,7 @@ from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Bpc, Filter, Generation
 from micota_lf.stages.bpc import bits_per_character, finish
 from micota_lf.stages.filter import filter_responses
-from micota_lf.stages.generate import generate
+from micota_lf.stages.generate import generate, response_summary, summary_lines
 from micota_lf.stages.mix import mix_corpora, shares
 from micota_lf.stages.overlap import overlap
 from micota_lf.system.files import read_json, read_jsonl, write_jsonl
@@ -35,6 +35,15 @@ def test_generate_writes_one_row_a_problem_with_its_counts_and_status(tmp_path):
     assert [row["id"] for row in rows] == [p["id"] for p in load_problems(Prompts("tiny:train", limit=20))]
     keys = {"id", "prompt", "response", "finish_reason", "prompt_tokens", "response_tokens", "status"}
     assert all(keys <= set(row) and row["status"] == "ok" for row in rows)
+
+
+def test_a_summary_of_responses_tells_loops_from_plain_cuts(tmp_path):
+    again = "Let me check that once more, as it may be wrong after all. " * 9
+    cut = [response("loop", again, reason="length"), response("cut", "so", reason="length")]
+    write_jsonl(tmp_path / "r.jsonl", [{"error": None, **row} for row in [*cut, response("ends", again)]])
+    summary = response_summary(tmp_path / "r.jsonl")
+    assert (summary["responses"], summary["truncated"], summary["loops"]) == (3, 2, 1)
+    assert summary_lines(summary)[0].endswith("2 (66.7%) cut at the limit, 1 of them loops")
 
 
 def test_a_killed_generation_resumes_by_id_and_drops_a_torn_last_line(tmp_path):
