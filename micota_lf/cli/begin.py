@@ -37,8 +37,7 @@ def init(args: argparse.Namespace) -> None:
     named = [word.rpartition("=")[::2] for word in given.pop("student").split()]
     students = {name or _name(model): _seen_from(path, model) for name, model in named}
     gpus = int(given.pop("gpus"))
-    text = new_recipe(_name(path.stem), file=str(path), students=students, gpus=gpus, **given)
-    write_text(path, text)
+    write_text(path, new_recipe(_name(path.stem), file=str(path), students=students, gpus=gpus, **given))
     try:
         plan = sweep(path).plan
     except UserError:

@@ -72,8 +72,9 @@ def plan(args: argparse.Namespace) -> None:
         return
     (recipe, plan, *_), workspace = _load(args)
     chosen = plan.needed(args.target)
-    records = plan_records(plan, chosen, states(plan, workspace), estimate(plan, recipe))
-    if not as_json(args, records):
+    if args.json:  # else show_plan looks at states and costs itself
+        as_json(args, plan_records(plan, chosen, states(plan, workspace), estimate(plan, recipe)))
+    else:
         show_plan(recipe, plan, workspace, chosen)
 
 
@@ -179,7 +180,7 @@ def status(args: argparse.Namespace) -> None:
     """How far a run is, from another shell or machine."""
     swept, workspace = _load(args)
     recipe, plan, *_ = swept
-    asked = sorted(Outcomes(recipe, plan, workspace).asked, key=[*plan.steps].index)
+    asked = Outcomes(recipe, plan, workspace).asked
     now = progress(plan, asked, estimate(plan, recipe), workspace)
     if not as_json(args, {**now._asdict(), "running": [one._asdict() for one in now.running]}):
         print("\n".join([f"{recipe.name} in {workspace}", *status_lines(now)]))

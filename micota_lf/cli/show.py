@@ -101,7 +101,7 @@ def live_view(swept: Sweep, pending: Sequence[str], workspace: Path) -> Iterator
     costs, screen = estimate(swept.plan, swept.recipe), Console(markup=False, highlight=False)
 
     def now() -> Text:
-        return Text("\n".join(status_lines(progress(swept.plan, pending, costs, workspace))))
+        return Text("\n".join(status_lines(progress(swept.plan, set(pending), costs, workspace))))
 
     def say(words: str) -> None:
         if AT_WORK not in words:  # the lines below say so all the time

@@ -16,9 +16,10 @@ def log_scores(outcomes: Outcomes, home: Path) -> Iterator[str]:
     """
     recipe = outcomes.recipe
     asked = {training(recipe, *one).report_to for one in trainings(recipe)} - {"none"}
-    slots = [slot for slot in outcomes.plan.slots if slot.startswith("evaluate/")]
-    rows = {f"{slot}/{row['benchmark']}": row for slot in slots for row in accuracies(outcomes, slot)}
-    scores = {name: row["accuracy"] for name, row in rows.items() if "accuracy" in row}
+    if not asked:  # mostly: then no scores need be read
+        return
+    done = [slot for slot in outcomes.plan.slots if slot.startswith("evaluate/") and outcomes.results(slot)]
+    scores = {f"{s}/{row['benchmark']}": row["accuracy"] for s in done for row in accuracies(outcomes, s)}
     for name in sorted(asked):
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 

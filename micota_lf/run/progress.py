@@ -8,7 +8,7 @@ The time left is the plan's estimate times what finished steps took beyond their
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from ..plan.costs import Cost
 from ..plan.plan import Plan, Step
 from ..plan.schedule import wall_hours
 from ..stages import stage
-from .step import DONE, FAILED, RUNNING, finished, states
+from .step import DONE, FAILED, RUNNING, finished, state
 
 
 class Doing(NamedTuple):
@@ -37,11 +37,12 @@ class Progress(NamedTuple):
     measured: float
 
 
-def progress(plan: Plan, asked: Iterable[str], costs: Mapping[str, Cost], workspace: Path) -> Progress:
+def progress(plan: Plan, asked: Container[str], costs: Mapping[str, Cost], workspace: Path) -> Progress:
     """Look at the asked steps (their ids) of a plan with these estimates."""
-    every, running, taken, expected = states(plan, workspace), [], 0.0, 0.0
-    now = {step_id: every[step_id] for step_id in asked}
-    for step in map(plan.steps.__getitem__, now):
+    running, taken, expected = [], 0.0, 0.0
+    steps = [step for step in plan.steps.values() if step.id in asked]
+    now = {step.id: state(workspace / step.directory) for step in steps}
+    for step in steps:
         home = workspace / step.directory
         if now[step.id] == RUNNING:
             begun = (home / "step.json").stat().st_mtime
