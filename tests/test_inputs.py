@@ -188,7 +188,7 @@ def test_bad_rows_are_left_out_and_told_by_their_numbers_where_that_is_asked_for
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [  # without the time: two workers that name these tests in different seconds would not agree on which there are
+    [  # packed without the time, or a worker that starts a second later would name its tests otherwise
         ("a.json", b'[{"problem": "x"}, 3]', "as JSON: line 2 is a int, not a JSON object"),
         ("a.json", b'[{"problem": "x"}', "as JSON: "),
         ("a.csv", b"problem\n\xff\n", "as CSV: 'utf-8' codec can't decode"),
