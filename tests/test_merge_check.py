@@ -206,6 +206,28 @@ def test_a_merged_model_that_failed_its_questions_is_asked_again_and_not_merged_
     assert (out / "log.txt").read_text().count("micota runs: ") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("weight", "learnt"),
+    [
+        ("[0, 1]", {"layers.0.": 0, "layers.1.": 0.5, "layers.2.": 1, "embed_tokens": 0, "model.norm": 0}),
+        ("[{filter: mlp, value: [0.5, 1]}, {value: 0}]", {"0.mlp": 0.5, "2.mlp": 1, "attn": 0, "norm": 0}),
+    ],
+)
+def test_a_weight_by_layer_or_part_is_the_share_of_what_was_learnt_there(after, tmp_path, weight, learnt):
+    words = ["merge", "--before", "tiny:assistant", "--after", str(after), "-o", str(tmp_path / "out")]
+    exact = ["merge.merge_method=task_arithmetic", "merge.dtype=float32", "merge.health_prompts=0"]
+    assert main([*words, *exact, f"merge.weight={weight}"]) == 0
+    models = (BEFORE, after, tmp_path / "out" / "model")
+    start, tuned, merged = (load_file(model / "model.safetensors") for model in models)
+    for part, share in learnt.items():
+        names = [name for name in start if part in name]
+        assert names
+        for name in names:
+            wanted = start[name] + share * (tuned[name] - start[name])
+            np.testing.assert_allclose(merged[name], wanted, atol=1e-5, err_msg=name)
+
+
 def test_a_preset_without_its_model_is_one_line_and_leaves_nothing(tmp_path, capsys):
     words = ["merge", "--before", "tiny:assistant", "--after", "tiny:assistant", "-o", str(tmp_path / "out")]
     assert main([*words, "merge.preset=pretrained"]) == 2

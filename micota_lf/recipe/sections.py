@@ -22,6 +22,7 @@ from ..inputs.problems import Benchmark, Prompts
 from ..inputs.references import ModelRef
 from ..system.fields import Apart, Count, How, Natural, NotNegative, Part, Positive, Section, Share, keys_of
 from ..system.files import read_beside
+from .weighting import Weight
 
 RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -247,8 +248,8 @@ class Merge(Section):
     pretrained_model: Apart[str | None] = None
     pretrained_revision: Apart[str | None] = None
     merge_method: MergeMethodName = "dare_ties"
-    weight: float | None = None
-    """Null: 0.5, or what `target_length_ratio` finds."""
+    weight: Weight | None = None
+    """Null: 0.5, or what `target_length_ratio` finds. By layer or part of a layer: recipe/weighting.py."""
     density: Part = 0.5
     normalize: bool = False
     rescale: bool = True

@@ -1,6 +1,7 @@
 r"""Where the gap family's chains go wrong: counts on the responses of a run's evaluations.
 
-    python tools/tiny_family/chains.py runs recipes/tiny.yaml     # a table in Markdown, a row a model
+    python tools/tiny_family/chains.py runs recipes/tiny.yaml     # a table in Markdown, a column a model
+    python tools/tiny_family/chains.py runs recipes/experiments/merge-weights.yaml --only 'ta*'
 
 A chain is one or more passes over the problem's operations; after the first, each follows a line such as
 `Wait, 88 is not 78.` A line such as `78-22=50+6=56.` is false if its sides differ, and `carried wrongly` if
@@ -8,6 +9,7 @@ it does not begin with the result of the line before. Shares have 95% Wilson int
 """
 
 import argparse
+import fnmatch
 import operator
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,6 @@ from problems import operations_of
 
 from micota_lf import results
 from micota_lf.grading.intervals import wilson
-from micota_lf.recipe.lineage import table_rows
 from micota_lf.system.files import iter_jsonl
 
 SIGNS = {"+": operator.add, "-": operator.sub}
@@ -76,6 +77,9 @@ def is_true(statement: tuple[int, str, int, int]) -> bool:
 
 def measures(chains: Sequence[Chain]) -> Iterator[tuple[str, int, int]]:
     """What is counted, how many of them, and of how many."""
+    yield "states parts", sum(any(made.parts for made in chain.passes) for chain in chains), len(chains)
+    yield "checks", sum(any(made.checks for made in chain.passes) for chain in chains), len(chains)
+    yield "does it again", sum(len(chain.passes) > 1 for chain in chains), len(chains)
     firsts = [chain.passes[0] for chain in chains]
     every = [one for chain in chains for one in chain.passes]
     operations = [one for made in every for one in made.operations]
@@ -102,23 +106,25 @@ def measures(chains: Sequence[Chain]) -> Iterator[tuple[str, int, int]]:
 
 
 def main() -> None:
-    """Print a column for each model of the recipe's Tables 2 and 3 that has been evaluated."""
+    """Print a column for each model of the recipe, and of its variants, that has been evaluated."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("workspace", type=Path)
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*")
-    args = parser.parse_args()
-    _, outcomes = next(results(args.recipe, args.overrides, args.workspace).outcomes())
-    recipe = outcomes.recipe
+    parser.add_argument("--only", default="*", help="models of such names, as in 'student-s/*' (default all)")
+    args = parser.parse_intermixed_args()
     found = {}
-    for student, method in dict.fromkeys(table_rows(recipe, "table2") + table_rows(recipe, "table3")):
-        name = f"{student}/{method}"
-        file = outcomes.directory(f"evaluate/{name}") / "samples.jsonl"
-        rows = iter_jsonl(file) if file.is_file() else ()
-        if chains := [dissect(row["problem"], row["response"]) for row in rows]:
-            found[name] = list(measures(chains))
+    for variant, outcomes in results(args.recipe, args.overrides, args.workspace).outcomes():
+        models = [
+            slot.removeprefix("evaluate/") for slot in outcomes.plan.slots if slot.startswith("evaluate/")
+        ]
+        for name in fnmatch.filter(models, args.only):
+            file = outcomes.directory(f"evaluate/{name}") / "samples.jsonl"
+            rows = iter_jsonl(file) if file.is_file() else ()
+            if chains := [dissect(row["problem"], row["response"]) for row in rows]:
+                found[f"{name}/{variant}" if variant else name] = list(measures(chains))
     if not found:
         parser.error(f"{args.workspace}: no evaluation of {args.recipe} is done there")
     print(f"| % [95% Wilson interval] (of n) | {' | '.join(found)} |\n|---{'|---' * len(found)}|")

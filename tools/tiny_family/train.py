@@ -31,11 +31,12 @@ from problems import LONG, SEEDS_APART, SHORT, Mix, Style
 from tokenizer import END, build_tokenizer, chat_prompt
 from torch.nn.functional import cross_entropy
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
 )
 
 from micota_lf.grading.intervals import wilson
@@ -64,6 +65,7 @@ class Member:
     plain: float = 0.6  # share of the pretraining tokens that are plain text
     rates: tuple[float, float, float] = (1.0, 0.7, 0.05)  # of the peak: first, at the chat format, last
     domain: str = "problems"  # the module that draws its problems and writes their chains
+    architecture: str = "qwen2"
 
 
 # A base learns long chains of thought from a few hundred examples only if it has seen their parts. Students
@@ -110,6 +112,22 @@ ORDERS = {
     "student-s": Member(48, 3, 128, 3.0, SELDOM, 0.15, CONCISE, 33, **DOMAIN),
 }
 
+# Students of recipes/experiments/map.yaml: what they see last has other shares of reflecting chains.
+MAP = {
+    f"{size}-{share:.0%}".removesuffix("%"): replace(
+        GAP[size], pretrain_style=replace(SELDOM, short=0.48 - share, reflecting=share)
+    )
+    for size in ("student-l", "student-s")
+    for share in (0.0, 0.12, 0.36)
+}
+
+# The student of recipes/experiments/llama.yaml: the smallest one, in another architecture.
+LLAMA = {
+    "student-s": replace(
+        GAP["student-s"], architecture="llama", base=replace(TINY["student-s"], architecture="llama")
+    )
+}
+
 
 def seeded(member: Member, seed: int) -> Member:
     """The same member, and its base, of the family with another seed."""
@@ -117,7 +135,7 @@ def seeded(member: Member, seed: int) -> Member:
     return replace(member, seed=member.seed + SEEDS_APART * seed, base=base)
 
 
-FAMILIES = {"tiny": TINY, "gap": GAP, "orders": ORDERS}
+FAMILIES = {"tiny": TINY, "gap": GAP, "orders": ORDERS, "map": MAP, "llama": LLAMA}
 
 
 def batches(
@@ -165,9 +183,10 @@ def evaluate(folder: Path, data: Path, limit: int | None, domain: ModuleType) ->
     }
 
 
-def random_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def random_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """A model of random weights in the member's shape."""
-    config = Qwen2Config(
+    config = AutoConfig.for_model(
+        member.architecture,
         vocab_size=len(tokenizer),
         hidden_size=member.hidden,
         num_hidden_layers=member.layers,
@@ -181,7 +200,7 @@ def random_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> Qwen2For
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return Qwen2ForCausalLM(config)
+    return AutoModelForCausalLM.from_config(config)
 
 
 def make_member(member: Member, name: str, out: Path, scale: float, limit: int | None) -> dict[str, Any]:
@@ -202,7 +221,7 @@ def train_member(member: Member, name: str, out: Path, scale: float) -> dict[str
     torch.manual_seed(member.seed)
     rng = random.Random(member.seed)
     if member.base:
-        model = Qwen2ForCausalLM.from_pretrained(out / "base" / name)
+        model = AutoModelForCausalLM.from_pretrained(out / "base" / name)
     else:
         model = random_model(member, tokenizer)
     decay = [p for p in model.parameters() if p.ndim > 1]
