@@ -3,9 +3,12 @@
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
-from threading import Timer
+import time
+from contextlib import suppress
+from select import select
 
 import pytest
 import yaml
@@ -21,24 +24,20 @@ MINE = ["init", "mine.yaml", "--teacher", "org/Large-32B", "--assistant", "org/M
 def typed(words, answers="", **more):
     """What a command says on a terminal at which somebody types the answers."""
     ours, theirs = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "micota_lf", *words], stdin=theirs, stdout=theirs, stderr=theirs, **more
-    )
+    argv = [sys.executable, "-m", "micota_lf", *words]
+    child = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, **more)
     os.close(theirs)
-    late = Timer(120, child.kill)  # one that still asks would be waited for without end
-    late.start()
     os.write(ours, answers.encode())
-    said = b""
-    while True:
-        try:
-            if not (more_said := os.read(ours, 4096)):
-                break
-        except OSError:  # the other end is closed
-            break
-        said += more_said
+    said, end = b"", time.monotonic() + 300
+    with suppress(OSError):  # the other end is closed
+        while select([ours], [], [], max(end - time.monotonic(), 0))[0]:
+            said += os.read(ours, 4096)
     os.close(ours)
-    late.cancel()
-    return child.wait(), said.decode()
+    try:
+        return child.wait(max(end - time.monotonic(), 0)), said.decode()
+    except subprocess.TimeoutExpired:  # it still asks, or runs
+        os.killpg(child.pid, signal.SIGKILL)
+        pytest.fail(f"not over after 5 minutes: {said.decode()}")
 
 
 @pytest.fixture
@@ -118,7 +117,7 @@ def test_bash_completes_commands_flags_and_files(empty):
     assert done.stdout.splitlines() == ["preflight", "--sources", "mine.yaml"], done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_at_a_terminal_a_run_shows_what_each_step_does_below_what_has_ended(empty):
     words = ["run", str(TINY), "--target", "filter/strong", "--workspace", str(empty / "runs"), *QUICK]
     code, said = typed(words, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"})

@@ -40,7 +40,7 @@ def test_a_teacher_with_other_tokens_is_refused_before_anything_runs(tmp_path):
     assert not vocabulary_problem({"a": 1}, {"a": 1})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_student_is_distilled_on_its_own_responses_and_comes_nearer_to_its_teacher(tmp_path):
     from trl.trainer.gkd_config import GKDConfig
 

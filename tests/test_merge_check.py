@@ -191,7 +191,7 @@ def test_health_prompts_decide_whether_the_plan_asks_for_answers():
         load_recipe(TINY, ["assistants.ta.merge.health_prompts=-1"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_merged_model_that_failed_its_questions_is_asked_again_and_not_merged_again(tmp_path, capsys):
     out = tmp_path / "merged"
     words = ["merge", "--before", "tiny:assistant", "--after", "tiny:assistant", "--prompts", "tiny:two"]

@@ -44,7 +44,7 @@ def test_a_sweep_shares_its_steps_and_compares_its_merges(folder):
     assert "steps; weight=0.3 weight=0.6" in said and "weight=0.6" in said.split("value")[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ones_own_files_go_through_the_method(folder):
     said = run("own_data", folder, 600)
     assert "filter filter/strong" in said and "own-data: 4 of" in said

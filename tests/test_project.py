@@ -179,7 +179,7 @@ def test_the_public_names_are_there_under_their_own_names():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "run_recipe")) for name in PUBLIC.split()]
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "run_recipe")) for name in PUBLIC.split()]
 )
 def test_help_of_every_public_name_shows_an_example_that_works(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # recipes by their names alone

@@ -56,7 +56,7 @@ def test_a_notebook_shows_recipe_plan_tables_and_results_as_html(tmp_path):
     assert table._repr_html_().count("<tr>") == 1 + len(table.lines) and "<b>" not in whole
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_from_python_gives_frames_that_agree_with_its_tables(tmp_path):
     said = []
     words = {**WORDS, "train.report_to": "tensorboard"}

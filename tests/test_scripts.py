@@ -150,7 +150,7 @@ def test_what_ci_calls_is_there():
     assert set(re.findall(r"^make ([a-z-]+)", lines, re.MULTILINE)) <= set(TARGETS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wheel_made_of_the_sdist_holds_every_file_of_the_package_and_runs_a_shipped_recipe(tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()

@@ -451,7 +451,7 @@ def test_rows_from_elsewhere_are_mixed_and_scored_without_ids_and_counts(tmp_pat
     assert [row["id"] for row in read_jsonl(tmp_path / "texts.jsonl")] == [0, 1, 2, 3]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_corpus_of_another_format_is_trained_on_and_scored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with gzip.open("own.csv.gz", "wt") as handle:
