@@ -43,12 +43,19 @@ def tiny() -> Recipe:
 
 @pytest.fixture
 def gap_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shipped gap models in the place of those that `make tiny-gap` makes for some seeds."""
+    """The shipped gap models in the place of those that `make tiny-gap`, `tiny-map` and `tiny-llama` make."""
     for seed in (1, 11, 12, 13, 14, 15):
         made = tmp_path / "tiny-gap" / str(seed)
         shutil.copytree(TINY_ROOT / "models/gap", made, copy_function=os.symlink)
         (made / "data").symlink_to(TINY_ROOT / "data/gap")
     monkeypatch.setenv("TINY_GAP", str(tmp_path / "tiny-gap"))
+    monkeypatch.setenv("TINY_LLAMA", str(tmp_path / "tiny-gap" / "1"))
+    monkeypatch.setenv("TINY_MAP", str(tmp_path / "tiny-map"))
+    for size in "ls":
+        for share in (0, 12, 36):
+            made = tmp_path / "tiny-map" / f"student-{size}-{share}"
+            made.parent.mkdir(exist_ok=True)
+            made.symlink_to(TINY_ROOT / "models/gap" / f"student-{size}")
 
 
 @pytest.fixture

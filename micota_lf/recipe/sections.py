@@ -27,7 +27,6 @@ from .weighting import Weight
 RATIO_TOLERANCE = 1e-6  # how far from 1 the ratios of a mix may add up
 Dtype = Literal["bfloat16", "float16", "float32"]
 NAMES = read_beside(__file__, "names")
-PROBES = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]  # weights of merges
 
 
 class MergeMethod(NamedTuple):
@@ -258,7 +257,7 @@ class Merge(Section):
     seed: Natural = 42
     health_prompts: How[Natural] = 4
     target_length_ratio: Apart[Part | None] = None
-    probe_weights: Apart[Annotated[list[float], MinLen(1)]] = field(default_factory=PROBES.copy)
+    probe_weights: Apart[Annotated[list[float], MinLen(1)]] = field(default_factory=NAMES["probe_weights"].copy)
     probe_prompts: Apart[Annotated[int, Ge(2), Strict()]] = 128
 
     @property
