@@ -277,8 +277,9 @@ def test_chains_are_taken_apart_by_model(run):
 
 def test_a_corpus_of_the_likeliest_responses_has_one_a_prompt_with_the_least_bpc(run, tmp_path):
     words = [str(run.workspace), str(run.recipe), "--under", "student-s", "-o"]
-    means = []
-    for extra in ([], ["--highest"]):
+    means, chosen = [], []
+    near = ["--within", "0.3"]
+    for extra in ([], ["--highest"], near, [*near, "--highest"]):
         script = [
             sys.executable,
             str(ROOT / "tools/choose_by_bpc.py"),
@@ -290,4 +291,8 @@ def test_a_corpus_of_the_likeliest_responses_has_one_a_prompt_with_the_least_bpc
         rows = read_jsonl(tmp_path / "o.jsonl")
         assert len({row["prompt"] for row in rows}) == len(rows) > 0 and f": {len(rows)} of" in said
         means.append(sum(row["bpc"] for row in rows) / len(rows))
-    assert means[0] < means[1]
+        chosen.append({row["prompt"]: row["response_tokens"] for row in rows})
+    assert means[0] < means[1] and means[2] < means[3]
+    _, _, low, high = chosen
+    assert low.keys() == high.keys() and 0 < len(low) <= len(chosen[0])
+    assert all(max(low[p], high[p]) <= 1.3 * min(low[p], high[p]) for p in low)

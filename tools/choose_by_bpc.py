@@ -6,10 +6,15 @@ In: a workspace in which the recipe's BPC under that student is done (`micota ru
 with the responses of all the corpora that it scores. Out: rows of these corpora, one a prompt, only of
 prompts that each corpus answers. It prints how many come from which corpus, their mean BPC and length. Among
 several responses of one model (`generation.samples`) it chooses likewise; with `--highest` the unlikeliest.
+
+With `--within 0.05`, a prompt gives one of two responses whose lengths in tokens differ by at most 5%, of all
+such pairs those with the most different BPC: the likelier one, or with `--highest` the other. So both choices
+have the same prompts and nearly the same tokens; prompts without such a pair are left out.
 """
 
 import argparse
 from collections import Counter, defaultdict
+from itertools import combinations
 from pathlib import Path
 
 from micota_lf import results
@@ -32,6 +37,19 @@ def scored_rows(outcomes: Outcomes, student: str) -> dict[str, list[Row]]:
     return found
 
 
+def bpc_of(row: Row) -> float:
+    """A row's bits per character."""
+    return float(row["bpc"])
+
+
+def of_one_length(rows: list[Row], within: float) -> list[Row]:
+    """Of the pairs of rows whose lengths differ by a share `within` at most, that of most different BPC."""
+    pairs = [sorted(pair, key=bpc_of) for pair in combinations(rows, 2)]
+    lengths = [sorted(row["response_tokens"] for row in pair) for pair in pairs]
+    near = [pair for pair, (short, long) in zip(pairs, lengths, strict=True) if long <= (1 + within) * short]
+    return max(near, key=lambda pair: bpc_of(pair[1]) - bpc_of(pair[0]), default=[])
+
+
 def main() -> None:
     """Choose, write, and say what was chosen."""
     parser = argparse.ArgumentParser(
@@ -42,6 +60,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--under", required=True, help="one of the recipe's bpc.models")
     parser.add_argument("--highest", action="store_true", help="the highest BPC in place of the lowest")
+    parser.add_argument("--within", type=float, metavar="SHARE", help="one of two of nearly the same length")
     parser.add_argument("-o", "--output", required=True)
     args = parser.parse_intermixed_args()
     _, outcomes = next(results(args.recipe, args.overrides, args.workspace).outcomes())
@@ -52,10 +71,12 @@ def main() -> None:
     prompts = scored_rows(outcomes, args.under)
     corpora = set(recipe.bpc.corpora)
     whole = [rows for rows in prompts.values() if {row["corpus"] for row in rows} == corpora]
+    if args.within is not None:
+        whole = [pair for rows in whole if (pair := of_one_length(rows, args.within))]
     choose = max if args.highest else min
-    chosen = [choose(rows, key=lambda row: float(row["bpc"])) for rows in whole]
+    chosen = [choose(rows, key=bpc_of) for rows in whole]
     if not chosen:
-        parser.error("no prompt has a scored response in every corpus; is bpc.limit null?")
+        parser.error("no prompt has such responses with a score in every corpus; is bpc.limit null?")
     write_jsonl(args.output, chosen)
     counts = ", ".join(
         f"{count} {name}" for name, count in Counter(r["corpus"] for r in chosen).most_common()

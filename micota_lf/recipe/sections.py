@@ -257,7 +257,7 @@ class Merge(Section):
     seed: Natural = 42
     health_prompts: How[Natural] = 4
     target_length_ratio: Apart[Part | None] = None
-    probe_weights: Apart[Annotated[list[float], MinLen(1)]] = field(default_factory=NAMES["probe_weights"].copy)
+    probe_weights: Apart[Annotated[list[float], MinLen(1)]] = field(default_factory=NAMES["probes"].copy)
     probe_prompts: Apart[Annotated[int, Ge(2), Strict()]] = 128
 
     @property
