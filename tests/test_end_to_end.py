@@ -275,6 +275,19 @@ def test_chains_are_taken_apart_by_model(run):
             assert right[shown.index(name)].startswith(f"{100 * float(cell['accuracy']):.1f} ["), name
 
 
+def test_the_map_of_two_methods_has_their_difference_in_the_tables(run, tmp_path):
+    pair = ["MiCoTA", "Strong Teacher CoT"]
+    script = [sys.executable, str(ROOT / "tools/heatmap.py"), str(run.workspace), str(run.recipe)]
+    script += ["--minus", *pair, "-o", str(tmp_path / "map.svg")]
+    said = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    averages = (row for row in records(run, "table2") if row["benchmark"] == "Average")
+    shown = {row["method"]: float(row["accuracy"]) for row in averages if "student-s" in row["model"]}
+    ours, theirs = (shown[name] for name in pair)
+    cell = said.splitlines()[-1].split(" | ")[-1]
+    assert cell.startswith(f"{100 * (ours - theirs):+.1f} [") and f", {100 * ours:.1f} |" in cell
+    assert f">{100 * (ours - theirs):+.1f}</text>" in (tmp_path / "map.svg").read_text()
+
+
 def test_a_corpus_of_the_likeliest_responses_has_one_a_prompt_with_the_least_bpc(run, tmp_path):
     words = [str(run.workspace), str(run.recipe), "--under", "student-s", "-o"]
     means, chosen = [], []

@@ -35,7 +35,7 @@ SCRIPTS = {
 # By generation.py --vllm, in the Python that has vLLM; by tests that have the runs which they need.
 RUN_BY_ANOTHER = {
     "benchmarks/offline.py", "tools/rehearsal/rehearse.py",
-    "tools/tiny_family/chains.py", "tools/choose_by_bpc.py",
+    "tools/tiny_family/chains.py", "tools/choose_by_bpc.py", "tools/heatmap.py",
 }  # fmt: skip
 
 # A script, its arguments (`{out}` is an empty folder) and marks; a script may have several cases.
