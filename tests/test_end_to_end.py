@@ -291,7 +291,7 @@ def test_the_map_of_two_methods_has_their_difference_in_the_tables(run, tmp_path
 def test_a_corpus_of_the_likeliest_responses_has_one_a_prompt_with_the_least_bpc(run, tmp_path):
     words = [str(run.workspace), str(run.recipe), "--under", "student-s", "-o"]
     means, chosen = [], []
-    near = ["--within", "0.3"]
+    near = ["--within", "4"]  # no longer than five times the other one
     for extra in ([], ["--highest"], near, [*near, "--highest"]):
         script = [
             sys.executable,
@@ -308,4 +308,4 @@ def test_a_corpus_of_the_likeliest_responses_has_one_a_prompt_with_the_least_bpc
     assert means[0] < means[1] and means[2] < means[3]
     _, _, low, high = chosen
     assert low.keys() == high.keys() and 0 < len(low) <= len(chosen[0])
-    assert all(max(low[p], high[p]) <= 1.3 * min(low[p], high[p]) for p in low)
+    assert all(max(low[p], high[p]) <= 5 * min(low[p], high[p]) for p in low)
