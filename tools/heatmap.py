@@ -3,9 +3,9 @@
     python tools/heatmap.py runs recipes/experiments/map.yaml -o map.svg --minus "MiCoTA, all rows" Instruct
 
 Each `--minus A B` and kind of student makes a row, each value a column. A cell says by how many points A is
-better than B on the same problems (`symbolic`, unweighted over the benchmarks), and below that what A has in
-percent. It is framed where the 95% interval of the difference (grading/intervals.py) leaves out zero; blue is
-better.
+better than B on the same problems (by the recipe's verdict, unweighted over the benchmarks), and below that
+what A has in percent. It is framed where the 95% interval of the difference (grading/intervals.py) leaves out
+zero; blue is better.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from micota_lf import results
 from micota_lf.errors import UserError, must_know
-from micota_lf.grading.intervals import difference_interval
+from micota_lf.reports.outcomes import AVERAGE, Outcomes
+from micota_lf.reports.tables import accuracies, differences
 
 WIDE, HIGH, LEFT, TOP = 92, 44, 300, 34  # of a cell, and of what stands beside and above all of them
 FULL = 60.0  # points at which a colour is full
@@ -37,22 +38,13 @@ class Cell(NamedTuple):
         return not self.low <= 0 <= self.high
 
 
-Verdicts = dict[tuple[str, str], dict[tuple[str, str], bool]]
-"""By student and method: by task and problem, whether the response is right."""
-
-
-def compared(verdicts: Verdicts, student: str, first: str, second: str) -> Cell | None:
+def compared(outcomes: Outcomes, student: str, first: str, second: str) -> Cell | None:
     """The cell of two methods on one student; None where one of them is not evaluated."""
-    ones, others = verdicts.get((student, first)), verdicts.get((student, second))
-    if not ones or not others:
+    ours, other = (f"evaluate/{student}/{method}" for method in (first, second))
+    if not (found := differences(outcomes, ours, other).get(AVERAGE)):
         return None
-    tasks = sorted({task for task, _ in ones})
-    pairs = [[(ones[key], others[key]) for key in ones if key[0] == task] for task in tasks]
-    counts = [(rows.count((True, False)), rows.count((False, True)), len(rows)) for rows in pairs]
-    points = sum((gained - lost) / n for gained, lost, n in counts) / len(tasks)
-    right = sum(sum(one for one, _ in rows) / len(rows) for rows in pairs) / len(tasks)
-    low, high = difference_interval(counts)
-    return Cell(100 * points, 100 * low, 100 * high, 100 * right)
+    right = accuracies(outcomes, ours)[-1]["accuracy"]
+    return Cell(*(100 * value for value in (found["difference"], found["low"], found["high"], right)))
 
 
 def svg(columns: list[str], rows: dict[str, list[Cell | None]]) -> str:
@@ -90,19 +82,15 @@ def main() -> None:
     parser.add_argument("--minus", nargs=2, action="append", required=True, metavar=("A", "B"))
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_intermixed_args()
-    found = results(args.recipe, args.overrides, args.workspace)
-    recipe = found.swept.recipe
+    _, outcomes = next(results(args.recipe, args.overrides, args.workspace).outcomes())
+    recipe = outcomes.recipe
     for method in {name for pair in args.minus for name in pair}:
         must_know(method, recipe.methods, "--minus")
-    verdicts: Verdicts = {}
-    for row in found.frame("problems").itertuples():
-        right = verdicts.setdefault((row.student, row.method), {})
-        right[row.task, row.id] = row.symbolic == 1
     kinds = [tuple(student.rpartition("-")[::2]) for student in recipe.students]
     columns, rows = [*dict.fromkeys(value for kind, value in kinds if kind)], dict[str, list[Cell | None]]()
     for first, second in args.minus:
         for kind in dict.fromkeys(kind for kind, _ in kinds if kind):
-            cells = [compared(verdicts, f"{kind}-{value}", first, second) for value in columns]
+            cells = [compared(outcomes, f"{kind}-{value}", first, second) for value in columns]
             if any(cells):
                 rows[f"{kind}: {first} - {second}"] = cells
     if not rows:

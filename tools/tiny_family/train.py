@@ -114,7 +114,7 @@ ORDERS = {
 
 # Students of recipes/experiments/map.yaml: what they see last has other shares of reflecting chains.
 MAP = {
-    f"{size}-{share:.0%}".removesuffix("%"): replace(
+    f"{size}-{100 * share:.0f}": replace(
         GAP[size], pretrain_style=replace(SELDOM, short=0.48 - share, reflecting=share)
     )
     for size in ("student-l", "student-s")
