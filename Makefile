@@ -17,7 +17,7 @@ SET ?=
 PAPER := table1 table2 table3 table4 figures
 
 .PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-all test-vllm test-slurm \
-  test-rehearsal rehearse chaos check docs tiny-family tiny-gap tiny-map tiny-llama lock clean
+  test-rehearsal rehearse chaos check docs tiny-family tiny-gap tiny-map tiny-llama tiny-rewriter lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'; \
@@ -131,7 +131,8 @@ SEED ?= 1
 tiny-gap: $(READY)  ## train the models of recipes/tiny-seeds.yaml into build/tiny-gap/SEED (about 15 minutes on 2 cores)
 tiny-map: $(READY)  ## train the students of recipes/experiments/map.yaml into build/tiny-map/SEED (about 10 minutes)
 tiny-llama: $(READY)  ## train the student of recipes/experiments/llama.yaml into build/tiny-llama/SEED (about 3 minutes)
-tiny-gap tiny-map tiny-llama:
+tiny-rewriter: $(READY)  ## train the model of recipes/experiments/rewritten.yaml into build/tiny-rewriter/SEED (about 10 minutes)
+tiny-gap tiny-map tiny-llama tiny-rewriter:
 	$(BIN)/python tools/tiny_family/train.py --family $(@:tiny-%=%) --seed $(SEED) --out build/$@/$(SEED)
 
 # setup installs uv beside Python where the machine has none

@@ -43,13 +43,17 @@ def tiny() -> Recipe:
 
 @pytest.fixture
 def gap_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shipped gap models in the place of those that `make tiny-gap`, `tiny-map` and `tiny-llama` make."""
-    for seed in (1, 11, 12, 13, 14, 15):
+    """The shipped gap models in the place of those that `make tiny-gap`, `tiny-map` and so on make."""
+    for seed in (1, 11, 12, 13, 14, 15, 21, 22, 23):
         made = tmp_path / "tiny-gap" / str(seed)
         shutil.copytree(TINY_ROOT / "models/gap", made, copy_function=os.symlink)
         (made / "data").symlink_to(TINY_ROOT / "data/gap")
+        (made / "base").symlink_to(TINY_ROOT / "models/gap")
     monkeypatch.setenv("TINY_GAP", str(tmp_path / "tiny-gap"))
     monkeypatch.setenv("TINY_LLAMA", str(tmp_path / "tiny-gap" / "1"))
+    monkeypatch.setenv("TINY_REWRITER", str(tmp_path / "tiny-rewriter"))
+    (tmp_path / "tiny-rewriter").mkdir()
+    (tmp_path / "tiny-rewriter/rewriter").symlink_to(TINY_ROOT / "models/gap/student-l")
     monkeypatch.setenv("TINY_MAP", str(tmp_path / "tiny-map"))
     for size in "ls":
         for share in (0, 12, 36):

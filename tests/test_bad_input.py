@@ -239,6 +239,7 @@ VALUES = {
     "assistants.ta.from=null": "assistants.ta.from",
     "assistants.ta.from=ta": "assistants.ta.from",
     "assistants.ta.merge.merge_method=slerp": "assistants.ta.merge.merge_method: 'slerp' must be",
+    "assistants.ta.merge.merge_method=sce": "assistants.ta.merge.merge_method: has no weight",
     "corpora.mix-long.mix.short=1.5": "corpora.mix-long.mix",
     "corpora.strong.file=./none.jsonl": "corpora.strong",
     "hardware.gpus=-1": "hardware.gpus",

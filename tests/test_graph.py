@@ -8,7 +8,11 @@ import yaml
 from conftest import TINY
 
 from micota_lf import RecipeError, compile_plan, load_recipe, merge_config
+from micota_lf.inputs.chat import load_chat
+from micota_lf.inputs.references import ModelRef
+from micota_lf.recipe.lineage import training
 from micota_lf.run.step import run_step
+from micota_lf.system.files import read_json, read_jsonl
 
 TRAIN = {"bf16": False, "use_cpu": True, "global_batch_size": 16, "learning_rate": 1.0e-3}
 BASE = {
@@ -39,6 +43,34 @@ def plan_of(tmp_path):
 def edge(plan, slot, role):
     """The step that a step reads in a role."""
     return plan.steps[plan.slots[slot]].inputs[role].step
+
+
+def test_a_rewritten_corpus_is_what_its_model_makes_of_anothers_rows(plan_of):
+    corpora = {**BASE["corpora"], "again": {"from": "big", "rewrites": "strong"}}
+    rows = {"table2": {"others": ["Instruct", "Again"]}}
+    methods = {**BASE["methods"], "Again": "again"}
+    plan = plan_of(corpora=corpora, methods=methods, tables=rows)
+    made = plan.steps[plan.slots["rewrite/again"]]
+    assert made.kind == "generate" and made.inputs["model"].ref == "tiny:assistant"
+    assert edge(plan, "rewrite/again", "corpus") == plan.slots["filter/strong"]
+    assert edge(plan, "filter/again", "responses") == made.id
+    assert edge(plan, "train/small/again", "corpus") == plan.slots["filter/again"]
+    for wrong, words in (
+        ({"rewrites": "again"}, r"corpora.again: needs itself"),
+        ({"rewrites": "strang"}, r"corpora.again.rewrites: unknown name 'strang'; did you mean"),
+        ({"from": None, "mix": {"strong": 1}}, r"corpora.again.rewrites: needs `from`"),
+        ({"template": "Shorter!"}, r"corpora.again.template: 'Shorter!' does not contain \{response\}"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            plan_of(corpora={**corpora, "again": {**corpora["again"], **wrong}}, methods=methods, tables=rows)
+
+
+def test_a_training_on_rewritten_responses_has_the_settings_for_those_who_wrote_the_first(tmp_path):
+    corpora = {**BASE["corpora"], "again": {"from": "other", "rewrites": "strong"}}
+    teachers = {**BASE["teachers"], "other": {"model": "tiny:assistant"}}
+    student = {"model": "tiny:student-s", "train_for": {"teacher": {"learning_rate": 0.5}}}
+    sections = {**BASE, "corpora": corpora, "teachers": teachers, "students": {"small": student}}
+    assert training(load_recipe(sections), "small", "again").learning_rate == 0.5
 
 
 def test_an_on_policy_corpus_is_distilled_from_the_model_that_it_names(plan_of):
@@ -136,6 +168,47 @@ def test_responses_that_exist_already_are_filtered_like_generated_ones(plan_of, 
     (corpus,) = (tmp_path / "runs").glob("filter/mine-*/corpus.jsonl")
     assert [json.loads(line)["response"] for line in corpus.open()] == [rows[0]["response"]]
     assert edge(plan, "train/small/mine", "corpus") == plan.slots["filter/mine"]
+
+
+def test_a_rewritten_row_has_the_old_prompt_and_answer_and_what_the_model_made_of_both(plan_of, tmp_path):
+    rows = [
+        {
+            "id": f"p{n}",
+            "prompt": f"What is {n}+1?",
+            "response": f"{n}+1={n + 1}. {{prompt}}",
+            "answer": f"{n + 1}",
+        }
+        for n in range(3)
+    ]  # a brace in a response is text
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = {
+        "from": "big",
+        "rewrites": "mine",
+        "template": "{response} {prompt}",
+        "filter": {"verdict": "none"},
+    }
+    corpora = {"mine": {"file": str(tmp_path / "mine.jsonl"), "filter": {"verdict": "none"}}, "again": again}
+    plan = plan_of(corpora=corpora, methods={"Again": "again"}, tables={"table2": {"others": ["Again"]}},
+                   generation={"max_tokens": 60, "dtype": "float32"},
+                   filter={"keep_truncated": True})  # fmt: skip
+    for step in plan.needed(["filter/again"])[1:]:
+        run_step(plan, step, tmp_path / "runs")
+
+    def written(slot, name):
+        return tmp_path / "runs" / plan.steps[plan.slots[slot]].directory / name
+
+    meta = read_json(written("rewrite/again", "responses.meta.json"))
+    assert meta["context_len"] == 1024, "the model's positions: a prompt holds a response now"
+    for column in ("prompt", "answer"):
+        old = {row["id"]: row[column] for row in rows}
+        assert {row["id"]: row[column] for row in read_jsonl(written("filter/again", "corpus.jsonl"))} == old
+    shown = [f"{row['response']} {row['prompt']}" for row in rows]
+    told = dict(zip(["p0", "p1", "p2"], load_chat(ModelRef("tiny:assistant")).counts(shown), strict=True))
+    around = {
+        row["prompt_tokens"] - told[row["id"]]
+        for row in read_jsonl(written("rewrite/again", "responses.jsonl"))
+    }
+    assert len(around) == 1 and around.pop() > 0, "the chat template's tokens, around what the model is shown"
 
 
 def test_an_assistants_config_is_asked_for_by_its_name():

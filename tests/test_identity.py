@@ -102,6 +102,10 @@ FIELDS = {
     "corpora.*.mix": ("corpora.mix-long.mix.strong=0.3 corpora.mix-long.mix.short=0.7", "mix"),
     "corpora.*.size": ("corpora.mix-long.size=50", "mix"),
     "corpora.*.seed": ("corpora.mix-long.seed=7", "mix"),
+    "corpora.*.rewrites": ("corpora.short.rewrites=strong", "generate"),
+    "corpora.*.template": (
+        "corpora.short.template='{response}'", "generate", "corpora.short.rewrites=strong",
+    ),
     "corpora.*.on_policy": ("corpora.micota.on_policy=teacher", "distil preflight"),
     "on_policy.lmbda": ("on_policy.lmbda=0.5", "distil", "corpora.micota.on_policy=teacher"),
     "on_policy.beta": ("on_policy.beta=0.1", "distil", "corpora.micota.on_policy=teacher"),

@@ -69,7 +69,8 @@ def test_what_is_greedy_is_shared_by_the_seeds_and_all_else_has_its_own():
 
 def test_a_merge_that_drops_nothing_at_random_is_shared_by_its_seeds():
     def merges(method):
-        words = [f"assistants.ta.merge.merge_method={method}"]
+        words = [f"merge_method={method}", "preset=pretrained", "pretrained_model=tiny:assistant"]
+        words = [f"assistants.ta.merge.{word}" for word in words]
         swept = sweep(TINY, {"assistants.ta.merge.seed": [1, 2]}, overrides=words)
         return {step.config["merge"]["seed"] for step in swept.plan.steps.values() if step.kind == "merge"}
 

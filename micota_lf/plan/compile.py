@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache, cached_property
 
 from ..inputs.references import DataRef, ModelRef
-from ..recipe.lineage import evaluated_models, filtering, model_of, table_names, training, training_named
+from ..recipe import lineage
 from ..recipe.sections import OWN, Filter, Merge, Recipe, Train
 from ..stages import Settings, bpc, distil, evaluate, generate, merge, overlap, preflight, stage, train
 from .costs import placed
@@ -29,7 +29,7 @@ def compile_plan(recipe: Recipe) -> Plan:
     """
     compiler = Compiler(recipe)
     compiler.preflight()
-    compiler.plan.tables.update({table: compiler.table(table) for table in table_names(recipe)})
+    compiler.plan.tables.update({table: compiler.table(table) for table in lineage.table_names(recipe)})
     for name in () if recipe.students else recipe.corpora:  # nobody learns: the corpora are what is wanted
         compiler.corpus(name)
     return placed(compiler.plan, recipe)
@@ -56,10 +56,10 @@ class Compiler:
         slot = f"fetch/{ref.ref}" + (f"@{ref.revision}" if ref.revision else "")
         return self._add(slot, "fetch", {"model": given}, Settings({}))
 
-    def generate(self, slot: str, model: Input) -> Input:
-        """Responses of a model to the recipe's prompts."""
-        inputs = {"model": model, "prompts": self.prompts}
-        return self._add(slot, "generate", inputs, generate.settings(self.recipe))
+    def generate(self, slot: str, model: Input, template: str | None = None, **corpus: Input) -> Input:
+        """Responses of a model to the recipe's prompts, or what it makes of the rows of a `corpus`."""
+        inputs = {"model": model, "prompts": self.prompts, **corpus}
+        return self._add(slot, "generate", inputs, generate.settings(self.recipe, template))
 
     def filter(self, slot: str, responses: Input, rule: Filter) -> Input:
         """The responses that become training rows."""
@@ -132,7 +132,7 @@ class Compiler:
 
         One that servers elsewhere have, and no step makes, is not brought here.
         """
-        recipe, ref = self.recipe, model_of(self.recipe, name).reference
+        recipe, ref = self.recipe, lineage.model_of(self.recipe, name).reference
         if assistant := recipe.assistants.get(name):
             spec, after = assistant.merge, self.named(assistant.from_)
             models = {"before": self.fetched(ref), "after": after}
@@ -140,8 +140,8 @@ class Compiler:
                 models["pretrained"] = self.fetched(spec.pretrained)
             chosen = self.choose(name, spec, **models) if spec.target_length_ratio else {}
             return self.merge(f"merge/{name}", spec, **models, **chosen)
-        if learnt := training_named(recipe, name):
-            corpus, settings = self.corpus(learnt.corpus), training(recipe, *learnt)
+        if learnt := lineage.training_named(recipe, name):
+            corpus, settings = self.corpus(learnt.corpus), lineage.training(recipe, *learnt)
             slot, start, teacher = f"train/{name}", self.fetched(ref), recipe.corpora[learnt.corpus].on_policy
             if teacher:
                 return self.distil(slot, start, self.named(teacher), corpus, settings)
@@ -156,10 +156,12 @@ class Compiler:
             return self.mix(f"mix/{name}", parts, list(spec.mix.values()), spec.seed, spec.size)
         if spec.from_:
             served = self.recipe.generation.backend == "endpoint"
-            responses = self.generate(f"generate/{spec.from_}", self.named(spec.from_, served))
+            rewritten = {"corpus": self.corpus(spec.rewrites)} if spec.rewrites else {}
+            slot, model = lineage.responses_slot(self.recipe, name), self.named(spec.from_, served)
+            responses = self.generate(slot, model, spec.template if rewritten else None, **rewritten)
         else:
             responses = self.reference(DataRef(spec.file or ""))
-        return self.filter(f"filter/{name}", responses, filtering(self.recipe, name))
+        return self.filter(f"filter/{name}", responses, lineage.filtering(self.recipe, name))
 
     def table(self, table: str) -> list[str]:
         """Slots of the steps that fill a table, which are added to the plan."""
@@ -169,7 +171,7 @@ class Compiler:
             for name in scored.models:
                 self.bpc(f"bpc/{name}", self.named(name), corpora)
             return [f"bpc/{name}" for name in scored.models]
-        named = evaluated_models(self.recipe, table)
+        named = lineage.evaluated_models(self.recipe, table)
         models = {f"evaluate/{shown}": self.named(name) for shown, name in named.items()}
         if not evaluation.tasks:  # the models alone
             return []

@@ -13,7 +13,7 @@ from ..inputs.references import DataRef
 from ..inputs.weights import model_problem, quantised_problem
 from ..system.files import read_jsonl
 from .lineage import OTHERS, accumulation, judged, parents, training, trainings
-from .sections import RATIO_TOLERANCE, Recipe
+from .sections import MERGE_METHODS, RATIO_TOLERANCE, Recipe
 from .tasks import evaluated_benchmarks
 
 
@@ -71,6 +71,11 @@ def _corpus_problems(recipe: Recipe, trained: list[str]) -> Iterator[str]:
             yield f"{at}.file: no such file: {corpus.file} (./ and its name, if it is none of JSON Lines)"
         known = [*sources, *trained]
         yield from _unknown(f"{at}.on_policy", [corpus.on_policy] if corpus.on_policy else [], known)
+        yield from _unknown(f"{at}.rewrites", [corpus.rewrites] if corpus.rewrites else [], recipe.corpora)
+        if corpus.rewrites and not corpus.from_:
+            yield f"{at}.rewrites: needs `from`, the model that writes {corpus.rewrites!r} anew"
+        if "{response}" not in corpus.template:
+            yield f"{at}.template: {corpus.template!r} does not contain {{response}}"
         yield from _unknown(f"{at}.mix", corpus.mix, recipe.corpora)
         for part in corpus.mix:
             if part in recipe.corpora and (recipe.corpora[part].mix or recipe.corpora[part].on_policy):
@@ -128,7 +133,9 @@ def _model_problems(recipe: Recipe) -> Iterator[str]:
     refs = {f"teachers.{name}.model": spec.reference for name, spec in recipe.teachers.items()}
     refs |= {f"students.{name}.model": spec.reference for name, spec in recipe.students.items()}
     for name, assistant in recipe.assistants.items():
-        at = f"assistants.{name}.merge.pretrained_model"
+        at, method = f"assistants.{name}.merge.pretrained_model", MERGE_METHODS[assistant.merge.merge_method]
+        if method.base and not method.parameters and assistant.merge.preset == "instruct":
+            yield f"assistants.{name}.merge.merge_method: has no weight, so it needs the preset 'pretrained'"
         if assistant.merge.pretrained:
             refs[at] = assistant.merge.pretrained
         elif assistant.merge.preset == "pretrained":

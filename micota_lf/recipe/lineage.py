@@ -42,10 +42,17 @@ def trainings(recipe: Recipe) -> list[Training]:
 
 
 def parents(recipe: Recipe, corpus: str) -> list[str]:
-    """Corpora that a corpus is made of, or that its models have learnt from."""
+    """Corpora that a corpus is made of or rewrites, or that its models have learnt from."""
     spec = recipe.corpora[corpus]
     learnt = [training_named(recipe, name or "") for name in (spec.from_, spec.on_policy)]
-    return [*spec.mix, *(one.corpus for one in learnt if one)]
+    rewritten = [spec.rewrites] if spec.rewrites else []
+    return [*spec.mix, *rewritten, *(one.corpus for one in learnt if one)]
+
+
+def responses_slot(recipe: Recipe, corpus: str) -> str:
+    """Where a plan has the step that makes a corpus' responses, which of a file or a mix none does."""
+    spec = recipe.corpora[corpus]
+    return f"rewrite/{corpus}" if spec.rewrites else f"generate/{spec.from_}"
 
 
 def strong_teachers(recipe: Recipe, corpus: str) -> tuple[str, ...]:
@@ -53,7 +60,7 @@ def strong_teachers(recipe: Recipe, corpus: str) -> tuple[str, ...]:
     source = recipe.corpora[corpus].from_
     if source in recipe.assistants:  # maybe merged from a teacher
         source = recipe.assistants[source].from_
-    if source in recipe.teachers:
+    if source in recipe.teachers and not recipe.corpora[corpus].rewrites:
         return (source,)
     roots = [root for before in parents(recipe, corpus) for root in strong_teachers(recipe, before)]
     return tuple(dict.fromkeys(roots))

@@ -32,9 +32,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import RecipeError, UserError, first_line, nearest
 from ..inputs.problems import Prompts
+from ..system.fields import leaves
 from ..system.files import read_beside
 from .check import asking_problems, semantic_problems
-from .sections import NAMES, Recipe, leaves
+from .sections import NAMES, Recipe
 from .shipped import recipe_file
 
 RECIPE = TypeAdapter(Recipe)

@@ -9,7 +9,6 @@ Limits and the marks `How` and `Apart` (what enters no step's identity; system/f
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, get_type_hints
@@ -20,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict, WithJsonSchema
 
 from ..inputs.problems import Benchmark, Prompts
 from ..inputs.references import ModelRef
+from ..system import fields
 from ..system.fields import Apart, Count, How, Natural, NotNegative, Part, Positive, Section, Share, keys_of
 from ..system.files import read_beside
 from .weighting import Weight
@@ -76,17 +76,8 @@ def _extra(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}  # null removes
 
 
-def leaves(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a mapping and of those within it by dotted key: `a.b` for `{a: {b: [1, 2]}}`."""
-    if isinstance(node, dict) and (node or not at):
-        for key, value in node.items():
-            yield from leaves(value, f"{at}.{key}".removesuffix("_").removeprefix("."))
-    else:
-        yield at, node
-
-
 def _dotted(values: Any) -> Any:
-    return dict(leaves(values)) if isinstance(values, dict) else values
+    return dict(fields.leaves(values)) if isinstance(values, dict) else values
 
 
 def _name(name: str) -> str:
@@ -291,6 +282,9 @@ class Corpus(Section):
     assistant. A file holds responses that exist already: JSON Lines with `prompt`, `response` and, for a
     filter by verdict, `answer`.
 
+    With `rewrites`, the name of a corpus, the model does not answer the prompts: it is shown each row of that
+    corpus by `template` and writes its response anew, shorter or otherwise.
+
     With `on_policy`, the name of any model, students do not learn the rows: they answer the rows' prompts
     themselves, and learn how likely that model finds each of their tokens (the section `on_policy`).
     """
@@ -301,6 +295,8 @@ class Corpus(Section):
     mix: dict[str, Part] = field(default_factory=dict)
     size: Count | None = None
     seed: Natural = 0
+    rewrites: str | None = None
+    template: str = NAMES["rewrite"]
     on_policy: str | None = None
 
 

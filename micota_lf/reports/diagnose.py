@@ -81,7 +81,8 @@ def answers(outcomes: Outcomes) -> Iterator[Record]:
     """Each model that has answered prompts or benchmarks: how many responses were cut, how many are loops."""
     for slot, made in outcomes.plan.slots.items():
         kind, _, name = slot.partition("/")
-        results = outcomes.results(slot) if kind in ("generate", "evaluate") else None
+        asked = outcomes.plan.steps[made].kind in ("generate", "evaluate")
+        results = outcomes.results(slot) if asked else None
         if not results or outcomes.plan.slots_of(made)[0] != slot:
             continue
         cells = [results] if "responses" in results else list(results.values())  # those are by task

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from itertools import product
 
 from ..grading import intervals
-from ..recipe.lineage import baseline, model_of, shown_teachers, strong_teachers, table_rows
+from ..recipe.lineage import baseline, model_of, responses_slot, shown_teachers, strong_teachers, table_rows
 from ..recipe.sections import Recipe
 from ..run.step import DONE, MISSING
 from . import paper, paper_row
@@ -234,8 +234,10 @@ def corpora_sheet(outcomes: Outcomes, steps: Collection[str] | None = None) -> S
         slot = f"{'mix' if spec.mix else 'filter'}/{name}"
         if plan.slots.get(slot) not in (plan.steps if steps is None else steps):
             continue
-        parts = " + ".join(f"{ratio:g} {part}" for part, ratio in spec.mix.items())
-        record = {"corpus": name, "source": spec.from_ or spec.file or parts, "state": outcomes.state(slot)}
+        source = spec.file or " + ".join(f"{ratio:g} {part}" for part, ratio in spec.mix.items())
+        if spec.from_:
+            source = f"{spec.from_} of {spec.rewrites}" if spec.rewrites else spec.from_
+        record = {"corpus": name, "source": source, "state": outcomes.state(slot)}
         if results := outcomes.results(slot):
             if spec.mix:
                 total = kept = results["rows"]
@@ -252,6 +254,6 @@ def corpora_sheet(outcomes: Outcomes, steps: Collection[str] | None = None) -> S
             record |= {"responses": total, "kept": kept, "mean_response_tokens": mean, "reasons": reasons}
             record["tokens"] = "not known" if mean is None else f"{mean:.1f}"
         rows.append([record])
-    generations = [f"generate/{spec.from_}" for spec in corpora.values()]
+    generations = (responses_slot(outcomes.recipe, name) for name in corpora)
     numerics = outcomes.numerics_note(generations, "sets of responses")
     return make_sheet("corpora", "corpora", rows, numerics=numerics)

@@ -30,38 +30,64 @@ from ..system.fields import identity, joined
 from ..system.files import Row, differences, digest, iter_jsonl, json_line, read_json, write_json, write_jsonl
 from ..system.processes import log_tail
 from . import LOG, Context, Results, Settings, Stage
+from .filter import whole_rows
 
 NAMED = 5  # of the values that differ, in an error
 
 
-def settings(recipe: Recipe) -> Settings:
+def settings(recipe: Recipe, template: str | None = None) -> Settings:
     """Of a step that generates, on GPUs or not; on how many, its model says (plan/costs.py).
+
+    With a template, of one that writes the responses of a corpus anew.
 
     What is greedy has no seed of its own, so that runs with several seeds share it.
     """
     spec = recipe.generation if recipe.generation.temperature else replace(recipe.generation, seed=0)
     launch: dict[str, Any] = {"engine": recipe.engines.vllm} if spec.backend == "vllm" else {}
     gpus = 0 if spec.backend == "endpoint" else min(1, recipe.hardware.gpus)
-    return Settings.of(spec, recipe.prompts, gpus=gpus, **launch)
+    apart = {"rewrite": template} if template else {}
+    return Settings.of(spec, recipe.prompts, gpus=gpus, apart=apart, **launch)
 
 
 def run(step: Context, output: str = "responses.jsonl") -> Results:
     """A model's responses to prompts, in a file of the step's directory."""
     sampling, launch = step.section(Generation), joined(Launch, step.how)
+    model, prompts, problems = step.inputs["model"], step.prompts, None
+    if corpus := step.inputs.get("corpus"):
+        problems = list(rewritings(corpus.resolved, step.config["rewrite"]))
+        # What is asked is as long as two responses: the new one gets what room the model has left.
+        sampling = replace(sampling, context_len=sampling.context_len or model.positions)
+        prompts = replace(prompts, template="{problem}")
     with step.working():
-        return generate(step.inputs["model"], step.prompts, step.directory / output, sampling, launch)
+        return generate(model, prompts, step.directory / output, sampling, launch, problems)
+
+
+def rewritings(corpus: str | Path, template: str) -> Iterator[Row]:
+    """What a model is asked to write each row of a corpus anew; under `prompt`, what the row answers."""
+    parts = re.split(r"\{(prompt|response)\}", template)  # text, name, text, ...
+    for row in whole_rows(corpus):
+        shown = "".join(row[part] if n % 2 else part for n, part in enumerate(parts))
+        yield {"id": row["id"], "problem": shown, "answer": row.get("answer"), "prompt": row["prompt"]}
 
 
 def generate(
-    model: ModelRef, prompts: Prompts, output: Path, sampling: Generation, launch: Launch = DEFAULT_LAUNCH
+    model: ModelRef,
+    prompts: Prompts,
+    output: Path,
+    sampling: Generation,
+    launch: Launch = DEFAULT_LAUNCH,
+    problems: list[Row] | None = None,
 ) -> Results:
     """Write a row for each response to a problem to `output` and return the counts and token statistics.
+
+    The problems are those of `prompts`, or given.
 
     If all are made in one go, `generation_seconds` are among them: from the first request to the last answer,
     once the server is up. One process at a time: the step's lease sees to that. Raises UserError if `output`
     holds responses to another question, StepFailed if rows failed or the backend's server did.
     """
-    problems = load_problems(prompts, bad := list[str]())
+    bad: list[str] = []
+    problems = problems or load_problems(prompts, bad)
     if bad:
         say(f"{len(bad)} bad rows left out, the first: {bad[0]}")
     asked = {
@@ -99,7 +125,8 @@ def generate(
 
 def _row(problem: Row, completion: Completion, prompts: Prompts) -> Row:
     return {
-        "id": completion.id, "prompt": user_text(problem["problem"], prompts.template),
+        "id": completion.id,
+        "prompt": problem.get("prompt") or user_text(problem["problem"], prompts.template),
         "response": completion.text, "finish_reason": completion.finish_reason,
         "prompt_tokens": completion.prompt_tokens, "response_tokens": completion.response_tokens,
         "status": "error" if completion.error else "ok", "error": completion.error,

@@ -12,7 +12,7 @@
 Sections are frozen dataclasses; pydantic reads the limits when a recipe is loaded (recipe/load.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from html import escape
@@ -66,6 +66,15 @@ def keys_of(cls: type) -> type:
     make: Any = TypedDict  # mypy wants the names spelt out
     keys: type = make(f"{cls.__name__}Keys", get_type_hints(cls, include_extras=True), total=False)
     return with_config(CONFIG)(keys)
+
+
+def leaves(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a mapping and of those within it by dotted key: `a.b` for `{a: {b: [1, 2]}}`."""
+    if isinstance(node, dict) and (node or not at):
+        for key, value in node.items():
+            yield from leaves(value, f"{at}.{key}".removesuffix("_").removeprefix("."))
+    else:
+        yield at, node
 
 
 @cache

@@ -93,12 +93,13 @@ def onward(base: Member, pretrain_tokens: float, mix: Mix, tune_tokens: float, t
 # Students saw reflection less often than the assistant: how much of it a model can learn from a few hundred
 # chains then depends on its size. The teacher only has to be right: its base has fewer tokens and no style,
 # and what follows is mostly reflection.
+LARGE = Member(96, 3, 256, 5.5, FEW, 0.2, SHORT, 5)  # student-l's base
 GAP = {
     "teacher": onward(
         replace(TINY["teacher"], pretrain_tokens=5.0, tune_tokens=0.0), 1.5, MOSTLY, 0.9, REFLECTING
     ),
     "assistant": onward(TINY["assistant"], 1.6, OFTEN, 0.06, CONCISE),
-    "student-l": onward(Member(96, 3, 256, 5.5, FEW, 0.2, SHORT, 5), 1.6, SELDOM, 0.2, CONCISE),
+    "student-l": onward(LARGE, 1.6, SELDOM, 0.2, CONCISE),
     "student-m": onward(TINY["student-m"], 1.6, SELDOM, 0.2, CONCISE),
     "student-s": onward(TINY["student-s"], 1.6, SELDOM, 0.2, CONCISE),
 }
@@ -128,6 +129,10 @@ LLAMA = {
     )
 }
 
+# The model of recipes/experiments/rewritten.yaml that writes long chains again, shorter; student-l's shape.
+CHECKED = Mix(checked=1.0)
+REWRITER = {"rewriter": replace(onward(LARGE, 3.0, CHECKED, 0.0, CHECKED), domain="rewrites")}
+
 
 def seeded(member: Member, seed: int) -> Member:
     """The same member, and its base, of the family with another seed."""
@@ -135,7 +140,7 @@ def seeded(member: Member, seed: int) -> Member:
     return replace(member, seed=member.seed + SEEDS_APART * seed, base=base)
 
 
-FAMILIES = {"tiny": TINY, "gap": GAP, "orders": ORDERS, "map": MAP, "llama": LLAMA}
+FAMILIES = {"tiny": TINY, "gap": GAP, "orders": ORDERS, "map": MAP, "llama": LLAMA, "rewriter": REWRITER}
 
 
 def batches(
