@@ -6,6 +6,7 @@ One run is shared by all tests here; the last ones go on from it, as a person wo
 import csv
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -292,20 +293,22 @@ def test_a_corpus_of_the_likeliest_responses_has_one_a_prompt_with_the_least_bpc
     words = [str(run.workspace), str(run.recipe), "--under", "student-s", "-o"]
     means, chosen = [], []
     near = ["--within", "4"]  # no longer than five times the other one
+
+    def choose(*extra):
+        file = tmp_path / "o.jsonl"
+        script = [sys.executable, str(ROOT / "tools/choose_by_bpc.py"), *words, str(file), *extra]
+        return subprocess.run(script, capture_output=True, text=True, check=True).stdout, read_jsonl(file)
+
     for extra in ([], ["--highest"], near, [*near, "--highest"]):
-        script = [
-            sys.executable,
-            str(ROOT / "tools/choose_by_bpc.py"),
-            *words,
-            str(tmp_path / "o.jsonl"),
-            *extra,
-        ]
-        said = subprocess.run(script, capture_output=True, text=True, check=True).stdout
-        rows = read_jsonl(tmp_path / "o.jsonl")
-        assert len({row["prompt"] for row in rows}) == len(rows) > 0 and f": {len(rows)} of" in said
+        said, rows = choose(*extra)
+        assert len({row["prompt"] for row in rows}) == len(rows) > 0 and f", {len(rows)} of" in said
         means.append(sum(row["bpc"] for row in rows) / len(rows))
         chosen.append({row["prompt"]: row["response_tokens"] for row in rows})
     assert means[0] < means[1] and means[2] < means[3]
     _, _, low, high = chosen
     assert low.keys() == high.keys() and 0 < len(low) <= len(chosen[0])
     assert all(max(low[p], high[p]) <= 5 * min(low[p], high[p]) for p in low)
+    everything = choose("--below", "99")[1]
+    middle = statistics.median(row["bpc"] for row in everything)
+    below = choose("--below", str(middle))[1]
+    assert sorted(row["bpc"] for row in below) == sorted(r["bpc"] for r in everything if r["bpc"] < middle)

@@ -182,6 +182,9 @@ def test_results_over_seeds_are_their_mean_with_a_t_interval_and_of_one_seed_tha
         [75, low, 100]
     ) and high > 100
     assert (one["seeds"], float(one["value"])) == ("1", 50.0)
+    shared, *_ = [r for r in rows(report, "variants") if r["row"] == "student-s/Instruct"]
+    assert shared["seeds"] == "1", "the untrained student is one step, whatever the seed"
+    assert float(shared["value"]) == 25 and float(shared["low"]) < 25 < float(shared["high"]), "over problems"
     report_of_one = report.parent / "weight=0.5,seed=1" / "report.md"
     averages = [r for r in rows(report_of_one, "table2") if r["benchmark"] == "Average" and r["n"]]
     assert [float(one["low"])] == [100 * float(r["low"]) for r in averages if r["method"] == "MiCoTA"]
@@ -203,6 +206,19 @@ def test_results_over_seeds_are_their_mean_with_a_t_interval_and_of_one_seed_tha
     assert (report.parent / "weight=0.3,seed=2" / "table2.csv").is_file()
     drawn = report.with_name("variants.svg").read_text()
     assert "student-s/MiCoTA, weight=0.3: 75.0 [12.9, 100.0], " in drawn and ElementTree.fromstring(drawn)
+
+
+def test_seeds_of_one_section_are_seeds_and_a_merge_that_has_none_is_counted_once(tmp_path):
+    merge = "assistants.ta.merge"
+    for seed, right in ((1, "1000"), (2, "1110")):
+        made = Bench(tmp_path, f"{merge}.merge_method=dare_ties", f"{merge}.seed={seed}")
+        made.finish("evaluate/ta", two=right, three=right)
+    Bench(tmp_path, f"{merge}.merge_method=ties").finish("evaluate/ta", two="1100", three="1100")
+    swept = sweep(TINY, {f"{merge}.merge_method": ["dare_ties", "ties"], f"{merge}.seed": [1, 2]})
+    random, fixed = [r for r in rows(write_report(swept, tmp_path), "variants") if r["row"] == "ta"]
+    assert (random["setting"], random["seeds"], float(random["value"])) == ("merge_method=dare_ties", "2", 50)
+    assert (fixed["setting"], fixed["seeds"], float(fixed["value"])) == ("merge_method=ties", "1", 50)
+    assert float(fixed["low"]) < 50 < float(fixed["high"])
 
 
 def test_bits_per_character_over_seeds_are_their_mean_with_a_t_interval(tmp_path):

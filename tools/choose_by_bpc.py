@@ -10,6 +10,8 @@ several responses of one model (`generation.samples`) it chooses likewise; with 
 With `--within 0.05`, a prompt gives one of two responses whose lengths in tokens differ by at most 5%, of all
 such pairs those with the most different BPC: the likelier one, or with `--highest` the other. So both choices
 have the same prompts and nearly the same tokens; prompts without such a pair are left out.
+
+With `--below 0.45`, all responses of a lower BPC are taken, so several of a prompt or none.
 """
 
 import argparse
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--under", required=True, help="one of the recipe's bpc.models")
     parser.add_argument("--highest", action="store_true", help="the highest BPC in place of the lowest")
     parser.add_argument("--within", type=float, metavar="SHARE", help="one of two of nearly the same length")
+    parser.add_argument("--below", type=float, metavar="BPC", help="all responses below it, not one a prompt")
     parser.add_argument("-o", "--output", required=True)
     args = parser.parse_intermixed_args()
     _, outcomes = next(results(args.recipe, args.overrides, args.workspace).outcomes())
@@ -75,14 +78,17 @@ def main() -> None:
         whole = [pair for rows in whole if (pair := of_one_length(rows, args.within))]
     choose = max if args.highest else min
     chosen = [choose(rows, key=bpc_of) for rows in whole]
+    if args.below is not None:
+        chosen = [row for rows in prompts.values() for row in rows if bpc_of(row) < args.below]
     if not chosen:
-        parser.error("no prompt has such responses with a score in every corpus; is bpc.limit null?")
+        parser.error("no response is such a one, with a score in every corpus; is bpc.limit null?")
     write_jsonl(args.output, chosen)
     counts = ", ".join(
         f"{count} {name}" for name, count in Counter(r["corpus"] for r in chosen).most_common()
     )
     bpc, tokens = (sum(row[key] for row in chosen) / len(chosen) for key in ("bpc", "response_tokens"))
-    print(f"{args.output}: {len(chosen)} of {len(prompts)} prompts: {counts}")
+    answered = len({row["prompt"] for row in chosen})
+    print(f"{args.output}: {len(chosen)} rows, {answered} of {len(prompts)} prompts: {counts}")
     print(f"mean BPC {bpc:.4f}, mean response tokens {tokens:.1f}")
 
 

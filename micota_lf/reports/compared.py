@@ -1,8 +1,9 @@
 """The variants of a recipe side by side: means and intervals over seeds, and their course over a swept value.
 
-One row a model and setting (all swept values but the seed). Several seeds have a 95% t interval over them, of
-the average over the benchmarks: it holds what problems, prompts, models and trainings add, as far as seeds
-change them. A single seed has the interval over problems.
+One row a model and setting (all swept values but seeds, the recipe's or a section's). Several seeds have a
+95% t interval over them, of the average over the benchmarks: it holds what problems, prompts, models and
+trainings add, as far as seeds change them. A single seed has the interval over problems, and so has what
+several seeds share, as it is one step.
 """
 
 import re
@@ -28,7 +29,7 @@ def variant_sheets(variants: Mapping[str, Variant], workspace: Path) -> Iterator
     """Accuracy and length of each evaluated model; differences of a student's methods; BPC of corpora."""
     groups, settings = defaultdict[str, list[Outcomes]](list), dict[str, Record]()
     for values, recipe, plan in variants.values():
-        swept = {key: value for key, value in values.items() if key != "seed"}
+        swept = {key: value for key, value in values.items() if key.rpartition(".")[2] != "seed"}
         words = {key.rpartition(".")[2]: re.sub(r"[{}']", "", str(value)) for key, value in swept.items()}
         setting = ", ".join(map("=".join, words.items()))
         groups[setting].append(Outcomes(recipe, plan, workspace))
@@ -43,20 +44,27 @@ def variant_sheets(variants: Mapping[str, Variant], workspace: Path) -> Iterator
     shown, differing, scored = [], [], []
     for setting, group in groups.items():
         for model in models:
-            found = [accuracies(outcomes, f"evaluate/{model}")[-1] for outcomes in group]
+            slot = f"evaluate/{model}"
+            found = [accuracies(outcomes, slot)[-1] for outcomes in _apart(group, slot)]
             shown.append([{"row": model, **settings[setting], **_over_seeds("accuracy", found)}])
         for name, (ours, other) in compared.items():
             slots = f"evaluate/{ours}", f"evaluate/{other}"
-            found = [differences(outcomes, *slots).get(AVERAGE, {}) for outcomes in group]
+            found = [differences(outcomes, *slots).get(AVERAGE, {}) for outcomes in _apart(group, *slots)]
             differing.append([{"row": name, **settings[setting], **_over_seeds("difference", found)}])
         for model, (number, corpus) in product(recipe.bpc.models, enumerate(recipe.bpc.corpora)):
-            results = (outcomes.results(f"bpc/{model}") or {} for outcomes in group)
+            slot = f"bpc/{model}"
+            results = (outcomes.results(slot) or {} for outcomes in _apart(group, slot))
             means = _over_seeds("mean", [one.get(f"corpus{number}", {}) for one in results])
             scored.append([{"row": f"{model}: {corpus}", **settings[setting], **means}])
     yield make_sheet("variants", "variants", shown)
     yield make_sheet("variant-differences", "variant-differences", differing)
     if scored:
         yield make_sheet("variant-bpc", "variant-bpc", scored, **vars(recipe.bpc))
+
+
+def _apart(group: Sequence[Outcomes], *slots: str) -> list[Outcomes]:
+    """Those of a group whose steps in these slots differ: of one that they share, seeds say nothing."""
+    return list({tuple(map(one.plan.slots.get, slots)): one for one in group}.values())
 
 
 def _over_seeds(key: str, found: Sequence[Record]) -> Record:

@@ -5,7 +5,8 @@ r"""Where the gap family's chains go wrong: counts on the responses of a run's e
 
 A chain is one or more passes over the problem's operations; after the first, each follows a line such as
 `Wait, 88 is not 78.` A line such as `78-22=50+6=56.` is false if its sides differ, and `carried wrongly` if
-it does not begin with the result of the line before. Shares have 95% Wilson intervals, and what they are of.
+it does not begin with the result of the line before. Shares have 95% Wilson intervals, and what they are of;
+above them the lengths of all responses, cut ones among them.
 """
 
 import argparse
@@ -17,11 +18,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from problems import operations_of
 
 from micota_lf import results
 from micota_lf.grading.intervals import wilson
-from micota_lf.system.files import iter_jsonl
+from micota_lf.system.files import Row, iter_jsonl
 
 SIGNS = {"+": operator.add, "-": operator.sub}
 STATEMENT = re.compile(r"(-?\d+)([+-])(-?\d+)=(?:-?\d+[+-]\d+=)?(-?\d+)")
@@ -105,6 +107,26 @@ def measures(chains: Sequence[Chain]) -> Iterator[tuple[str, int, int]]:
     yield "answer is right", sum(chain.boxed == chain.gold for chain in chains), len(chains)
 
 
+def shares(directory: Path) -> Iterator[tuple[str, str]]:
+    """Names of the measures of an evaluation's responses, and how they read."""
+    rows = iter_jsonl(directory / "samples.jsonl")
+    for name, k, n in measures([dissect(row["problem"], row["response"]) for row in rows]):
+        yield name, share(k, n)
+
+
+def lengths(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Quantiles of the responses' tokens, and the share that was cut."""
+    tokens = [row["response_tokens"] for row in rows]
+    yield "tokens: 10%, median, 90%", ", ".join(f"{cut:.0f}" for cut in np.quantile(tokens, (0.1, 0.5, 0.9)))
+    yield "cut", share(sum(row["truncated"] for row in rows), len(rows))
+
+
+def share(k: int, n: int) -> str:
+    """In percent with its interval; n may be 0."""
+    low, high = wilson(k, n) if n else (0.0, 1.0)
+    return f"{100 * k / n:.1f} [{100 * low:.1f}, {100 * high:.1f}] ({n})" if n else "none"
+
+
 def main() -> None:
     """Print a column for each model of the recipe, and of its variants, that has been evaluated."""
     parser = argparse.ArgumentParser(
@@ -115,25 +137,23 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--only", default="*", help="models of such names, as in 'student-s/*' (default all)")
     args = parser.parse_intermixed_args()
+    known: dict[Path, list[tuple[str, str]]] = {}  # variants share what no swept value touches
     found = {}
     for variant, outcomes in results(args.recipe, args.overrides, args.workspace).outcomes():
         models = [
             slot.removeprefix("evaluate/") for slot in outcomes.plan.slots if slot.startswith("evaluate/")
         ]
         for name in fnmatch.filter(models, args.only):
-            file = outcomes.directory(f"evaluate/{name}") / "samples.jsonl"
-            rows = iter_jsonl(file) if file.is_file() else ()
-            if chains := [dissect(row["problem"], row["response"]) for row in rows]:
-                found[f"{name}/{variant}" if variant else name] = list(measures(chains))
+            slot = f"evaluate/{name}"
+            if rows := list(outcomes.problems(slot).values()):
+                directory = outcomes.directory(slot)
+                known[directory] = known.get(directory) or [*lengths(rows), *shares(directory)]
+                found[f"{name}/{variant}" if variant else name] = known[directory]
     if not found:
         parser.error(f"{args.workspace}: no evaluation of {args.recipe} is done there")
     print(f"| % [95% Wilson interval] (of n) | {' | '.join(found)} |\n|---{'|---' * len(found)}|")
     for cells in zip(*found.values(), strict=True):
-        shown = []
-        for _, k, n in cells:
-            low, high = wilson(k, n) if n else (0.0, 1.0)
-            shown.append(f"{100 * k / n:.1f} [{100 * low:.1f}, {100 * high:.1f}] ({n})" if n else "none")
-        print(f"| {cells[0][0]} | {' | '.join(shown)} |")
+        print(f"| {cells[0][0]} | {' | '.join(words for _, words in cells)} |")
 
 
 if __name__ == "__main__":
