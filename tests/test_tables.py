@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -352,6 +353,12 @@ def test_the_report_is_written_as_markdown_csv_latex_and_images(bench):
         list(csv.DictReader((report.parent / f"{name}.csv").open()))
         assert r"\begin{tabular}" in (report.parent / f"{name}.tex").read_text()
     assert (report.parent / "figure3.svg").is_file() and not (report.parent / "figure2.svg").exists()
+    drawn = ElementTree.parse(report.parent / "table2.svg").getroot()
+    shown = [title.text.split(": ")[0].split(", ") for title in drawn.findall("{*}g/{*}title")]
+    legend = [text.text for text in drawn.findall("{*}g/{*}text[@x='736']")]
+    assert ["student-s", "MiCoTA"] in shown and sorted(legend) == sorted(
+        {word for one in shown for word in one}
+    )
     (figure,) = csv.DictReader((report.parent / "figure4.csv").open())
     assert figure["unit"] == "reflections" and float(figure["right"]) == 0.75 and figure["n"] == "8"
 

@@ -1,7 +1,8 @@
 """The report of a run: one HTML page, and its tables and figures as Markdown, CSV, LaTeX and SVG.
 
 In: a recipe with its plan, a workspace. Out: `reports/<recipe>/report.html` and `report.md`, with Tables 1 to
-4, the corpora and Figures 2 to 4; one CSV and one LaTeX file a table, one CSV and one SVG file a figure.
+4, the corpora and Figures 2 to 4; one CSV and one LaTeX file a table, one CSV and one SVG file a figure, and
+one of Table 2's accuracies against their lengths.
 Variants have one each, in folders of their names, and `report.html` and `variants.md` above compare them.
 It is a pure function of what the steps left, so a half-finished run has one too.
 """
@@ -21,6 +22,8 @@ from .outcomes import Outcomes
 from .page import page
 from .sheets import Sheet, csv_text, document, latex
 
+DRAWN = (*FIGURES, "table2")
+
 
 def report_path(swept: Sweep, workspace: Path) -> Path:
     """Where the report is, or of several variants their comparison."""
@@ -34,7 +37,8 @@ def write_report(swept: Sweep, workspace: Path) -> Path:
     for name, (values, recipe, plan) in swept.variants.items():
         outcomes = Outcomes(recipe, plan, workspace)
         shown = _written(home / name, recipe_sheets(outcomes))
-        for sheet in (sheet for sheet in shown if sheet.name in FIGURES):
+        drawn = (one for one in shown if one.name in DRAWN and any("n" in cell for cell in one.records))
+        for sheet in drawn:
             write_text(home / name / f"{sheet.name}.svg", document("figure.svg", recipe=recipe, sheet=sheet))
         told = {"overlap": outcomes.results("overlap"), "figures": FIGURES, "notes": paper("notes")}
         write_text(home / name / "report.md", document("report.md", recipe=recipe, sheets=shown, **told))
