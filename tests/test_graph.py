@@ -65,7 +65,7 @@ def test_a_rewritten_corpus_is_what_its_model_makes_of_anothers_rows(plan_of):
             plan_of(corpora={**corpora, "again": {**corpora["again"], **wrong}}, methods=methods, tables=rows)
 
 
-def test_a_training_on_rewritten_responses_has_the_settings_for_those_who_wrote_the_first(tmp_path):
+def test_a_training_on_rewritten_responses_has_the_settings_for_those_who_wrote_the_first():
     corpora = {**BASE["corpora"], "again": {"from": "other", "rewrites": "strong"}}
     teachers = {**BASE["teachers"], "other": {"model": "tiny:assistant"}}
     student = {"model": "tiny:student-s", "train_for": {"teacher": {"learning_rate": 0.5}}}
