@@ -1,8 +1,8 @@
 """Long chains of thought to write again, shorter: the problems of the family `rewriter`.
 
 A problem is one of problems.py with its instruction, a long chain that solves it, and `Shorter.`, told as the
-template of recipes/experiments/rewritten.yaml tells them; its solution is the chain of middle length (split and
-checked, without the careless pass). The two sides are those of the arithmetic problems.
+template of recipes/experiments/rewritten.yaml tells them; its solution is the chain of middle length (split
+and checked, without the careless pass). The two sides are those of the arithmetic problems.
 """
 
 import random
