@@ -17,7 +17,8 @@ SET ?=
 PAPER := table1 table2 table3 table4 figures
 
 .PHONY: reproduce reproduce-tiny $(PAPER:%=reproduce-%) help setup demo test test-all test-vllm test-slurm \
-  test-rehearsal rehearse chaos check docs tiny-family tiny-gap tiny-map tiny-llama tiny-rewriter lock clean
+  test-rehearsal rehearse chaos check docs tiny-family tiny-gap tiny-map tiny-llama tiny-rewriter \
+  tiny-prompts lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'; \
@@ -134,6 +135,9 @@ tiny-llama: $(READY)  ## train the student of recipes/experiments/llama.yaml int
 tiny-rewriter: $(READY)  ## train the model of recipes/experiments/rewritten.yaml into build/tiny-rewriter/SEED (about 10 minutes)
 tiny-gap tiny-map tiny-llama tiny-rewriter:
 	$(BIN)/python tools/tiny_family/train.py --family $(@:tiny-%=%) --seed $(SEED) --out build/$@/$(SEED)
+
+tiny-prompts: $(READY)  ## write the prompts of recipes/experiments/more-prompts.yaml into build/tiny-prompts/SEED
+	$(BIN)/python tools/tiny_family/problems.py --count 10000 --seed $(SEED) --out build/$@/$(SEED)
 
 # setup installs uv beside Python where the machine has none
 UV = $(shell command -v uv || echo $(BIN)/uv)

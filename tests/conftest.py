@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from micota_lf import Recipe, load_recipe
+from micota_lf.system.files import read_jsonl, write_jsonl
 from micota_lf.tiny import TINY_ROOT
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +55,12 @@ def gap_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINY_REWRITER", str(tmp_path / "tiny-rewriter"))
     (tmp_path / "tiny-rewriter").mkdir()
     (tmp_path / "tiny-rewriter/rewriter").symlink_to(TINY_ROOT / "models/gap/student-l")
+    monkeypatch.setenv("TINY_PROMPTS", str(TINY_ROOT / "data/gap"))
+    monkeypatch.setenv("TINY_BPC", str(tmp_path / "tiny-bpc"))
+    chosen = read_jsonl(TINY_ROOT / "data/gap/train.jsonl")[:3]
+    rows = [row | {"prompt": row["problem"], "response": f"\\boxed{{{row['answer']}}}"} for row in chosen]
+    for name in ("lowest", "highest", "below", "likely", "unlikely"):
+        write_jsonl(tmp_path / "tiny-bpc" / f"{name}.jsonl", rows)
     monkeypatch.setenv("TINY_MAP", str(tmp_path / "tiny-map"))
     for size in "ls":
         for share in (0, 12, 36):

@@ -48,6 +48,7 @@ CASES = [
         "--out {out} --family gap --only student-s --scale 0.005 --limit 4",
         marks=SLOW,
     ),
+    pytest.param("tools/tiny_family/problems.py", "--count 1300 --seed 1 --out {out}"),
     pytest.param("benchmarks/balance.py", "--rows 400", marks=SLOW),
     pytest.param("benchmarks/generation.py", "", marks=SLOW),
     pytest.param(

@@ -19,6 +19,7 @@ from problems import (
     write_chain,
     write_cot,
     write_data,
+    write_prompts,
 )
 from transformers import AutoTokenizer
 
@@ -125,6 +126,13 @@ def test_shipped_data_is_what_the_generator_writes(tmp_path):
         for file in (f"{name}.jsonl", f"gap/{name}.jsonl"):
             assert (TINY_ROOT / "data" / file).read_bytes() == (tmp_path / file).read_bytes()
         assert len({row["problem"] for row in read_rows(name)}) == count
+
+
+def test_more_prompts_are_the_shipped_ones_and_then_others(tmp_path):
+    write_prompts(tmp_path, 1300, seed=1)
+    shipped, more = (read_jsonl(home / "train.jsonl") for home in (TINY_ROOT / "data/gap", tmp_path))
+    assert more[: len(shipped)] == shipped and len({row["problem"] for row in more}) == 1300
+    assert not any(is_evaluation(row["problem"]) for row in more)
 
 
 def test_another_seed_has_other_problems_of_the_same_sides(tmp_path):

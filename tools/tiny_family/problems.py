@@ -9,8 +9,13 @@ four kinds, the longest of which corrects a mistake of its own (`write_chain`).
 
 Evaluation problems are those whose SHA-256 falls in a reserved bucket (one eighth of all problems).
 Everything that is trained on is rejected by that same test, so the two cannot overlap.
+
+Started as a script, it writes more of a seed's training problems than ship, the shipped ones first:
+
+    python tools/tiny_family/problems.py --count 10000 --seed 1 --out build/tiny-prompts/1
 """
 
+import argparse
 import hashlib
 import json
 import random
@@ -198,7 +203,18 @@ def write(problem: str, style: Style | Mix, rng: random.Random) -> str:
 
 def write_data(folder: Path, seed: int = 0) -> None:
     """Write `train.jsonl`, `two.jsonl` and `three.jsonl` (fields id, problem, answer) into `folder`."""
-    write_files(folder, DATA_FILES, seed, sample_problems, lambda one: str(operations_of(one)[-1][3]))
+    write_files(folder, DATA_FILES, seed, sample_problems, result_of)
+
+
+def write_prompts(folder: Path, count: int, seed: int = 0) -> None:
+    """Write a `train.jsonl` of `count` problems: those of `write_data` first, then more of them."""
+    _, sizes, own = DATA_FILES["train"]
+    write_files(folder, {"train": (count, sizes, own)}, seed, sample_problems, result_of)
+
+
+def result_of(problem: str) -> str:
+    """The answer to a problem."""
+    return str(operations_of(problem)[-1][3])
 
 
 def write_files(
@@ -230,3 +246,18 @@ def write_files(
 def is_right(problem: str, response: str, answer: str) -> bool:
     """Whether a response is right: the same number as the gold answer."""
     return grade(response, answer).symbolic
+
+
+def main() -> None:
+    """Read the command line and write the training problems."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser.add_argument("--count", type=int, required=True, help="how many problems")
+    parser.add_argument("--seed", type=int, default=0, help="of the family, as train.py's (default 0)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of train.jsonl")
+    args = parser.parse_args()
+    write_prompts(args.out, args.count, args.seed)
+
+
+if __name__ == "__main__":
+    main()
