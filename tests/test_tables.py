@@ -363,6 +363,21 @@ def test_the_report_is_written_as_markdown_csv_latex_and_images(bench):
     assert figure["unit"] == "reflections" and float(figure["right"]) == 0.75 and figure["n"] == "8"
 
 
+def test_methods_beyond_the_colours_are_drawn_hollow(tmp_path):
+    names = [*load_recipe(TINY).methods, "six", "seven", "eight"]
+    methods = dict.fromkeys(names, "strong") | {"Instruct": None}
+    others = f"tables.table2.others=[{', '.join(names)}]"
+    bench = Bench(tmp_path, f"methods={json.dumps(methods)}", others)
+    for name in ("Instruct", "eight"):
+        bench.finish(f"evaluate/student-s/{name}", two="1100", three="1000")
+    swept = sweep(TINY, overrides=[f"methods={json.dumps(methods)}", others])
+    report = write_report(swept, bench.workspace)
+    drawn = ElementTree.parse(report.parent / "table2.svg").getroot().findall("{*}g[{*}text]")
+    marks = {one.find("{*}text").text: one.attrib for one in drawn if "stroke" in one.attrib}
+    assert marks["eight"] == {"fill": "none", "stroke": marks["Instruct"]["fill"]}
+    assert marks["seven"]["fill"] == marks["seven"]["stroke"] != marks["student-s"]["fill"]
+
+
 def test_latex_escapes_what_latex_would_read(bench):
     sheet = accuracy_sheet(bench.outcomes(), "table2")
     text = latex(sheet)

@@ -72,14 +72,14 @@ def main() -> None:
     if not outcomes.results(f"bpc/{args.under}"):
         parser.error(f"{args.workspace}: bpc/{args.under} is not done there: micota run ... --target table4")
     prompts = scored_rows(outcomes, args.under)
-    corpora = set(recipe.bpc.corpora)
-    whole = [rows for rows in prompts.values() if {row["corpus"] for row in rows} == corpora]
-    if args.within is not None:
-        whole = [pair for rows in whole if (pair := of_one_length(rows, args.within))]
-    choose = max if args.highest else min
-    chosen = [choose(rows, key=bpc_of) for rows in whole]
     if args.below is not None:
         chosen = [row for rows in prompts.values() for row in rows if bpc_of(row) < args.below]
+    else:
+        corpora, choose = set(recipe.bpc.corpora), max if args.highest else min
+        whole = [rows for rows in prompts.values() if {row["corpus"] for row in rows} == corpora]
+        if args.within is not None:
+            whole = [pair for rows in whole if (pair := of_one_length(rows, args.within))]
+        chosen = [choose(rows, key=bpc_of) for rows in whole]
     if not chosen:
         parser.error("no response is such a one, with a score in every corpus; is bpc.limit null?")
     write_jsonl(args.output, chosen)

@@ -45,6 +45,7 @@ from micota_lf.inputs.references import ModelRef
 from micota_lf.recipe.sections import Generation
 from micota_lf.stages.generate import generate
 from micota_lf.system.files import read_jsonl
+from micota_lf.system.processes import die_with_parent
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,7 @@ def main() -> None:
     build_tokenizer().save_pretrained(args.out / "tokenizer")
     heads = "model | parameters | kB | CPU minutes | benchmark | n | accuracy, 95% interval | tokens | cut"
     lines = [f"| {heads} |", "|---" * heads.count("|") + "|---|"]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, get_context("spawn"), die_with_parent) as pool:
         jobs = [
             pool.submit(make_member, family[name], name, args.out, args.scale, args.limit)
             for name in args.only or family
