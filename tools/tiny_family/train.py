@@ -17,7 +17,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing import get_context
@@ -209,27 +209,24 @@ def random_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> PreTrain
     return AutoModelForCausalLM.from_config(config)
 
 
-def make_member(member: Member, name: str, out: Path, scale: float, limit: int | None) -> dict[str, Any]:
-    """Train one model, after its base, and return its table row with its scores."""
-    torch.set_num_threads(1)
-    if member.base:
-        train_member(member.base, f"base/{name}", out, scale)
-    row = train_member(member, name, out, scale)
+def make_member(
+    member: Member, name: str, base: str | None, out: Path, scale: float, limit: int | None
+) -> dict[str, Any]:
+    """Train one model, from the `base` in `out` if it has one, and return its table row with its scores."""
+    row = train_member(member, name, base, out, scale)
     domain = import_module(member.domain)
     benches = [bench for bench in domain.DATA_FILES if bench != "train"]
     scores = {bench: evaluate(out / name, out / f"data/{bench}.jsonl", limit, domain) for bench in benches}
     return row | {"benches": scores}
 
 
-def train_member(member: Member, name: str, out: Path, scale: float) -> dict[str, Any]:
+def train_member(member: Member, name: str, base: str | None, out: Path, scale: float) -> dict[str, Any]:
     """Train one model into `out/name`, append to `out/training_log.jsonl`, and return its table row."""
+    torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     torch.manual_seed(member.seed)
     rng = random.Random(member.seed)
-    if member.base:
-        model = AutoModelForCausalLM.from_pretrained(out / "base" / name)
-    else:
-        model = random_model(member, tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(out / base) if base else random_model(member, tokenizer)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -299,11 +296,20 @@ def main() -> None:
     build_tokenizer().save_pretrained(args.out / "tokenizer")
     heads = "model | parameters | kB | CPU minutes | benchmark | n | accuracy, 95% interval | tokens | cut"
     lines = [f"| {heads} |", "|---" * heads.count("|") + "|---|"]
+    names = args.only or list(family)
     with ProcessPoolExecutor(2, get_context("spawn"), die_with_parent) as pool:
-        jobs = [
-            pool.submit(make_member, family[name], name, args.out, args.scale, args.limit)
-            for name in args.only or family
-        ]
+        bases: dict[Member, tuple[str, Future[Any]]] = {}  # several may go on from one, which is trained once
+        for name in names:
+            if (base := family[name].base) and base not in bases:
+                where = f"base/{name}"
+                bases[base] = where, pool.submit(train_member, base, where, None, args.out, args.scale)
+        jobs = []
+        for name in names:
+            member, at = family[name], None
+            if member.base:
+                at, trained = bases[member.base]
+                trained.result()
+            jobs.append(pool.submit(make_member, member, name, at, args.out, args.scale, args.limit))
         for job in jobs:
             row = job.result()
             about = f"{row['model']} | {row['parameters']:,} | {row['bytes'] // 1000} | {row['minutes']:.1f}"
