@@ -228,8 +228,16 @@ def test_a_weight_by_layer_or_part_is_the_share_of_what_was_learnt_there(after, 
             np.testing.assert_allclose(merged[name], wanted, atol=1e-5, err_msg=name)
 
 
-def test_a_preset_without_its_model_is_one_line_and_leaves_nothing(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("merge.preset=pretrained", "merge.pretrained_model: the preset 'pretrained' needs one"),
+        ("merge.merge_method=sce", "merge.merge_method: has no weight, so it needs the preset 'pretrained'"),
+    ],
+)
+def test_a_merge_that_cannot_be_is_one_line_and_leaves_nothing(tmp_path, capsys, given, said):
     words = ["merge", "--before", "tiny:assistant", "--after", "tiny:assistant", "-o", str(tmp_path / "out")]
-    assert main([*words, "merge.preset=pretrained"]) == 2
-    assert "merge.pretrained_model: the preset 'pretrained' needs one" in capsys.readouterr().err
+    assert main([*words, given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"micota: command line: assistants.it.{said}"
     assert not (tmp_path / "out").exists()

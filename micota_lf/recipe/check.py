@@ -27,7 +27,7 @@ def semantic_problems(recipe: Recipe, known: Recipe | None = None) -> list[str]:
     trainable = [] if names else [_training_problems]
     same = known and (known.prompts, known.evaluation) == (recipe.prompts, recipe.evaluation)
     read = [] if same else [_prompt_problems, _benchmark_problems]
-    rest = [asking_problems, *read, _model_problems, *trainable]
+    rest = [settings_problems, *read, _model_problems, *trainable]
     return names + [line for problems in rest for line in problems(recipe)]
 
 
@@ -101,8 +101,8 @@ def _cycle_problems(recipe: Recipe) -> Iterator[str]:
         yield f"corpora.{circle[0]}: needs itself: {' <- '.join(circle)}"
 
 
-def asking_problems(recipe: Recipe) -> Iterator[str]:
-    """What is wrong with how models are asked for responses, in a recipe or in settings alone."""
+def settings_problems(recipe: Recipe) -> Iterator[str]:
+    """What is wrong with how models are asked and merged, in a recipe or in one stage's settings."""
     prompts, spec = recipe.prompts, recipe.generation
     if "{problem}" not in prompts.template:
         yield f"prompts.template: {prompts.template!r} does not contain {{problem}}"
@@ -112,6 +112,15 @@ def asking_problems(recipe: Recipe) -> Iterator[str]:
         yield f"generation.samples: {spec.samples} greedy responses are the same: set generation.temperature"
     if spec.prompt_format == "raw" and prompts.system:
         yield "generation.prompt_format: raw prompts have no place for prompts.system"
+    for name, assistant in recipe.assistants.items():
+        at, merge = f"assistants.{name}.merge", assistant.merge
+        method = MERGE_METHODS[merge.merge_method]
+        if method.base and not method.parameters and merge.preset == "instruct":
+            yield f"{at}.merge_method: has no weight, so it needs the preset 'pretrained'"
+        if merge.preset == "pretrained" and not merge.pretrained:
+            yield f"{at}.pretrained_model: the preset 'pretrained' needs one"
+        if merge.target_length_ratio and merge.weight is not None:
+            yield f"{at}.weight: target_length_ratio finds it; one of the two must be null"
 
 
 def _prompt_problems(recipe: Recipe) -> Iterator[str]:
@@ -133,15 +142,8 @@ def _model_problems(recipe: Recipe) -> Iterator[str]:
     refs = {f"teachers.{name}.model": spec.reference for name, spec in recipe.teachers.items()}
     refs |= {f"students.{name}.model": spec.reference for name, spec in recipe.students.items()}
     for name, assistant in recipe.assistants.items():
-        at, method = f"assistants.{name}.merge.pretrained_model", MERGE_METHODS[assistant.merge.merge_method]
-        if method.base and not method.parameters and assistant.merge.preset == "instruct":
-            yield f"assistants.{name}.merge.merge_method: has no weight, so it needs the preset 'pretrained'"
         if assistant.merge.pretrained:
-            refs[at] = assistant.merge.pretrained
-        elif assistant.merge.preset == "pretrained":
-            yield f"{at}: the preset 'pretrained' needs one"
-        if assistant.merge.target_length_ratio and assistant.merge.weight is not None:
-            yield f"assistants.{name}.merge.weight: target_length_ratio finds it; one of the two must be null"
+            refs[f"assistants.{name}.merge.pretrained_model"] = assistant.merge.pretrained
     for at, ref in refs.items():
         if problem := model_problem(ref, chat=at.endswith(".model")):
             yield f"{at}: {problem}"

@@ -34,7 +34,7 @@ from ..errors import RecipeError, UserError, first_line, nearest
 from ..inputs.problems import Prompts
 from ..system.fields import leaves
 from ..system.files import read_beside
-from .check import asking_problems, semantic_problems
+from .check import semantic_problems, settings_problems
 from .sections import NAMES, Recipe
 from .shipped import recipe_file
 
@@ -115,7 +115,7 @@ def variants_of(recipe: Recipe, layers: Layers) -> dict[str, tuple[dict[str, Any
 
 def settings(overrides: Sequence[str], **given: Any) -> Recipe:
     """A recipe of settings alone, for one stage: values are checked, names and files are not."""
-    return _frozen([("", given)], overrides, OVERRIDES, asking_problems)[0]
+    return _frozen([("", given)], overrides, OVERRIDES, settings_problems)[0]
 
 
 def schema() -> dict[str, Any]:

@@ -130,8 +130,6 @@ def merge_models(step: Context, model: Path) -> Results:
     models = {role: model.weights() for role, model in step.inputs.items() if role not in BESIDE}
     if choice := step.inputs.get("choice"):
         merge = merge | read_json(choice.resolved)
-    if merge["preset"] == "pretrained" and "pretrained" not in models:
-        raise UserError("merge.pretrained_model: the preset 'pretrained' needs one")
     problems, facts = compare(models)
     if problems:
         raise UserError("\n".join(problems))
