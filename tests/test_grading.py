@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -20,6 +21,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pebble.pool.process import PoolManager
 
 from micota_lf.cli.main import main
 from micota_lf.errors import UserError
@@ -131,6 +133,23 @@ def test_hostile_answers_end_in_time_and_harm_no_other_row(tmp_path, monkeypatch
     assert reasons["tower of exponents"] == reasons["factorial"] == "timeout"
     assert not any(one.symbolic for one in results[1::3])
     assert list(tmp_path.iterdir()) == []  # nothing in a box was run
+
+
+@pytest.mark.slow
+def test_what_a_pool_that_breaks_had_not_handed_out_is_asked_again(monkeypatch, no_process_left):
+    found = PoolManager.find_expired_task
+    breaks = [BrokenProcessPool("All workers expired")]  # as pebble says of a death that it sees too soon
+
+    def expired(manager, worker):
+        if breaks:
+            raise breaks.pop()
+        return found(manager, worker)
+
+    monkeypatch.setattr(PoolManager, "find_expired_task", expired)
+    more_than_a_pipe_holds = [(f"\\boxed{{{'x+' * 50_000}{n}}}", "3") for n in range(9)]
+    first, *others = graded([("\\boxed{99999999!}", "3"), *more_than_a_pipe_holds], workers=1)
+    assert not breaks and first.reason == "timeout"
+    assert [one.reason for one in others] == ["unparseable"] * 9
 
 
 def test_a_timeout_keeps_the_string_verdict(no_process_left):

@@ -18,7 +18,7 @@ import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import cache, lru_cache
@@ -30,6 +30,7 @@ from .answer import TIMEOUT, UNPARSEABLE, Grade, grade
 from .equal import NeedsAlgebra, Pair, Verdict, same_answer, same_text
 
 AHEAD_ROWS, AHEAD_CHARACTERS = 2**11, 2**25  # how far text may get ahead of algebra
+TRIES, BEAT_SECONDS = 5, 1.0  # how often a pair is asked whose pool breaks, how soon that is noticed
 
 T = TypeVar("T")
 
@@ -59,12 +60,29 @@ class Question(NamedTuple):
     legacy_rule: str = "hendrycks"
 
 
+class _Asked(NamedTuple):
+    """A verdict to come, and the pool that it comes from."""
+
+    future: Future[Verdict]
+    pool: Any
+
+    def result(self) -> Verdict:
+        """The verdict. Raises BrokenProcessPool also of a pool that broke before it handed the pair out.
+
+        Pebble ends none of the futures that then still wait in its queue.
+        """
+        while not wait([self.future], BEAT_SECONDS).done:
+            if not self.pool.active:
+                raise BrokenProcessPool("before a worker was asked")
+        return self.future.result()
+
+
 class _Waiting(NamedTuple):
     """A question whose answer only computer algebra can compare, and the verdict to come."""
 
     question: Question
     pair: Pair
-    verdict: Future[Verdict]
+    asked: _Asked
 
 
 class Algebra:
@@ -95,32 +113,35 @@ class Algebra:
         """The grade, once a worker has ended with the pair or by it."""
         if isinstance(begun, Grade):
             return begun
-        verdict = self._verdict(begun.pair, begun.verdict)
+        verdict = self._verdict(begun.pair, begun.asked)
         return grade(*begun.question, same=lambda got, gold: verdict)
 
-    def _verdict(self, pair: Pair, waiting: Future[Verdict]) -> Verdict:
-        for _ in range(2):
+    def _verdict(self, pair: Pair, asked: _Asked) -> Verdict:
+        for _ in range(TRIES):
             try:
-                return waiting.result()
-            except BrokenProcessPool as error:  # by the death of an idle worker (pebble's find_expired_task)
+                return asked.result()
+            # By the death of an idle worker, or of one whose word that it took a pair is not read yet, as
+            # a long text held up pebble's threads (find_expired_task).
+            except BrokenProcessPool as error:
                 broken = error
-                self._compare.cache_clear()
-                waiting = self._compare(pair)
+                if asked.pool is self._pool:
+                    self._compare.cache_clear()
+                asked = self._compare(pair)
             except Exception as error:  # of the comparison, or pebble's by the worker's end
                 late = isinstance(error, TimeoutError) or getattr(error, "exitcode", 0) == -signal.SIGPROF
                 return TIMEOUT if late else None
         raise MicotaError(f"grading processes do not start; is there memory for one? {broken}") from broken
 
-    def _schedule(self, pair: Pair) -> Future[Verdict]:
+    def _schedule(self, pair: Pair) -> _Asked:
         # Not at the top: most of our processes grade nothing, and these take as long as all the rest.
         from joblib.externals.loky.backend.context import get_context
         from pebble import ProcessPool
 
         seconds, memory, _, answers = self._limits
         if not (self._pool and self._pool.active):
+            self.close()
             self._pool = ProcessPool(self._workers, answers, _limit, (memory,), get_context("loky"))
-        task: Future[Verdict] = self._pool.schedule(_compare, (*pair, seconds), timeout=8 * seconds)
-        return task
+        return _Asked(self._pool.schedule(_compare, (*pair, seconds), timeout=8 * seconds), self._pool)
 
 
 def grade_rows(
@@ -150,7 +171,7 @@ def grade_rows(
 
 
 def _graded(begun: list[Grade | _Waiting]) -> bool:
-    return all(isinstance(one, Grade) or one.verdict.done() for one in begun)
+    return all(isinstance(one, Grade) or one.asked.future.done() for one in begun)
 
 
 def grade_safely(question: Question, limits: Limits = LIMITS) -> Grade:
