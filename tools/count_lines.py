@@ -15,7 +15,7 @@ from pathlib import Path
 
 # 5,490 after the rebuild, whose aim was 4,900. 6,000 was to hold all that was planned, and did not: answers
 # of any form, several responses, diagnosis, on-policy distillation, frames, doctor and status came since.
-MOST_LINES, MOST_IN_A_FILE = 7356, 250
+MOST_LINES, MOST_IN_A_FILE = 7355, 250
 PACKAGE = Path(__file__).resolve().parent.parent / "micota_lf"
 NO_CODE = {
     tokenize.COMMENT,

@@ -141,9 +141,8 @@ def _prompt_problems(recipe: Recipe) -> Iterator[str]:
 def _model_problems(recipe: Recipe) -> Iterator[str]:
     refs = {f"teachers.{name}.model": spec.reference for name, spec in recipe.teachers.items()}
     refs |= {f"students.{name}.model": spec.reference for name, spec in recipe.students.items()}
-    for name, assistant in recipe.assistants.items():
-        if assistant.merge.pretrained:
-            refs[f"assistants.{name}.merge.pretrained_model"] = assistant.merge.pretrained
+    bases = {name: spec.merge.pretrained for name, spec in recipe.assistants.items()}
+    refs |= {f"assistants.{name}.merge.pretrained_model": base for name, base in bases.items() if base}
     for at, ref in refs.items():
         if problem := model_problem(ref, chat=at.endswith(".model")):
             yield f"{at}: {problem}"

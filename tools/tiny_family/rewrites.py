@@ -15,7 +15,7 @@ from problems import (
     SIZES,
     Mix,
     is_right,
-    operations_of,
+    result_of,
     write_chain,
     write_files,
 )
@@ -45,4 +45,4 @@ def write_data(folder: Path, seed: int = 0) -> None:
 
 def answer(problem: str) -> str:
     """The result of the arithmetic problem."""
-    return str(operations_of(problem.partition("\n")[0])[-1][3])
+    return result_of(problem.partition("\n")[0])
